@@ -1,0 +1,97 @@
+"""Find atomic columns and measure where they are and how bright they are.
+
+Positions are pixels (x, y): x right along axis 1, y down along axis 0, (0, 0) the centre of the top-left pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Image of one column: an elliptical Gaussian core plus a round Gaussian tail, of unit integral.
+
+    Attributes
+    ----------
+    core_cov_px2 : (2, 2) array
+        Covariance of the core in (x, y), px^2.
+    tail_sigma_px : float
+        Standard deviation of the tail, px.
+    tail_fraction : float
+        Share of the integral that lies in the tail, 0 to 1.
+    """
+
+    core_cov_px2: FloatArray
+    tail_sigma_px: float
+    tail_fraction: float
+
+    @property
+    def width_px(self) -> float:
+        """Geometric mean standard deviation of the core, px."""
+        return float(np.linalg.det(self.core_cov_px2) ** 0.25)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Variance of a pixel: ``read_sigma**2 + gain * max(model - offset, 0)``, in squared image units.
+
+    Attributes
+    ----------
+    gain : float
+        Image units per detected electron.
+    offset : float
+        Image value at zero electrons.
+    read_sigma : float
+        Signal-independent noise, image units.
+    pixels_per_sample : float
+        Noise correlation area, px: 1 for white noise, more where neighbouring pixels share their noise.
+    """
+
+    gain: float
+    offset: float
+    read_sigma: float
+    pixels_per_sample: float
+
+    def variance(self, model: FloatArray) -> FloatArray:
+        """Variance expected where the noise-free image is `model`, same shape."""
+        return self.read_sigma**2 + self.gain * np.maximum(model - self.offset, 0.0)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """All observed atomic columns of one image.
+
+    Attributes
+    ----------
+    xy_px : (N, 2) array
+        Position, px.
+    intensity : (N,) array
+        Integral of the column above the background, image units x px^2.
+    cov : (N, 3, 3) array
+        Covariance of (x, y, intensity).
+    profile : Profile
+        Shared column shape.
+    background : (H, W) array
+        Smooth background, image units.
+    model : (H, W) array
+        Background plus all columns, image units.
+    noise : Noise
+        Measured on the residual.
+    """
+
+    xy_px: FloatArray
+    intensity: FloatArray
+    cov: FloatArray
+    profile: Profile
+    background: FloatArray
+    model: FloatArray
+    noise: Noise
+
+    def __len__(self) -> int:
+        return len(self.xy_px)

@@ -1,0 +1,53 @@
+"""Which sites are not what the pristine crystal has there, and how sure is that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+Site = tuple[int, int, str]
+"""(i, j, sublattice)"""
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One defect, or one place that may be one.
+
+    Attributes
+    ----------
+    id : int
+        From 1.
+    type : str
+        SV, DV, VM, SUB, ANTI, LINE, TREFOIL, BOND, TWIN, ADATOM or UNKNOWN.
+    label : str
+        "what is there, underscore, what belongs there": V_S, V_S2, W_Mo, ...
+    probability : float
+        P(this type and label here).
+    center_px : (2,) array
+        Mean of `extent_px`.
+    sites : tuple of (i, j, sublattice)
+        Sublattice "H" is a hollow, "-" an off-lattice position.
+    extent_px : (K, 2) array
+        The sites that the defect comprises: moved, emptied and newly occupied.
+    alternatives : tuple of (label, probability)
+        Pristine included; with `probability` they sum to 1.
+    log_bayes_factor : float
+        Natural logarithm, against pristine.
+    best_candidate : str or None
+        Id of the highest-scoring candidate of this label.
+    """
+
+    id: int
+    type: str
+    label: str
+    probability: float
+    center_px: FloatArray
+    sites: tuple[Site, ...]
+    extent_px: FloatArray
+    alternatives: tuple[tuple[str, float], ...]
+    log_bayes_factor: float
+    best_candidate: str | None = None

@@ -1,0 +1,88 @@
+"""All that is said of one image, to and from disk: the result contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from stemfit.candidates import Candidate
+    from stemfit.columns import Columns
+    from stemfit.defects import Defect
+    from stemfit.hosts import ProjectedHost
+    from stemfit.imaging import Imaging
+    from stemfit.lattice import Lattice, Region, SiteMap
+    from stemfit.micrograph import Micrograph
+    from stemfit.relax import Relaxed
+    from stemfit.score import Score
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Pixel size in use.
+
+    Attributes
+    ----------
+    pixel_size_A, pixel_size_sigma_A : float
+    source : str
+        "lattice", "metadata" or "user".
+    metadata_pixel_size_A : float or None
+    """
+
+    pixel_size_A: float
+    pixel_size_sigma_A: float
+    source: str
+    metadata_pixel_size_A: float | None
+
+
+@dataclass(frozen=True)
+class HostCall:
+    """Which crystal this is. `alternatives` lists (name, probability) of the others; `source` "user" or "inferred"."""
+
+    host: ProjectedHost
+    source: str
+    probability: float
+    alternatives: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that was found in one image.
+
+    Attributes
+    ----------
+    region_map : (H, W) uint8 array
+        0 analysed, k = k-th region.
+    candidates, relaxed, scores : tuples of equal length
+    simulated : (H, W) array
+        Best model of the image, its units; NaN where masked.
+    settings : mapping
+        Everything that was asked or defaulted.
+    timings_s : mapping of stage to seconds
+    """
+
+    micrograph: Micrograph
+    columns: Columns
+    host: HostCall
+    calibration: Calibration
+    lattice: Lattice
+    sites: SiteMap
+    regions: tuple[Region, ...]
+    region_map: NDArray[np.uint8]
+    imaging: Imaging
+    defects: tuple[Defect, ...]
+    suspects: tuple[Defect, ...]
+    candidates: tuple[Candidate, ...]
+    relaxed: tuple[Relaxed, ...]
+    scores: tuple[Score, ...]
+    simulated: FloatArray
+    warnings: tuple[str, ...]
+    settings: Mapping[str, Any]
+    environment: Mapping[str, str]
+    timings_s: Mapping[str, float]
