@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from definet.exceptions import OptionError, StructureError, UnknownHostError
 
 if TYPE_CHECKING:
-    from pymatgen.core import Structure
+    from pymatgen.core.structure import Structure
 
 FloatArray = NDArray[np.float64]
 
@@ -132,7 +132,7 @@ HOSTS: dict[str, Crystal] = {
         _layered("WTe2", 3.55, "W", "Te", 3.362, "calculated: Ding et al., Physica B 406, 2254 (2011)"),
         _flat("hBN", 2.504, "B", "N", "Lynch & Drickamer, J. Chem. Phys. 44, 181 (1966)"),
         _flat("graphene", 2.461, "C", "C", "graphite: Baskin & Meyer, Phys. Rev. 100, 544 (1955)"),
-        _layered("GaSe", 3.75, "Ga", "Se", 4.817, "Kuhn, Chevy & Chevalier, phys. stat. sol. (a) 31, 469 (1975)", 2.471),
+        _layered("GaSe", 3.75, "Ga", "Se", 4.817, "Kuhn et al., phys. stat. sol. (a) 31, 469 (1975)", 2.471),
         _layered("InSe", 4.00, "In", "Se", 5.369, "Likforman et al., Acta Cryst. B31, 1252 (1975)", 2.834),
         _BLACK_P,
     )
@@ -180,7 +180,8 @@ def supercell(name: str, n: int, m: int | None = None, a_A: float | None = None,
     ------
     UnknownHostError, OptionError
     """
-    from pymatgen.core import Lattice, Structure
+    from pymatgen.core.lattice import Lattice
+    from pymatgen.core.structure import Structure
 
     crystal, m = host(name), n if m is None else m
     if n < 1 or m < 1 or vacuum_A < 0 or (a_A is not None and a_A <= 0):
