@@ -17,9 +17,11 @@ A stage that knows no file raises without `subject`; the command line puts the i
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from definet.exceptions import DefinetError
 
@@ -44,6 +46,10 @@ class StemfitError(DefinetError):
 
     def __str__(self) -> str:
         return one_line(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions cross processes by calling the class with `args`, which keyword-only parameters forbid.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__
 
 
 def one_line(error: DefinetError, subject: Path | str | None = None) -> str:
