@@ -17,7 +17,6 @@ A stage that knows no file raises without `subject`; the command line puts the i
 
 from __future__ import annotations
 
-import copyreg
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -49,7 +48,11 @@ class StemfitError(DefinetError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions cross processes by calling the class with `args`, which keyword-only parameters forbid.
-        return copyreg.__newobj__, (type(self), *self.args), self.__dict__
+        return _without_init, (type(self), self.args), self.__dict__
+
+
+def _without_init(kind: type[StemfitError], args: tuple[Any, ...]) -> StemfitError:
+    return kind.__new__(kind, *args)
 
 
 def one_line(error: DefinetError, subject: Path | str | None = None) -> str:
