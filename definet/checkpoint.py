@@ -1,0 +1,240 @@
+"""Weights that explain themselves: one safetensors file with architecture, cutoff, units, training range and scores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from definet.exceptions import ModelError, OutputError
+from definet.model import DefiNet, ModelConfig
+
+FORMAT = "definet.checkpoint/1"
+_KEY = "definet"
+_SHIPPED = Path(__file__).parent / "weights" / "definet.safetensors"
+
+
+@dataclass(frozen=True)
+class HostRange:
+    """What the network saw of one host.
+
+    Attributes
+    ----------
+    a_A : float
+        In-plane lattice constant of the training structures, Angstrom.
+    elements : tuple of str
+        Every element on any node, vacancy nodes included.
+    families : tuple of str
+        Kinds of defects, as `definet.checkpoint.family` names them; empty: not known.
+    """
+
+    a_A: float
+    elements: tuple[str, ...]
+    families: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A trained network and what must be known to use it.
+
+    Attributes
+    ----------
+    config : ModelConfig
+    weights : mapping of parameter name to float32 tensor
+    hosts : mapping of host name to HostRange
+    teacher : str
+        Who relaxed the training structures.
+    data_sha256 : str
+        Hash of the training set; empty: not known.
+    scores : mapping
+        Errors on held-out configurations, see `definet.evaluate`.
+    version : str
+        Release that wrote the file.
+    sha256 : str
+        Hash of the file that was read; empty: not read from one.
+    """
+
+    config: ModelConfig
+    weights: Mapping[str, Tensor]
+    hosts: Mapping[str, HostRange]
+    teacher: str
+    data_sha256: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    version: str = ""
+    sha256: str = ""
+
+    def network(self, device: torch.device | str = "cpu") -> DefiNet:
+        """Build the network with these weights, ready to predict.
+
+        Raises
+        ------
+        ModelError
+            If the weights do not fit the architecture.
+        """
+        net = DefiNet(self.config)
+        try:
+            net.load_state_dict(dict(self.weights))
+        except RuntimeError as error:
+            raise ModelError(f"weights and architecture do not belong together: {_one_line(error)}") from error
+        return net.eval().requires_grad_(False).to(device)
+
+
+def shipped() -> Path:
+    """Path of the weights that come with the package; see MODEL_CARD.md beside them."""
+    return _SHIPPED
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write one safetensors file; weights as float32, units Angstrom.
+
+    Raises
+    ------
+    OutputError
+    """
+    about = {
+        "format": FORMAT,
+        "units": "angstrom",
+        "config": checkpoint.config.as_dict(),
+        "hosts": {name: asdict(seen) for name, seen in checkpoint.hosts.items()},
+        "teacher": checkpoint.teacher,
+        "data_sha256": checkpoint.data_sha256,
+        "scores": dict(checkpoint.scores),
+        "version": checkpoint.version,
+    }
+    tensors = {name: value.detach().cpu().float().contiguous() for name, value in checkpoint.weights.items()}
+    staged = path.with_name(f".tmp-{path.name}")
+    try:
+        save_file(tensors, staged, metadata={_KEY: json.dumps(about)})
+        os.replace(staged, path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"cannot write {path}: {_one_line(error)}") from error
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a file written by `save_checkpoint`.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, damaged, of another kind, or holds weights that are not finite.
+    """
+    tensors, about = _read(path)
+    try:
+        config = ModelConfig(**about["config"])
+        hosts = {name: _host_range(seen) for name, seen in about["hosts"].items()}
+        checkpoint = Checkpoint(
+            config,
+            tensors,
+            hosts,
+            about["teacher"],
+            about["data_sha256"],
+            about["scores"],
+            about["version"],
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+        )
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{path}: metadata are incomplete: {_one_line(error)}") from error
+    return _checked(checkpoint, path)
+
+
+PUBLISHED_HOSTS: Mapping[str, HostRange] = {
+    "MoS2": HostRange(3.19032, ("Mo", "S", "Se", "W")),
+    "WSe2": HostRange(3.32707, ("Mo", "S", "Se", "W")),
+    "hBN": HostRange(2.51243, ("B", "C", "N")),
+    "GaSe": HostRange(3.81907, ("Ga", "In", "S", "Se")),
+    "InSe": HostRange(4.09647, ("Ga", "In", "S", "Se")),
+    "blackP": HostRange(3.29992, ("N", "P")),
+}
+"""Range of the published training set (2DMD, Zenodo 14027373): PBE lattice constants, substitutes of each host."""
+
+
+def import_published(
+    path: Path,
+    cutoff: float = 6.0,
+    basis_cutoff: float = 30.0,
+    hosts: Mapping[str, HostRange] = PUBLISHED_HOSTS,
+) -> Checkpoint:
+    """Read a checkpoint in the layout of the authors' training script: a pickled dict of parameters.
+
+    Width, depth and radial functions follow from the shapes. The two cutoffs leave no trace in the weights: their
+    defaults are the published configuration, as are self edges.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, is no dict of tensors, or its parameters are not those of the network.
+    """
+    state = _read_pickle(path)
+    try:
+        config = ModelConfig(
+            channels=state["lin_comb.weight"].shape[0],
+            layers=len({name.split(".")[1] for name in state if name.startswith("message_passing_layers.")}),
+            gaussians=state["message_passing_layers.0.edge_proj.weight"].shape[1],
+            cutoff=cutoff,
+            basis_cutoff=basis_cutoff,
+            elements=state["atom_emb.embeddings.weight"].shape[0],
+            self_edges=True,
+            smooth=False,
+        )
+    except (KeyError, IndexError) as error:
+        raise ModelError(f"{path}: not a published DefiNet checkpoint, {_one_line(error)} is missing") from error
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    weights = {name: value.float() for name, value in state.items()}
+    return _checked(Checkpoint(config, weights, hosts, "PBE", sha256=digest), path)
+
+
+def with_scores(checkpoint: Checkpoint, scores: Mapping[str, float]) -> Checkpoint:
+    """Copy that carries these scores."""
+    return replace(checkpoint, scores=dict(scores))
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such checkpoint")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        about = json.loads(metadata.get(_KEY, "{}"))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ModelError(f"{path}: not a readable safetensors file: {_one_line(error)}") from error
+    if about.get("format") != FORMAT:
+        raise ModelError(f"{path}: format {about.get('format')!r}, {FORMAT!r} is needed")
+    return tensors, about
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such checkpoint")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise ModelError(f"{path}: not a readable PyTorch file of tensors: {_one_line(error)}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"{path}: not a dict of parameters")
+    return dict(state)
+
+
+def _checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+    if not all(bool(value.isfinite().all()) for value in checkpoint.weights.values()):
+        raise ModelError(f"{path}: weights are not finite")
+    checkpoint.network()
+    return checkpoint
+
+
+def _host_range(stored: Mapping[str, Any]) -> HostRange:
+    return HostRange(float(stored["a_A"]), tuple(stored["elements"]), tuple(stored["families"]))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

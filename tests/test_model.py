@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from e3nn.util.test import assert_equivariant
+from torch import Tensor
+
+from definet.checkpoint import import_published
+from definet.graph import DefectGraph, build_graph, collate
+from definet.model import DefiNet, ModelConfig
+
+DATA = Path(__file__).parent / "data"
+CASES = ("h32_l4", "h48_l3")
+
+
+def reference(case: str, dtype: torch.dtype) -> tuple[DefiNet, DefectGraph, dict[str, Tensor]]:
+    """The authors' network with the published self edges, its input graph and its outputs."""
+    facts = json.loads((DATA / f"case_{case}.json").read_text())
+    with np.load(DATA / f"case_{case}.npz") as stored:
+        values = {name: torch.tensor(stored[name]) for name in stored}
+    graph = DefectGraph(
+        values["numbers"].long(),
+        values["positions"],
+        values["marker"],
+        values["cell"][None],
+        torch.zeros(len(values["numbers"]), dtype=torch.int64),
+        values["edge_index"],
+        values["cell_offsets"],
+    )
+    net = import_published(DATA / f"ema_{case}.pt").network()
+    assert (net.config.channels, net.config.layers) == (facts["hidden_channels"], facts["num_layers"])
+    return net.to(dtype=dtype), graph.to("cpu", dtype), values
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_layer_agrees_with_the_published_network(case: str, dtype: torch.dtype) -> None:
+    net, graph, expected = reference(case, dtype)
+    layers = torch.stack(net.layer_positions(graph))
+    # The reference itself was rounded to float32 at coordinates of 20 A.
+    torch.testing.assert_close(layers.float(), expected["positions_out_per_layer"], rtol=0, atol=1e-5)
+    torch.testing.assert_close((graph.positions + net(graph)).float(), expected["positions_out"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_agrees_without_self_edges_on_our_own_neighbours(case: str) -> None:
+    """In float64: the vector activation jumps where l.g = 0, and float32 lands on the other side for one atom here."""
+    net, given, expected = reference(case, torch.float64)
+    graph = build_graph(given.numbers, given.positions, given.cell[0], given.marker, 6.0)
+    moved = (graph.positions + net(graph)).float()
+    torch.testing.assert_close(moved, expected["positions_out_without_self_edges"], rtol=0, atol=1e-5)
+    assert (moved - expected["positions_out"]).abs().max() > 5e-5  # so the agreement says something
+
+
+def test_published_size() -> None:
+    """28,953,092 parameters in the configuration that the authors trained."""
+    with torch.device("meta"):
+        net = DefiNet(ModelConfig(512, 4, 128, 6.0, 30.0, 118, True, False))
+    assert sum(p.numel() for p in net.parameters()) == 28_953_092
+
+
+def crystal(n: int = 14, seed: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Numbers, positions, cell and markers of a random skewed layer, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    cell = torch.tensor([[7.3, 0.0, 0.0], [-3.1, 6.8, 0.0], [0.0, 0.0, 17.0]], dtype=torch.float64)
+    fractional = torch.rand(n, 3, generator=generator, dtype=torch.float64)
+    positions = fractional * torch.tensor([1.0, 1.0, 0.2]) @ cell
+    numbers = torch.tensor([16, 42, 74, 34])[torch.randint(0, 4, (n,), generator=generator)]
+    marker = torch.randint(0, 3, (n,), generator=generator)
+    return numbers, positions, cell, marker
+
+
+def network(dtype: torch.dtype = torch.float64, seed: int = 1) -> DefiNet:
+    torch.manual_seed(seed)
+    return DefiNet(ModelConfig(channels=16, layers=3, gaussians=12)).to(dtype).requires_grad_(False)
+
+
+def displaced(net: DefiNet, dtype: torch.dtype):  # type: ignore[no-untyped-def]
+    numbers, positions, cell, marker = crystal()
+
+    def run(points: Tensor, lattice: Tensor) -> Tensor:
+        return net(build_graph(numbers, points.to(dtype), lattice.to(dtype), marker, net.config.cutoff))
+
+    return run, [positions, cell]
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Let e3nn build its rotations in float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+# Rounding of float32 at coordinates of 30 A (translations included) is 2e-6 A; three layers amplify it.
+TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-10}
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rotation_reflection_translation(dtype: torch.dtype) -> None:
+    run, arguments = displaced(network(dtype), dtype)
+    assert run(*arguments).norm(dim=1).mean() > 0.01
+    assert_equivariant(
+        run, arguments, irreps_in=["cartesian_points", "1o"], irreps_out=["1o"], tolerance=TOLERANCE[dtype], ntrials=3
+    )
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_with_a_preferred_axis_is_caught(dtype: torch.dtype) -> None:
+    """The broken twin: one part in a hundred more along z."""
+    net = network(dtype)
+    run, arguments = displaced(net, dtype)
+
+    def tilted(points: Tensor, lattice: Tensor) -> Tensor:
+        return run(points, lattice) * torch.tensor([1.0, 1.0, 1.01], dtype=dtype)
+
+    with pytest.raises(AssertionError, match="equivariance"):
+        assert_equivariant(
+            tilted, arguments, irreps_in=["cartesian_points", "1o"], irreps_out=["1o"], tolerance=TOLERANCE[dtype]
+        )
+
+
+def test_order_of_the_nodes_does_not_matter() -> None:
+    net, (numbers, positions, cell, marker) = network(), crystal()
+    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(5))
+    straight = net(build_graph(numbers, positions, cell, marker, 5.45))
+    shuffled = net(build_graph(numbers[order], positions[order], cell, marker[order], 5.45))
+    torch.testing.assert_close(shuffled, straight[order], rtol=0, atol=1e-12)
+    assert (shuffled - straight).abs().max() > 1e-2
+
+
+def test_a_batch_gives_what_each_gives_alone() -> None:
+    net = network()
+    graphs = [build_graph(*(c := crystal(n, n))[:3], c[3], 5.45) for n in (14, 6, 9)]
+    alone = torch.cat([net(graph) for graph in graphs])
+    torch.testing.assert_close(net(collate(graphs)), alone, rtol=0, atol=1e-12)
+
+
+def test_a_supercell_repeats_the_displacements() -> None:
+    net, (numbers, positions, cell, marker) = network(), crystal()
+    shifts = torch.cartesian_prod(torch.arange(2.0), torch.arange(3.0), torch.arange(1.0)).double() @ cell
+    larger = cell * torch.tensor([[2.0], [3.0], [1.0]], dtype=torch.float64)
+    copies = (positions[None] + shifts[:, None]).flatten(0, 1)
+    small = net(build_graph(numbers, positions, cell, marker, 5.45))
+    large = net(build_graph(numbers.repeat(6), copies, larger, marker.repeat(6), 5.45))
+    torch.testing.assert_close(large, small.repeat(6, 1), rtol=0, atol=1e-11)
+
+
+def test_nodes_may_lie_outside_the_cell() -> None:
+    net, (numbers, positions, cell, marker) = network(), crystal()
+    jumps = torch.randint(-2, 3, (len(numbers), 3), generator=torch.Generator().manual_seed(2)).double() @ cell
+    inside = net(build_graph(numbers, positions, cell, marker, 5.45))
+    outside = net(build_graph(numbers, positions + jumps, cell, marker, 5.45))
+    torch.testing.assert_close(outside, inside, rtol=0, atol=1e-11)
+
+
+def test_the_marker_matters() -> None:
+    net, (numbers, positions, cell, marker) = network(), crystal()
+    other = marker.clone()
+    other[0] = (marker[0] + 1) % 3
+    change = net(build_graph(numbers, positions, cell, marker, 5.45))
+    change = change - net(build_graph(numbers, positions, cell, other, 5.45))
+    assert change.abs().max() > 1e-3
+
+
+def crossing(net: DefiNet, distance: float) -> Tensor:
+    numbers, marker = torch.tensor([42, 16, 16]), torch.zeros(3, dtype=torch.int64)
+    positions = torch.tensor([[0.0, 0.0, 0.0], [1.8, 0.0, 1.6], [distance, 0.3, 0.0]], dtype=torch.float64)
+    cell = 40 * torch.eye(3, dtype=torch.float64)
+    return net(build_graph(numbers, positions, cell, marker, net.config.cutoff))
+
+
+def test_a_neighbour_leaves_smoothly() -> None:
+    """The broken twin is the published form, with the same weights: it jumps."""
+    edge = (5.45**2 - 0.3**2) ** 0.5
+    smooth, published = network(), network()
+    published.config = replace(published.config, smooth=False)
+    jump = [(crossing(net, edge + 1e-6) - crossing(net, edge - 1e-6)).abs().max() for net in (smooth, published)]
+    assert jump[0] < 1e-6
+    assert jump[1] > 1e-4
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    net, (numbers, positions, cell, marker) = network(), crystal(5)
+    graph = build_graph(numbers, positions, cell, marker, 5.45)
+    assert torch.autograd.gradcheck(lambda p: net(replace(graph, positions=p)), positions.requires_grad_(True))
