@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -113,23 +113,38 @@ class RadialBasis(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """What a layer needs of the edges: neighbour j, centre i, kind of pair, unit vector, basis, fade-out (E, 1)."""
+    """What a layer needs of the edges.
 
-    source: Tensor
+    `sender` (E,) points into a table (3 N) of every node as each of the three kinds of receiver sees it, `target` (E,)
+    to the receiver. The last column of `radial` (E, K + 1) multiplies the biases of the projections.
+    """
+
+    sender: Tensor
     target: Tensor
-    pair: Tensor
     direction: Tensor
     radial: Tensor
-    fade: Tensor | None
 
 
-def pair_gate(projected: Tensor) -> Tensor:
-    """Sum of the projected marker embeddings of both ends for every kind of pair: (3, C) -> (9, C).
+class Kinds(NamedTuple):
+    """Marker of each node (N,) and embedding of the three markers (3, H)."""
 
-    The published network projects per node and gathers per edge; a node has one of three markers, so the nine sums
-    are all there is.
+    marker: Tensor
+    embedding: Tensor
+
+
+def seen_by_marker(sent: Tensor, own: Tensor, markers: Tensor) -> Tensor:
+    """Gate what nodes send by the sum of the marker projections of both ends, for each marker of the receiver.
+
+    The published network adds the projections on every edge; three rows per node hold all sums that there are.
+
+    (N, C), (N, C), (3, C) -> (3 N, C).
     """
-    return (projected[:, None] + projected[None]).flatten(0, 1)
+    return (sent * (own + markers[:, None])).flatten(0, 1)
+
+
+def project(linear: nn.Linear, radial: Tensor) -> Tensor:
+    """Linear map of the first K columns, its bias times the last one: (E, K + 1) -> (E, C)."""
+    return radial @ torch.cat([linear.weight, linear.bias[:, None]], 1).T
 
 
 class MessagePassing(nn.Module):
@@ -144,19 +159,19 @@ class MessagePassing(nn.Module):
         self.edge_proj = nn.Linear(gaussians, 3 * channels)
         self.vec_activation = VectorActivation(channels)
 
-    def forward(self, x: Tensor, vec: Tensor, markers: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
-        """Scalars (N, H), vectors (N, 3, H), marker embeddings (3, H) -> updates of both."""
+    def forward(self, x: Tensor, vec: Tensor, kinds: Kinds, edges: Edges) -> tuple[Tensor, Tensor]:
+        """Scalars (N, H), vectors (N, 3, H) -> updates of both."""
         n, h = x.shape
-        gate = pair_gate(self.defect_proj(markers)).index_select(0, edges.pair)  # (E, 3H)
-        message = self.x_proj(x).index_select(0, edges.source) * gate  # (E, 3H)
-        message = message * self.edge_proj(edges.radial) / math.sqrt(3)  # (E, 3H)
-        if edges.fade is not None:
-            message = message * edges.fade  # (E, 3H)
+        markers = self.defect_proj(kinds.embedding)  # (3, 3H)
+        table = seen_by_marker(
+            self.x_proj(x) / math.sqrt(3), markers.index_select(0, kinds.marker), markers
+        )  # (3N, 3H)
+        message = table.index_select(0, edges.sender) * project(self.edge_proj, edges.radial)  # (E, 3H)
         along_vec, along_edge, scalar = message.split(h, dim=1)  # (E, H) each
-        vector = vec.index_select(0, edges.source) * along_vec[:, None]  # (E, 3, H)
-        vector = vector + along_edge[:, None] * edges.direction[:, :, None]  # (E, 3, H)
+        vector = vec.index_select(0, edges.sender % n) * along_vec[:, None]  # (E, 3, H)
+        vector = torch.addcmul(vector, along_edge[:, None], edges.direction[:, :, None])  # (E, 3, H)
         dvec = torch.zeros_like(vec).index_add(0, edges.target, vector) / math.sqrt(h)  # (N, 3, H)
-        dx = x.new_zeros(n, h).index_add(0, edges.target, scalar)  # (N, H)
+        dx = torch.zeros_like(x).index_add(0, edges.target, scalar)  # (N, H)
         return dx, self.vec_activation(dvec)
 
 
@@ -192,13 +207,12 @@ class CoordUpdate(nn.Module):
         self.edge_proj = nn.Linear(gaussians, channels)
         self.coord_mlp = nn.Sequential(nn.Linear(channels, channels), ScaledSiLU(), nn.Linear(channels, 1))
 
-    def forward(self, x: Tensor, vec: Tensor, markers: Tensor, edges: Edges) -> Tensor:
+    def forward(self, x: Tensor, vec: Tensor, kinds: Kinds, edges: Edges) -> Tensor:
         """Displacement of this layer, (N, 3) Angstrom."""
-        gate = pair_gate(self.defect_proj(markers)).index_select(0, edges.pair)  # (E, H)
-        message = self.x_proj(x).index_select(0, edges.source) * self.edge_proj(edges.radial) * gate  # (E, H)
-        push = self.coord_mlp(message) * edges.direction  # (E, 3)
-        if edges.fade is not None:
-            push = push * edges.fade  # (E, 3)
+        markers = self.defect_proj(kinds.embedding)  # (3, H)
+        table = seen_by_marker(self.x_proj(x), markers.index_select(0, kinds.marker), markers)  # (3N, H)
+        message = table.index_select(0, edges.sender) * project(self.edge_proj, edges.radial)  # (E, H)
+        push = self.coord_mlp(message) * edges.radial[:, -1:] * edges.direction  # (E, 3)
         own: Tensor = self.lin_vec2coord(vec).squeeze(2)  # (N, 3)
         return 0.5 * own.index_add(0, edges.target, push)
 
@@ -269,9 +283,8 @@ class DefiNet(nn.Module):
 
     def layer_positions(self, graph: DefectGraph) -> list[Tensor]:
         """Coordinates after each layer, L tensors of (N, 3) Angstrom; edges stay those of the unrelaxed structure."""
-        markers = self.defect_emb(torch.arange(N_MARKERS, device=graph.marker.device))  # (3, H)
-        own = markers.index_select(0, graph.marker)  # (N, H)
-        x = self.lin_comb(torch.cat([self.atom_emb(graph.numbers), own], 1))  # (N, H)
+        kinds = Kinds(graph.marker, self.defect_emb.embeddings.weight)
+        x = self.lin_comb(torch.cat([self.atom_emb(graph.numbers), self.defect_emb(graph.marker)], 1))  # (N, H)
         vec = x.new_zeros(len(x), 3, x.shape[1])  # (N, 3, H)
         vx = self.vn_emb.weight.expand(graph.n_structures, -1)  # (G, H)
         vvec = x.new_zeros(graph.n_structures, 3, x.shape[1])  # (G, 3, H)
@@ -283,9 +296,9 @@ class DefiNet(nn.Module):
                 edges = self._edges(graph, positions, shift)
             x = scalar.down(x, vx, graph.batch)  # (N, H)
             vec = vector.down(vec, vvec, graph.batch)  # (N, 3, H)
-            dx, dvec = message(x, vec, markers, edges)
+            dx, dvec = message(x, vec, kinds, edges)
             x, vec = update((x + dx) / math.sqrt(2), vec + dvec)
-            positions = positions + coordinate(x, vec, markers, edges)  # (N, 3)
+            positions = positions + coordinate(x, vec, kinds, edges)  # (N, 3)
             vx = scalar.up(graph_mean(graph, x), vx)  # (G, H)
             vvec = vector.up(graph_mean(graph, vec), vvec)  # (G, 3, H)
             trace.append(positions)
@@ -305,9 +318,10 @@ class DefiNet(nn.Module):
         source, target = graph.edge_index
         vector = positions.index_select(0, source) + shift - positions.index_select(0, target)  # (E, 3)
         length = vector.square().sum(1).clamp(min=1e-8).sqrt()  # (E,)
-        pair = graph.marker[source] * N_MARKERS + graph.marker[target]  # (E,)
-        fade = envelope(length / self.config.cutoff)[:, None] if self.config.smooth else None  # (E, 1)
-        return Edges(source, target, pair, -vector / length[:, None], self.radial_basis(length), fade)
+        sender = graph.marker[target] * len(positions) + source  # (E,)
+        fade = envelope(length / self.config.cutoff) if self.config.smooth else torch.ones_like(length)  # (E,)
+        radial = torch.cat([self.radial_basis(length), fade[:, None]], 1)  # (E, K + 1)
+        return Edges(sender, target, -vector / length[:, None], radial)
 
 
 class _Embedding(nn.Module):
