@@ -1,4 +1,4 @@
-"""All that is said of one image, to and from disk: the result contract."""
+"""Everything that is said of one image, as values."""
 
 from __future__ import annotations
 

@@ -1,0 +1,10 @@
+"""All that is said of one image, to and from disk: the result contract.
+
+A result is a folder. `write` makes it as a whole or not at all, `read` gives back its `analysis.json`.
+"""
+
+from stemfit.result.document import SCHEMA, document
+from stemfit.result.folder import check_place, read, write
+from stemfit.result.types import Analysis, Calibration, HostCall
+
+__all__ = ["SCHEMA", "Analysis", "Calibration", "HostCall", "check_place", "document", "read", "write"]
