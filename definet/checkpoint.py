@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -34,13 +35,19 @@ class HostRange:
         In-plane lattice constant of the training structures, Angstrom.
     elements : tuple of str
         Every element on any node, vacancy nodes included.
-    families : tuple of str
-        Kinds of defects, as `definet.checkpoint.family` names them; empty: not known.
+    kinds : tuple of str
+        Kinds of defects, as `kinds_of` names them; empty: not known.
     """
 
     a_A: float
     elements: tuple[str, ...]
-    families: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+
+
+def kinds_of(label: str) -> frozenset[str]:
+    """Kinds of defects in a label, sizes aside: "V_S+V_S" -> {"V_S"}, "SVL-4" -> {"SVL"}, "T2-484" -> {"T-484"}."""
+    parts = (re.sub(r"(?<=VL)-\d+$|^\d+(?=[A-Z])", "", part) for part in label.split("+"))
+    return frozenset(re.sub(r"^T\d+", "T", part) for part in parts) - {"pristine"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +94,17 @@ class Checkpoint:
         except RuntimeError as error:
             raise ModelError(f"weights and architecture do not belong together: {_one_line(error)}") from error
         return net.eval().requires_grad_(False).to(device)
+
+
+PUBLISHED_HOSTS: Mapping[str, HostRange] = {
+    "MoS2": HostRange(3.19032, ("Mo", "S", "Se", "W")),
+    "WSe2": HostRange(3.32707, ("Mo", "S", "Se", "W")),
+    "hBN": HostRange(2.51243, ("B", "C", "N")),
+    "GaSe": HostRange(3.81907, ("Ga", "In", "S", "Se")),
+    "InSe": HostRange(4.09647, ("Ga", "In", "S", "Se")),
+    "blackP": HostRange(3.29992, ("N", "P")),
+}
+"""Range of the published training set (2DMD, Zenodo 14027373): PBE lattice constants, substitutes of each host."""
 
 
 def shipped() -> Path:
@@ -145,17 +163,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (KeyError, TypeError) as error:
         raise ModelError(f"{path}: metadata are incomplete: {_one_line(error)}") from error
     return _checked(checkpoint, path)
-
-
-PUBLISHED_HOSTS: Mapping[str, HostRange] = {
-    "MoS2": HostRange(3.19032, ("Mo", "S", "Se", "W")),
-    "WSe2": HostRange(3.32707, ("Mo", "S", "Se", "W")),
-    "hBN": HostRange(2.51243, ("B", "C", "N")),
-    "GaSe": HostRange(3.81907, ("Ga", "In", "S", "Se")),
-    "InSe": HostRange(4.09647, ("Ga", "In", "S", "Se")),
-    "blackP": HostRange(3.29992, ("N", "P")),
-}
-"""Range of the published training set (2DMD, Zenodo 14027373): PBE lattice constants, substitutes of each host."""
 
 
 def import_published(
@@ -228,12 +235,15 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 def _checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     if not all(bool(value.isfinite().all()) for value in checkpoint.weights.values()):
         raise ModelError(f"{path}: weights are not finite")
-    checkpoint.network()
+    try:
+        checkpoint.network()
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
     return checkpoint
 
 
 def _host_range(stored: Mapping[str, Any]) -> HostRange:
-    return HostRange(float(stored["a_A"]), tuple(stored["elements"]), tuple(stored["families"]))
+    return HostRange(float(stored["a_A"]), tuple(stored["elements"]), tuple(stored["kinds"]))
 
 
 def _one_line(error: BaseException) -> str:

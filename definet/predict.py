@@ -1,0 +1,175 @@
+"""Relax defect structures in one forward pass per batch.
+
+The network knows each host at the lattice constant of its teacher. A structure of another lattice constant is strained
+to that one, and the displacements found there are added to the coordinates that were given: displacement fields carry
+over between lattices, absolute positions do not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from definet.checkpoint import Checkpoint, HostRange, kinds_of
+from definet.exceptions import ModelError, OptionError
+from definet.graph import DefectGraph, build_graph, collate, without_drift
+from definet.model import DefiNet
+from definet.structures import DefectStructure
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """One relaxed structure.
+
+    Attributes
+    ----------
+    positions_A : (N, 3) array
+        Cartesian, in the cell and order of the nodes that were given; vacancy nodes unmoved. The mean displacement of
+        the atoms is zero.
+    in_range : bool
+        Whether host, elements and kind of defect were in the training set.
+    reason : str
+        What was not; empty if in range.
+    """
+
+    positions_A: FloatArray
+    in_range: bool
+    reason: str = ""
+
+
+def relax(
+    structures: Sequence[DefectStructure], checkpoint: Checkpoint, device: str = "auto", max_nodes: int = 4096
+) -> list[Relaxed]:
+    """Predict relaxed positions.
+
+    Parameters
+    ----------
+    structures : sequence of DefectStructure
+        Unrelaxed, any lattice constant.
+    checkpoint : Checkpoint
+    device : str
+        "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" ...
+    max_nodes : int
+        Largest batch; a larger single structure is a batch of its own.
+
+    Returns
+    -------
+    list of Relaxed
+        In the order given. A structure outside the training range is predicted all the same, and says so.
+
+    Raises
+    ------
+    ModelError
+        If the weights cannot be used, or hold no row for an element.
+    OptionError
+        If there is no such device.
+    """
+    place = resolve_device(device)
+    for structure in structures:
+        _check_elements(structure, checkpoint)
+    graphs = [network_graph(structure, checkpoint) for structure in structures]
+    moves = displacements(checkpoint.network(place), graphs, max_nodes)
+    return [_relaxed(structure, move, checkpoint) for structure, move in zip(structures, moves, strict=True)]
+
+
+def displacements(net: DefiNet, graphs: Sequence[DefectGraph], max_nodes: int = 4096) -> list[FloatArray]:
+    """Displacements (N, 3) of each graph, Angstrom, on the device of the network; zero mean over the atoms."""
+    place = next(net.parameters()).device
+    found: list[FloatArray] = []
+    for group in _groups([len(graph.numbers) for graph in graphs], max_nodes):
+        batch = collate([graphs[k] for k in group]).to(place, torch.float32)
+        with torch.inference_mode():
+            moved = without_drift(batch, net(batch)).double().cpu()
+        found += [part.numpy() for part in moved.split([len(graphs[k].numbers) for k in group])]
+    return found
+
+
+def network_graph(structure: DefectStructure, checkpoint: Checkpoint) -> DefectGraph:
+    """Connect the nodes of a structure at the lattice constant that the network knows its host at.
+
+    They are wrapped into the cell first, so that float32 loses nothing to large coordinates.
+    """
+    crystal, stretch = structure.structure, np.ones(3)
+    stretch[:2] = _strain(structure, checkpoint.hosts.get(structure.host))
+    cell = crystal.lattice.matrix * stretch
+    positions = (crystal.frac_coords % 1.0) @ cell
+    return build_graph(
+        torch.tensor(np.array(crystal.atomic_numbers)),
+        torch.tensor(positions),
+        torch.tensor(cell),
+        torch.tensor(structure.marker),
+        checkpoint.config.cutoff,
+        checkpoint.config.self_edges,
+    )
+
+
+def out_of_range(structure: DefectStructure, checkpoint: Checkpoint) -> str:
+    """Say what of a structure was not in the training set; empty if all was."""
+    seen = checkpoint.hosts.get(structure.host)
+    if seen is None:
+        return f"host {structure.host or 'unknown'} was not in the training set ({', '.join(checkpoint.hosts)})"
+    strange = sorted({site.specie.symbol for site in structure.structure} - set(seen.elements))
+    if strange:
+        return f"{', '.join(strange)} in {structure.host} was not in the training set"
+    novel = sorted(kinds_of(structure.label) - set(seen.kinds))
+    if novel and seen.kinds:
+        return f"{', '.join(novel)} in {structure.host} was not in the training set"
+    return ""
+
+
+def resolve_device(name: str) -> torch.device:
+    """Find a device by name; "auto" takes a GPU if there is one.
+
+    Raises
+    ------
+    OptionError
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise OptionError(f"unknown device {name!r}", "Choose auto, cpu or cuda.")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise OptionError(f"there is no device {name}", "Choose auto or cpu.")
+    return device
+
+
+def _strain(structure: DefectStructure, seen: HostRange | None) -> float:
+    """Factor from the structure's in-plane lattice constant to that of the training set; 1 where either is unknown."""
+    if seen is None or structure.shape[0] < 1:
+        return 1.0
+    a_A = float(np.linalg.norm(structure.structure.lattice.matrix[0])) / structure.shape[0]
+    return seen.a_A / a_A
+
+
+def _relaxed(structure: DefectStructure, move: FloatArray, checkpoint: Checkpoint) -> Relaxed:
+    reason = out_of_range(structure, checkpoint)
+    moved = np.where(structure.occupied[:, None], move, 0.0)
+    return Relaxed(structure.structure.cart_coords + moved, not reason, reason)
+
+
+def _check_elements(structure: DefectStructure, checkpoint: Checkpoint) -> None:
+    heaviest = max(structure.structure.atomic_numbers, default=0)
+    if heaviest >= checkpoint.config.elements:
+        raise ModelError(f"atomic number {heaviest} is beyond the {checkpoint.config.elements} rows of these weights")
+
+
+def _groups(sizes: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Consecutive indices whose sizes add up to at most `limit`, at least one each."""
+    group: list[int] = []
+    total = 0
+    for k, size in enumerate(sizes):
+        if group and total + size > limit:
+            yield group
+            group, total = [], 0
+        group.append(k)
+        total += size
+    if group:
+        yield group
