@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from definet.crystals import HOSTS, Crystal
+from stemfit.errors import UnknownHost
+from stemfit.optics.scattering import ratio
+
+INFERABLE: tuple[str, ...] = ("MoS2", "WS2", "MoSe2", "WSe2", "MoTe2", "graphene", "hBN")
+"""Hosts that can be told from an image. WTe2 in the H phase must be named: it is not found in nature."""
 
 
 @dataclass(frozen=True)
@@ -24,3 +33,42 @@ class ProjectedHost:
     a_A: float
     sublattices: tuple[str, str]
     columns: tuple[str, str]
+
+
+def column_type(elements: Iterable[str]) -> str:
+    """Name of a stack of atoms, whatever their order: ["S", "Mo"] -> "MoS", ["S", "S"] -> "S2".
+
+    Alphabetical, because top and bottom look the same from above.
+    """
+    return "".join(element + (str(n) if n > 1 else "") for element, n in sorted(Counter(elements).items()))
+
+
+def projected(name: str) -> ProjectedHost:
+    """Look up a hexagonal host.
+
+    Raises
+    ------
+    UnknownHost
+        If there is none of that name; the message lists the names.
+    """
+    known = [crystal.name for crystal in HOSTS.values() if crystal.hexagonal]
+    if name not in known:
+        raise UnknownHost(name, known)
+    crystal = HOSTS[name]
+    first, second = crystal.sublattices
+    return ProjectedHost(name, crystal.a_exp_A, (first, second), (_stack(crystal, first), _stack(crystal, second)))
+
+
+def amplitude_ratio(
+    host: ProjectedHost, voltage_kV: float | None, detector_mrad: tuple[float, float] | None
+) -> tuple[float, float]:
+    """Brightness of the second sublattice over the first (X over M, B over A), and its standard error.
+
+    Parameters as in `stemfit.optics.scattering.amplitude`.
+    """
+    value, relative_sigma = ratio(host.columns[1], host.columns[0], voltage_kV, detector_mrad)
+    return value, value * relative_sigma
+
+
+def _stack(crystal: Crystal, sublattice: str) -> str:
+    return column_type(crystal.basis[k].element for k in crystal.column(sublattice))

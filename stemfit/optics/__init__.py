@@ -1,0 +1,1 @@
+"""Electrons in the microscope: wavelength and scattering."""

@@ -1,0 +1,1 @@
+"""From a structure to the image that a microscope would take of it."""
