@@ -133,7 +133,7 @@ def _pages(analysis: Analysis, folder: Path) -> None:
 
     overlay = figures.overlay(analysis)
     for name in ("overlay.png", "overlay.pdf"):
-        overlay.savefig(folder / name)
+        figures.save(overlay, folder / name)
     page = report.html(analysis, (folder / "overlay.png").read_bytes())
     (folder / "report.html").write_text(page, encoding="utf-8")
 
