@@ -1,7 +1,4 @@
-"""Find atomic columns and measure where they are and how bright they are.
-
-Positions are pixels (x, y): x right along axis 1, y down along axis 0, (0, 0) the centre of the top-left pixel.
-"""
+"""Values that describe columns. Positions are pixels (x, y): x right, y down, (0, 0) the centre of the top-left pixel."""
 
 from __future__ import annotations
 

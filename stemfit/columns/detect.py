@@ -1,0 +1,91 @@
+"""Seeds for the column fit: more of them than there are columns, none of them trusted yet."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import convolve, gaussian_filter, gaussian_laplace, maximum_filter
+
+from stemfit.columns.fit import refine
+from stemfit.columns.types import Columns
+
+FloatArray = NDArray[np.float64]
+
+SCALES = (0.10, 0.14, 0.20, 0.28, 0.38)
+"""Blob sizes tried, in units of the dominant period (0.87 a or a/2 of a hexagonal crystal, probes of 0.1 to 0.2 a)."""
+
+
+def find(image: FloatArray) -> Columns:
+    """Find and fit all atomic columns of an image.
+
+    Peaks of a Laplacian of Gaussian at the scale of the columns are fitted jointly; what the fit does not need is
+    dropped, and what it leaves over as further peaks is added, until neither happens.
+
+    Parameters
+    ----------
+    image : (H, W) array
+        Image units; atoms bright.
+
+    Returns
+    -------
+    Columns
+        Possibly none.
+    """
+    sigma = column_scale(image)
+    return refine(image, peaks(image, sigma), sigma)
+
+
+def dominant_period(image: FloatArray) -> float:
+    """Period of the strongest lattice frequency, px."""
+    h, w = image.shape
+    flat = image - gaussian_filter(image, min(h, w) / 12)
+    window = np.outer(np.hanning(h), np.hanning(w))
+    power = np.abs(np.fft.rfft2(flat * window)) ** 2
+    q = np.hypot(np.fft.fftfreq(h)[:, None], np.fft.rfftfreq(w)[None, :])
+    power[(q < 4.0 / min(h, w)) | (q > 0.35)] = 0.0
+    smooth = gaussian_filter(power, 0.7, mode="wrap")
+    return float(1.0 / q.flat[int(np.argmax(smooth))])
+
+
+def column_scale(image: FloatArray) -> float:
+    """Standard deviation of the columns, px: the scale at which the strongest peaks answer most.
+
+    A scale at which the peaks that noise alone makes (3 standard deviations) reach half their height is not used.
+    """
+    period = dominant_period(image)
+    sizes = [max(1.0, s * period) for s in SCALES]
+    noise = pixel_noise(image)
+    answers = []
+    for size in sizes:
+        response = -gaussian_laplace(image, size) * size**2
+        height = np.sort(response[_maxima(response, size)])[::-1]
+        expected = max(4, int(image.size / (1.5 * period**2)))
+        answer = float(height[:expected].mean()) if len(height) else 0.0
+        answers.append(answer if answer > 6 * noise * size**2 * laplacian_norm(size) else -1.0 / size)
+    return sizes[int(np.argmax(answers))]
+
+
+def peaks(image: FloatArray, sigma_px: float) -> FloatArray:
+    """Seeds (N, 2) px: local maxima of the Laplacian of Gaussian above 2.5 times its noise."""
+    response = -gaussian_laplace(image, sigma_px)
+    where = _maxima(response, sigma_px)
+    noise = pixel_noise(image) * laplacian_norm(sigma_px)
+    floor = max(2.5 * noise, 0.05 * float(np.percentile(response[where], 95)) if where.any() else 0.0)
+    row, col = np.nonzero(where & (response > floor))
+    return np.column_stack([col, row]).astype(np.float64)
+
+
+def laplacian_norm(sigma_px: float) -> float:
+    """L2 norm of a Laplacian-of-Gaussian kernel: the noise of its response to white noise of unit variance."""
+    return float(np.sqrt(2 / np.pi) / (2 * sigma_px**3))
+
+
+def pixel_noise(image: FloatArray) -> float:
+    """White noise of a pixel from second differences, which smooth structure does not reach (Immerkaer 1996)."""
+    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
+    return float(np.median(np.abs(convolve(image, kernel))) / (0.6745 * 6.0))
+
+
+def _maxima(response: FloatArray, sigma_px: float) -> NDArray[np.bool_]:
+    size = 2 * max(1, round(1.5 * sigma_px)) + 1
+    return np.asarray((response == maximum_filter(response, size)) & (response > 0), dtype=np.bool_)

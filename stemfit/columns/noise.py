@@ -1,0 +1,61 @@
+"""Noise of an image, measured on what the model leaves over."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stemfit.columns.types import Noise
+
+FloatArray = NDArray[np.float64]
+
+
+def measure(image: FloatArray, model: FloatArray, free_parameters: int) -> Noise:
+    """Fit ``variance = read^2 + gain (model - offset)`` to the residual.
+
+    Residual variances are taken in 24 equal-population bins of the model, each winsorised at 4 robust sigmas so that
+    adatoms and holes do not count as noise, and corrected for the fitted degrees of freedom.
+    """
+    residual = image - model
+    order = np.argsort(model, axis=None)
+    levels, variances = [], []
+    for part in np.array_split(order, 24):
+        levels.append(model.ravel()[part].mean())
+        variances.append(_winsorised_variance(residual.ravel()[part]))
+    level, variance = np.array(levels), np.array(variances) * image.size / max(image.size - free_parameters, 1)
+    gain, constant = _line(level, variance)
+    floor = 1e-3 * variance.mean()
+    offset = -constant / gain if gain > 0 and constant < 0 else 0.0
+    read = np.sqrt(max(constant, floor))
+    noise = Noise(gain, offset, float(read), 1.0)
+    return Noise(gain, offset, float(read), _correlation_area(residual, noise.variance(model), free_parameters))
+
+
+def _winsorised_variance(values: FloatArray) -> float:
+    centred = values - np.median(values)
+    quartiles = np.percentile(np.abs(centred), [50, 75])
+    robust = max(quartiles[0] / 0.6745, quartiles[1] / 1.1503, 1e-12)
+    return float(np.mean(np.clip(centred, -4 * robust, 4 * robust) ** 2))
+
+
+def _line(level: FloatArray, variance: FloatArray) -> tuple[float, float]:
+    """Weighted straight line through (level, variance); never a falling one."""
+    weight = 1.0 / variance  # the error of a variance grows with the variance
+    gain, constant = np.polyfit(level, variance, 1, w=weight)
+    if gain <= 0:
+        return 0.0, float(np.average(variance, weights=weight**2))
+    return float(gain), float(constant)
+
+
+def _correlation_area(residual: FloatArray, variance: FloatArray, free_parameters: int) -> float:
+    """Sum of the residual's autocorrelation over lags up to 2 px.
+
+    The fit removes ``free_parameters`` degrees of freedom, which lowers every short lag by about their share of the
+    pixels; that is added back. Never below 1: apparent anticorrelation is not trusted to make error bars smaller.
+    """
+    z = np.clip(residual / np.sqrt(variance), -4, 4)
+    z = z - z.mean()
+    power = np.abs(np.fft.rfft2(z, s=(z.shape[0] + 4, z.shape[1] + 4))) ** 2
+    acf = np.fft.irfft2(power, s=(z.shape[0] + 4, z.shape[1] + 4))
+    lags = np.concatenate([acf[-2:], acf[:3]])[:, [-2, -1, 0, 1, 2]]
+    return float(max(1.0, lags.sum() / acf[0, 0] + 25 * free_parameters / z.size))

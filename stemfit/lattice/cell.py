@@ -1,0 +1,235 @@
+"""Cell, distortion and the three special positions of the hexagonal cell, from the image and its columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from scipy.spatial import cKDTree
+
+from stemfit.columns import Columns
+from stemfit.errors import NotAnalysable
+from stemfit.lattice.phase import PlaneField, plane_field
+from stemfit.lattice.spots import reciprocal_cell
+from stemfit.lattice.types import interpolate, iso, rotation_deg
+
+FloatArray = NDArray[np.float64]
+
+THIRDS = np.array([[0.0, 0.0], [1 / 3, 1 / 3], [2 / 3, 2 / 3]])
+"""The three-fold axes of a 60 degree cell."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A honeycomb whose sublattices have no names yet: P at (0, 0), Q at (1/3, 1/3), hollow at (2/3, 2/3).
+
+    Attributes
+    ----------
+    origin_px, a_px, b_px : (2,) array
+        Cell; 60 degrees between a and b, b counter-clockwise as displayed.
+    covariance : (6, 6) array
+        Of (origin, a, b), px^2.
+    distortion_px : (GY, GX, 2) array
+        On a regular grid spanning the image, corners included; argument is the undistorted position.
+    shape_px : (H, W)
+    residual_rms_px : float
+        rms per axis of columns about their sites.
+    strength : (H, W) array
+        Local amplitude of the lattice, about 1 in good crystal.
+    contrast : (3,) array
+        Mean brightness above the cell's mean at P, Q and hollow, image units.
+    """
+
+    origin_px: FloatArray
+    a_px: FloatArray
+    b_px: FloatArray
+    covariance: FloatArray
+    distortion_px: FloatArray
+    shape_px: tuple[int, int]
+    residual_rms_px: float
+    strength: FloatArray
+    contrast: FloatArray
+
+    @property
+    def a_px_iso(self) -> float:
+        """Lattice constant that gives the same cell area, px."""
+        return iso(self.a_px, self.b_px)
+
+    def positions(self, fractional: FloatArray) -> FloatArray:
+        """Image positions (N, 2) of cell coordinates (N, 2)."""
+        base = self.origin_px + fractional @ np.stack([self.a_px, self.b_px])
+        return base + interpolate(self.distortion_px, base, self.shape_px)
+
+
+def fit_grid(image: FloatArray, columns: Columns) -> Grid:
+    """Fit the honeycomb grid of an image.
+
+    Parameters
+    ----------
+    image : (H, W) array
+    columns : Columns
+        Observed columns; where there are too few to say, the phase of the planes alone is used.
+
+    Raises
+    ------
+    NotAnalysable
+        If there is no hexagonal lattice.
+    """
+    g = reciprocal_cell(image)
+    a, b = _direct(g)
+    dual = np.linalg.inv(np.column_stack([a, b]))
+    field = plane_field(image, dual, 1.5 * iso(a, b))
+    origin = _special_position(image, field)
+    contrast, shift = _contrast(image, field, origin)
+    data = _anchors(columns, field, origin + shift, a, b, image.shape)
+    return _regress(*data, a, b, image.shape, field.strength, contrast)
+
+
+def _direct(g: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Cell vectors a, b: 60 degrees apart, b counter-clockwise as displayed, crystal rotation in [0, 60)."""
+    lattice = np.linalg.inv(g).T  # rows: vectors with g_i . r_j = delta_ij
+    ring = np.array([i * lattice[0] + j * lattice[1] for i, j in [(1, 0), (1, 1), (0, 1), (-1, 0), (-1, -1), (0, -1)]])
+    displayed = np.degrees(np.arctan2(-ring[:, 1], ring[:, 0])) % 360
+    ring = ring[np.argsort(displayed)]
+    for k in range(6):
+        a, b = ring[k], ring[(k + 1) % 6]
+        if 0 <= rotation_deg(a, b) < 60:
+            return a, b
+    raise NotAnalysable("no lattice: the cell is degenerate", remedy="crop to the crystalline area with --roi")
+
+
+def _cell_coordinates(field: PlaneField) -> FloatArray:
+    h, w = field.strength.shape
+    y, x = np.mgrid[:h, :w].astype(float)
+    return np.stack([field.g[k, 0] * x + field.g[k, 1] * y + field.shift[k] for k in range(2)])
+
+
+def _special_position(image: FloatArray, field: PlaneField) -> FloatArray:
+    """A three-fold axis (2,) in the field's cell coordinates, from the phases of the folded image."""
+    n = _cell_coordinates(field)
+    weight = np.where(field.strength > 0.5, 1.0, 0.0)
+    flat = (image - gaussian_filter(image, 3.0 / np.linalg.norm(field.g[0]))) * weight
+    k = np.array([[1, 0], [0, 1], [-1, -1]])
+    alpha = [float(np.angle(np.sum(flat * np.exp(-2j * np.pi * (i * n[0] + j * n[1]))))) for i, j in k]
+    psi = sum(alpha) / 3
+    return np.array([(psi - alpha[0]) / (2 * np.pi), (psi - alpha[1]) / (2 * np.pi)])
+
+
+def _contrast(image: FloatArray, field: PlaneField, axis: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Brightness at the three axes, and the shift that makes the third one the hollow: P, Q, hollow."""
+    n = _cell_coordinates(field)
+    flat = image - gaussian_filter(image, 2.0 / np.linalg.norm(field.g[0]))
+    use = field.strength > 0.5
+    values = np.array([_mean_near(flat, n, axis + t, use) for t in THIRDS])
+    hollow = int(np.argmin(values))
+    order = [(hollow + 1) % 3, (hollow + 2) % 3, hollow]
+    return values[order], THIRDS[order[0]]
+
+
+def _mean_near(flat: FloatArray, n: FloatArray, at: FloatArray, use: NDArray[np.bool_]) -> float:
+    d0, d1 = ((n[k] - at[k] + 0.5) % 1 - 0.5 for k in range(2))
+    weight = np.exp(-0.5 * (d0**2 + d1**2 + d0 * d1) / 0.09**2) * use
+    return float((flat * weight).sum() / weight.sum())
+
+
+def _anchors(
+    columns: Columns, field: PlaneField, origin: FloatArray, a: FloatArray, b: FloatArray, shape: tuple[int, int]
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Points with known cell coordinates: (xy, fractional, weight)."""
+    xy, frac, weight = _from_columns(columns, field, origin)
+    if len(xy) >= 0.3 * 2 * shape[0] * shape[1] / abs(a[0] * b[1] - a[1] * b[0]):
+        return xy, frac, weight
+    return _from_planes(field, origin, a, b, shape)
+
+
+def _from_columns(
+    columns: Columns, field: PlaneField, origin: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Columns that sit within a quarter of a bond of P or Q in good crystal."""
+    n = field.index(columns.xy_px) - origin
+    distance, frac = np.full(len(n), np.inf), np.zeros_like(n)
+    for t in THIRDS[:2]:
+        nearest = np.rint(n - t) + t
+        d = n - nearest
+        length = np.sqrt(d[:, 0] ** 2 + d[:, 1] ** 2 + d[:, 0] * d[:, 1])  # in units of a
+        closer = length < distance
+        distance, frac = np.where(closer, length, distance), np.where(closer[:, None], nearest, frac)
+    h, w = field.strength.shape
+    col = np.clip(np.rint(columns.xy_px), 0, [w - 1, h - 1]).astype(int)
+    good = (distance < 0.25) & (field.strength[col[:, 1], col[:, 0]] > 0.5)
+    sigma2 = np.maximum(columns.cov[good, 0, 0] + columns.cov[good, 1, 1], 1e-6)
+    return columns.xy_px[good], frac[good], 1.0 / (sigma2 + np.median(sigma2))
+
+
+def _from_planes(
+    field: PlaneField, origin: FloatArray, a: FloatArray, b: FloatArray, shape: tuple[int, int]
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Lattice points read off the phase alone, for images whose single columns drown in noise."""
+    h, w = shape
+    y, x = np.mgrid[: h : max(1, h // 64), : w : max(1, w // 64)]
+    xy = np.column_stack([x.ravel(), y.ravel()]).astype(float)
+    return xy, field.index(xy) - origin, np.where(field.strength[y, x].ravel() > 0.5, 1.0, 1e-3)
+
+
+def _regress(
+    xy: FloatArray, frac: FloatArray, weight: FloatArray, a: FloatArray, b: FloatArray, shape: tuple[int, int],
+    strength: FloatArray, contrast: FloatArray,
+) -> Grid:
+    """Affine cell plus smooth rest.
+
+    The cell is first fitted robustly, to find what the smooth field must explain; then once more by plain least squares
+    on all columns that follow the field, so that a strongly distorted part of the scan counts as much as any other.
+    """
+    design = np.column_stack([np.ones(len(frac)), frac])
+    robust, follows = weight, np.ones(len(frac), dtype=bool)
+    for final in (False, True):
+        cell, rest = _affine(design, xy, weight * follows if final else robust, passes=1 if final else 6)
+        base, a = design @ cell, iso(cell[1], cell[2])
+        nodes, rms, follows = _smooth(base, rest, weight, a, shape)
+    variance = rms**2 * np.linalg.inv(design.T @ design)
+    order = [0, 3, 1, 4, 2, 5]  # (origin, a, b) by coordinate -> (origin x, origin y, a x, ...)
+    covariance = np.kron(np.eye(2), variance)[np.ix_(order, order)]
+    return Grid(cell[0], cell[1], cell[2], covariance, nodes, shape, rms, strength, contrast)
+
+
+def _affine(design: FloatArray, xy: FloatArray, weight: FloatArray, passes: int) -> tuple[FloatArray, FloatArray]:
+    """(origin, a, b) rows (3, 2) and the residual (N, 2); reweighted with Cauchy weights if more than one pass."""
+    robust = weight
+    for _ in range(passes):
+        cell = np.linalg.solve(design.T @ (design * robust[:, None]), design.T @ (xy * robust[:, None]))
+        rest = xy - design @ cell
+        length = np.hypot(*rest.T)
+        robust = weight / (1 + (length / (2 * max(1.48 * float(np.median(length)), 1e-3))) ** 2)
+    return cell, rest
+
+
+def _smooth(
+    base: FloatArray, rest: FloatArray, weight: FloatArray, a: float, shape: tuple[int, int]
+) -> tuple[FloatArray, float, NDArray[np.bool_]]:
+    """Local robust mean of the displacements on nodes one cell apart; rms per axis of columns about it; who follows.
+
+    The window (1.5 cells) holds about 25 columns: enough to follow scan distortion, too many to follow one defect.
+    """
+    h, w = shape
+    gy, gx = max(2, round(h / a) + 1), max(2, round(w / a) + 1)
+    y, x = np.meshgrid(np.linspace(0, h - 1, gy), np.linspace(0, w - 1, gx), indexing="ij")
+    tree = cKDTree(base)
+    field = np.zeros_like(rest)
+    robust = weight
+    for _ in range(3):
+        nodes = _kernel_mean(tree, rest, robust, np.column_stack([x.ravel(), y.ravel()]), 1.5 * a)
+        nodes = nodes.reshape(gy, gx, 2)
+        field = interpolate(nodes, base, shape)
+        length = np.hypot(*(rest - field).T)
+        scale = max(1.48 * float(np.median(length)), 1e-3)
+        robust = weight / (1 + (length / (2 * scale)) ** 2)
+    follows = length < 4 * scale
+    return nodes, float(np.sqrt(np.mean((rest - field)[follows] ** 2))), follows
+
+
+def _kernel_mean(tree: cKDTree, values: FloatArray, weight: FloatArray, at: FloatArray, width: float) -> FloatArray:
+    distance, index = tree.query(at, k=min(80, tree.n))
+    kernel = weight[index] * np.exp(-0.5 * (distance / width) ** 2) + 1e-12 * weight[index]
+    return np.asarray(np.einsum("nk,nkc->nc", kernel, values[index]) / kernel.sum(1)[:, None])

@@ -1,0 +1,77 @@
+"""Areas where the monolayer's lattice cannot be read, each with its reason."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_closing, binary_opening, gaussian_filter, label
+from skimage.measure import approximate_polygon, find_contours
+
+from stemfit.columns import Columns
+from stemfit.lattice.cell import Grid
+from stemfit.lattice.types import Region
+
+FloatArray = NDArray[np.float64]
+
+WEAK = 0.35
+"""Lattice amplitude, relative to good crystal, below which there is no lattice (a lone vacancy leaves 0.8)."""
+
+MIN_CELLS = 6.0
+"""Smaller areas are left to the defect search."""
+
+
+def find_regions(image: FloatArray, columns: Columns, grid: Grid) -> tuple[tuple[Region, ...], NDArray[np.uint8]]:
+    """Find what is not analysed.
+
+    Returns
+    -------
+    tuple of Region
+    (H, W) uint8 array
+        0 analysed, k = k-th region (from 1).
+    """
+    cell = 0.5 * np.sqrt(3) * grid.a_px_iso**2
+    smooth = gaussian_filter(image, 0.5 * grid.a_px_iso)
+    crystal = grid.strength > 0.7
+    if not crystal.any():
+        crystal = grid.strength > 0.0
+    level, dark = float(np.median(smooth[crystal])), float(np.median(columns.background[crystal]))
+    excess = (gaussian_filter(columns.background, 0.25 * grid.a_px_iso) - dark) / max(level - dark, 1e-12)
+    dirty = excess > 1.5
+    lost = (grid.strength < WEAK) | dirty
+    radius = max(1, round(0.3 * grid.a_px_iso))
+    disc = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius
+    lost = binary_closing(np.pad(binary_opening(lost, disc), radius), disc)[radius:-radius, radius:-radius] & lost
+    labels, count = label(lost)
+    regions, number = [], np.zeros(image.shape, dtype=np.uint8)
+    for k in range(1, count + 1):
+        area = labels == k
+        if area.sum() < MIN_CELLS * cell or len(regions) >= 254:
+            continue
+        regions.append(_named(area, smooth, (level, dark), grid.strength, excess, cell))
+        number[area] = len(regions)
+    return tuple(regions), number
+
+
+def _named(
+    area: NDArray[np.bool_], smooth: FloatArray, levels: tuple[float, float], strength: FloatArray, excess: FloatArray,
+    cell: float,
+) -> Region:
+    """Kind and reason from brightness and lattice amplitude inside the area."""
+    level, dark = levels
+    brightness = float(np.median(smooth[area]))
+    crystal = float(np.median(strength[area]))
+    cells = area.sum() / cell
+    said = f"{cells:.0f} cells, lattice amplitude {crystal:.2f} of good crystal, brightness {brightness / level:.2f}"
+    edge = bool(area[0].any() or area[-1].any() or area[:, 0].any() or area[:, -1].any())
+    if float(np.median(excess[area])) > 1.5 or brightness > 1.3 * level:
+        kind = "contamination"
+    elif brightness < dark + 0.5 * (level - dark):
+        kind = "vacuum" if edge else "hole"
+    else:
+        kind = "unindexed"
+    return Region(kind, said, _outline(area))
+
+
+def _outline(area: NDArray[np.bool_]) -> FloatArray:
+    contour = max(find_contours(np.pad(area, 1).astype(float), 0.5), key=len) - 1.0
+    return np.asarray(approximate_polygon(contour, 1.0)[:, ::-1])
