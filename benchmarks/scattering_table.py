@@ -19,8 +19,11 @@ Run: ``python benchmarks/scattering_table.py`` (abTEM, a development extra, hold
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -58,22 +61,25 @@ def pair_gaps_A() -> dict[tuple[str, str], float]:
     return gaps
 
 
-def lobato(element: str) -> FloatArray:
-    """Published parameters a (A), b (A^2): (2, 5)."""
-    from abtem.parametrizations import LobatoParametrization
-
-    return np.asarray(LobatoParametrization().parameters[element], dtype=np.float64)
+@cache
+def published() -> dict[str, FloatArray]:
+    """Parameters a (A), b (A^2) of every element, (2, 5); read as data, because importing abTEM takes long."""
+    spec = find_spec("abtem")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("abTEM, which holds the parameters, is not installed: pip install 'stemfit[multislice]'")
+    path = Path(spec.submodule_search_locations[0]) / "parametrizations" / "data" / "lobato.json"
+    return {element: np.array(values) for element, values in json.loads(path.read_text()).items()}
 
 
 def form_factor_A(element: str, g: FloatArray) -> FloatArray:
     """Electron form factor of the atom at rest, g = 2 sin(theta/2)/lambda in 1/A."""
-    a, b = lobato(element)[:, :, None]
+    a, b = published()[element][:, :, None]
     return (a * (2 + b * g**2) / (1 + b * g**2) ** 2).sum(0)
 
 
 def phase_rad(element: str, voltage_kV: float, r: FloatArray) -> FloatArray:
     """Phase of the projected potential at r (A): the two-dimensional Fourier transform of the form factor."""
-    a, b = lobato(element)[:, :, None]
+    a, b = published()[element][:, :, None]
     x = 2 * np.pi * r / np.sqrt(b)
     return mass_ratio(voltage_kV) * wavelength_A(voltage_kV) * (a * 2 * np.pi / b * (k0(x) + x / 2 * k1(x))).sum(0)
 
@@ -180,10 +186,7 @@ def atoms(symbols: list[str]) -> FloatArray:
 
 
 def main() -> None:
-    from abtem.parametrizations import LobatoParametrization
-    from ase.data import chemical_symbols
-
-    symbols = [s for s in chemical_symbols if s in LobatoParametrization().parameters]
+    symbols = list(published())
     single = atoms(symbols)
     born = [[[independent_atom_A2(s, v, (60.0, 200.0))] for s in symbols] for v in VOLTAGES_KV]
     gaps = pair_gaps_A()

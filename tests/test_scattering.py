@@ -1,0 +1,202 @@
+"""Cross-sections: published ratios, a plain multislice, limits that must hold, and the stated uncertainty."""
+
+import importlib.util
+import math
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from stemfit.errors import UsageError
+from stemfit.optics.electron import interaction_parameter, mass_ratio, wavelength_A
+from stemfit.optics.scattering import amplitude, column_elements, ratio
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "scattering_table.py"
+
+
+@pytest.fixture(scope="module")
+def maker():
+    if importlib.util.find_spec("abtem") is None:
+        pytest.skip("the published parameters come with abTEM")
+    spec = importlib.util.spec_from_file_location("scattering_table", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("voltage", "picometre"), [(60, 4.8661), (100, 3.7014), (200, 2.5079), (300, 1.9687)])
+def test_wavelength(voltage, picometre):
+    assert_allclose(wavelength_A(voltage) * 100, picometre, atol=6e-5)  # Kirkland (2010), table of wavelengths
+
+
+def test_interaction_parameter():
+    assert_allclose(interaction_parameter(100), 0.9244e-3, rtol=2e-4)  # Kirkland (2010), fig. 5.2: rad/(V A)
+    assert_allclose(mass_ratio(511), 2.0, rtol=1e-4)
+
+
+INDEPENDENT = {  # first Born approximation, computed independently of this project's code
+    (60.0, 50.0, 200.0): {"S/Mo": 0.183, "Se/W": 0.272, "S/W": 0.070, "Se/Mo": 0.712, "W/Mo": 2.62, "Nb/Mo": 0.96,
+                          "V/Mo": 0.37, "Cr/Mo": 0.41, "Re/W": 1.02, "B/N": 0.49, "C/N": 0.72},
+    (60.0, 79.0, 200.0): {"S/Mo": 0.178, "Se/W": 0.260, "S/W": 0.064, "Se/Mo": 0.716, "W/Mo": 2.76, "B/N": 0.52},
+    (80.0, 90.0, 200.0): {"S/Mo": 0.172, "Se/W": 0.249, "S/W": 0.062, "Se/Mo": 0.692, "W/Mo": 2.78, "B/N": 0.54},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("conditions", INDEPENDENT)
+def test_independent_atoms(maker, conditions):
+    voltage, *detector = conditions
+    for name, expected in INDEPENDENT[conditions].items():
+        pair = [maker.independent_atom_A2(element, voltage, detector) for element in name.split("/")]
+        assert_allclose(pair[0] / pair[1], expected, rtol=0.015, err_msg=name)  # two digits are given
+
+
+MULTISLICE = {  # single atoms in a crystal, 60 kV, 32 mrad, thermal displacements 0.07 A
+    (60.0, 200.0): {"S/Mo": 0.224, "W/Mo": 1.85, "Se/W": 0.408, "Mo/W": 0.536},
+    (40.0, 100.0): {"S/Mo": 0.263, "W/Mo": 1.65, "Se/W": 0.427, "Mo/W": 0.60},
+    (80.0, 200.0): {"S/Mo": 0.221, "W/Mo": 1.91},
+}
+
+
+@pytest.mark.parametrize("detector", MULTISLICE)
+def test_single_atoms_agree_with_multislice(detector):
+    for name, expected in MULTISLICE[detector].items():
+        value, sigma = ratio(*name.split("/"), 60.0, detector)
+        assert_allclose(value, expected, rtol=0.035, err_msg=name)
+        assert sigma < 0.2, name
+
+
+def test_first_born_approximation_would_fail_that(maker):
+    born = [maker.independent_atom_A2(element, 60.0, (60.0, 200.0)) for element in ("W", "Mo")]
+    assert born[0] / born[1] > 1.4 * 1.85
+
+
+def test_weak_phase_objects_are_born_scatterers(maker):
+    g = np.linspace(0.3, 8.0, 12)
+    weak = np.abs(maker.amplitude_A("C", 300.0, g)) / (mass_ratio(300.0) * maker.form_factor_A("C", g))
+    assert_allclose(weak, 1, atol=0.005)
+    strong = np.abs(maker.amplitude_A("W", 60.0, g)) / (mass_ratio(60.0) * maker.form_factor_A("W", g))
+    assert strong.max() < 0.9
+
+
+def test_scattering_is_unitary(maker):
+    """Optical theorem: a phase object scatters in total what it takes from the forward beam."""
+    voltage, wavelength = 80.0, wavelength_A(80.0)
+    g = np.concatenate([[0.0], np.geomspace(1e-3, 60.0, 900)])
+    scattered = maker.amplitude_A("Mo", voltage, g)
+    total = 2 * np.pi * wavelength**2 * np.trapezoid(np.abs(scattered) ** 2 * g, g)
+    assert_allclose(total, 2 * wavelength * scattered[0].imag, rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("voltage", "detector"), [(60.0, (60.0, 200.0)), (80.0, (50.0, 180.0)), (300.0, (60.0, 200.0))]
+)
+def test_the_table_is_what_the_script_makes(maker, voltage, detector):
+    g = np.linspace(0.0, 0.26 / wavelength_A(voltage), 150)
+    cumulative = maker.annulus_A2(np.abs(maker.amplitude_A("Se", voltage, g)) ** 2, g, voltage, maker.ANGLES_MRAD)
+    expected = np.diff(np.interp(detector, maker.ANGLES_MRAD, cumulative))[0]
+    assert_allclose(amplitude("Se", voltage, detector)[0], expected, rtol=2e-3)
+
+
+def test_between_the_voltages(maker):
+    voltage, detector = 150.0, (60.0, 200.0)
+    g = np.linspace(0.0, 0.26 / wavelength_A(voltage), 150)
+    direct = {}
+    for element in ("Mo", "S"):
+        cumulative = maker.annulus_A2(
+            np.abs(maker.amplitude_A(element, voltage, g)) ** 2, g, voltage, maker.ANGLES_MRAD
+        )
+        direct[element] = np.diff(np.interp(detector, maker.ANGLES_MRAD, cumulative))[0]
+    assert_allclose(ratio("S", "Mo", voltage, detector)[0], direct["S"] / direct["Mo"], rtol=0.01)
+    assert_allclose(amplitude("Mo", voltage, detector)[0], direct["Mo"], rtol=0.03)
+
+
+@cache
+def scattered(maker, element, voltage, reach):
+    """Amplitude times i lambda on a radial grid."""
+    g = np.linspace(1e-3, reach, 300)
+    return g, 1j * wavelength_A(voltage) * maker.amplitude_A(element, voltage, g)
+
+
+def plain_peak(maker, column, gap, detector, voltage=60.0, semiangle=30.0, field=16.0, n=256):
+    """Textbook multislice, probe in focus on the column, atoms at rest: share of the beam on the detector."""
+    wavelength = wavelength_A(voltage)
+    k = np.fft.fftfreq(n, field / n)
+    radius = np.hypot(k[:, None], k)
+    aperture = radius * wavelength * 1e3 <= semiangle
+    probe = np.fft.ifft2(aperture) / np.sqrt(aperture.sum()) * n
+    for depth, element in enumerate(column):
+        if depth:
+            probe = np.fft.ifft2(np.fft.fft2(probe) * np.exp(-1j * np.pi * wavelength * gap * radius**2))
+        g, values = scattered(maker, element, voltage, float(radius.max()))
+        on_grid = np.interp(radius, g, values.real) + 1j * np.interp(radius, g, values.imag)
+        probe = probe * (1 + np.fft.ifft2(on_grid * (radius < 0.67 * k.max())) * (n / field) ** 2)
+    angle = radius * wavelength * 1e3
+    return float((np.abs(np.fft.fft2(probe)) ** 2)[(angle > detector[0]) & (angle < detector[1])].sum() / n**2)
+
+
+@pytest.mark.parametrize(("detector", "margin"), [((40.0, 100.0), 0.12), ((60.0, 200.0), 0.08), ((80.0, 200.0), 0.16)])
+def test_pairs_scatter_coherently(maker, detector, margin):
+    """The table integrates over thermal displacements and probe positions; the plain calculation has neither."""
+    plain = plain_peak(maker, ("S", "S"), 3.13, detector) / plain_peak(maker, ("S",), 0.0, detector)
+    tabulated = ratio("S2", "S", 60.0, detector)[0]
+    assert_allclose(tabulated, plain, rtol=margin)
+
+
+def test_two_chalcogens_are_worth_more_than_two_at_low_angles_only():
+    maadf, haadf = ratio("S2", "S", 60.0, (40.0, 100.0))[0], ratio("S2", "S", 60.0, (90.0, 200.0))[0]
+    assert maadf > 2.8
+    assert haadf < 2.1
+
+
+def test_stated_uncertainty_covers_coarser_multislice():
+    """Pairs at 60 kV, 32 mrad from multislice runs with thick slices, which move the two atoms apart."""
+    for name, detector, coarse in (
+        ("S2/S", (40.0, 100.0), 2.98),
+        ("S2/S", (60.0, 200.0), 2.05),
+        ("S2/S", (80.0, 200.0), 1.76),
+        ("Se2/Se", (60.0, 200.0), 2.12),
+        ("Se2/Se", (80.0, 200.0), 1.94),
+    ):
+        value, sigma = ratio(*name.split("/"), 60.0, detector)
+        assert abs(math.log(value / coarse)) < 3 * sigma, name
+
+
+def test_order_and_additivity():
+    conditions = (80.0, (70.0, 200.0))
+    assert amplitude("SSe", *conditions) == amplitude("SeS", *conditions)
+    parts = sum(amplitude("Mo", 80.0, detector)[0] for detector in ((50.0, 83.3), (83.3, 200.0)))
+    assert_allclose(amplitude("Mo", 80.0, (50.0, 200.0))[0], parts, rtol=1e-9)
+    apart = 2 * amplitude("Ga", *conditions)[0] + 2 * amplitude("Se", *conditions)[0]
+    value, sigma = amplitude("Ga2Se2", *conditions)
+    assert_allclose(value, apart)
+    assert sigma > 0.2  # not tabulated
+
+
+def test_a_smaller_detector_sees_less():
+    values = [amplitude("Mo", 60.0, (inner, 200.0))[0] for inner in (40, 50, 60, 80, 100, 150)]
+    assert all(a > b > 0 for a, b in pairwise(values))
+
+
+def test_unknown_conditions_are_less_sure():
+    known = amplitude("S2", 60.0, (60.0, 200.0))[1]
+    assert amplitude("S2", 60.0, None)[1] > known
+    assert amplitude("S2", None, None)[1] > known
+    assert amplitude("Mo", 60.0, None)[1] < amplitude("S2", 60.0, None)[1]
+
+
+@pytest.mark.parametrize("column", ["", "mo", "S2 ", "Xx", "S1", "2S", "Mo-S"])
+def test_nonsense_columns(column):
+    with pytest.raises(UsageError):
+        column_elements(column)
+
+
+@pytest.mark.parametrize(
+    ("voltage", "detector"),
+    [(5.0, None), (1000.0, None), (60.0, (5.0, 100.0)), (60.0, (100.0, 60.0)), (60.0, (60.0, 400.0))],
+)
+def test_conditions_outside_the_table(voltage, detector):
+    with pytest.raises(UsageError):
+        amplitude("Mo", voltage, detector)
