@@ -1,0 +1,356 @@
+"""Make, store, load and split relaxed defect structures.
+
+A set is a folder of compressed shards and a `set.json` that says how it was made. A shard is written under a temporary
+name and renamed, so one that exists is whole; making goes on where it stopped and gives the same set.
+
+    python -m definet.dataset make --out DIR --host MoS2 WSe2 --count 500 --seed 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from definet.exceptions import DefinetError, InputFileError, OptionError, OutputError
+from definet.scenes import Scene, scenes
+from definet.teacher import Minimum, calculator, equilibrium_lattice, fidelity, relax
+
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+
+FloatArray = NDArray[np.float64]
+
+SCHEMA = "definet.dataset/1"
+SHARD = 16
+LARGEST_MOVE_A = 1.5
+"""An atom that moves further than to the next site did not relax about the defect that was built."""
+ISOLATED_A = 3.5
+"""Longer than any bond of these hosts (Te-Te, Mo-Mo at 3.5 A are second neighbours)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One defect, before and after relaxation.
+
+    Attributes
+    ----------
+    numbers : (N,) int64 array
+        Atomic numbers; of the missing element at a vacancy node.
+    positions, relaxed : (N, 3) arrays
+        Cartesian, Angstrom. `relaxed` is the periodic image nearest to the unrelaxed position; vacancy nodes stay. The
+        mean displacement of the atoms is zero in x, y and z, because a periodic layer may float as a whole.
+    cell : (3, 3) array
+        Rows, Angstrom; at the teacher's own lattice constant.
+    marker : (N,) int64 array
+        0 pristine, 1 exchanged or added, 2 vacancy node.
+    host, label : str
+    source : str
+        Which potential or method relaxed it, with its version: "chgnet-0.4.2".
+    group : str
+        Configuration: equal for defects that are equal by symmetry; never to be split.
+    converged : bool
+    energy_eV, initial_energy_eV : float
+        Relaxed and unrelaxed.
+    shape : (n, m)
+        Repeats of the unit cell.
+    fmax_eV_A : float
+        Largest force left.
+    """
+
+    numbers: NDArray[np.int64]
+    positions: FloatArray
+    relaxed: FloatArray
+    cell: FloatArray
+    marker: NDArray[np.int64]
+    host: str
+    label: str
+    source: str
+    group: str
+    converged: bool
+    energy_eV: float
+    initial_energy_eV: float
+    shape: tuple[int, int] = (0, 0)
+    fmax_eV_A: float = 0.0
+
+    @property
+    def displacement(self) -> FloatArray:
+        """(N, 3) relaxed minus unrelaxed, Angstrom."""
+        return self.relaxed - self.positions
+
+
+def sample(scene: Scene, minimum: Minimum, source: str) -> Sample:
+    """Pair a scene with where it relaxed to."""
+    structure = scene.crystal.structure
+    return Sample(
+        numbers=np.array(structure.atomic_numbers, np.int64),
+        positions=structure.cart_coords,
+        relaxed=minimum.positions_A,
+        cell=structure.lattice.matrix,
+        marker=scene.crystal.marker,
+        host=scene.crystal.host,
+        label=scene.crystal.label,
+        source=source,
+        group=scene.group,
+        converged=minimum.converged,
+        energy_eV=minimum.energy_eV,
+        initial_energy_eV=minimum.initial_energy_eV,
+        shape=scene.crystal.shape,
+        fmax_eV_A=minimum.fmax_eV_A,
+    )
+
+
+def outlier(sample: Sample) -> str | None:
+    """Why a sample must not be learnt from: "moved" (no small relaxation), "torn" (an atom left the layer), or None.
+
+    Reconstructed bonds belong to lines, trefoils and rotated bonds: there only leaving the layer counts.
+    """
+    atoms = sample.marker != 2
+    distance = np.linalg.norm(sample.displacement[atoms], axis=1)
+    extended = any(mark in sample.label for mark in ("VL-", "T1", "T2", "T3", "SW"))
+    if distance.max() > LARGEST_MOVE_A * (2 if extended else 1):
+        return "moved"
+    return "torn" if _farthest_neighbour(sample.relaxed[atoms], sample.cell) > ISOLATED_A else None
+
+
+def _farthest_neighbour(positions: FloatArray, cell: FloatArray) -> float:
+    """Distance from the loneliest atom to its nearest neighbour, Angstrom."""
+    fractional = positions @ np.linalg.inv(cell)
+    offset = fractional[:, None] - fractional[None]
+    distance = np.linalg.norm((offset - np.round(offset)) @ cell, axis=2)
+    np.fill_diagonal(distance, np.inf)
+    return float(distance.min(axis=1).max())
+
+
+def make(
+    out: Path,
+    hosts: Mapping[str, float],
+    count: int,
+    seed: int,
+    potential: str = "chgnet",
+    report: Callable[[str], None] = lambda line: None,
+) -> int:
+    """Relax `count` random defects into a folder, or go on with it.
+
+    Parameters
+    ----------
+    out : Path
+        New folder, or one that was begun with the same seed and hosts.
+    hosts : mapping of host to weight
+    count : int
+        Scenes drawn, in all; outliers among them are counted in the shards and left out.
+    seed : int
+    potential : str
+        As in `definet.teacher.calculator`.
+    report : callable
+        Told one line per relaxation.
+
+    Returns
+    -------
+    int
+        Samples stored in all.
+
+    Raises
+    ------
+    OptionError, OutputError, TeacherError
+    """
+    if count < 1:
+        raise OptionError(f"cannot make {count} samples", "Ask for one or more.")
+    potential_ = calculator(potential)
+    lattice_A = _claim(out, hosts, seed, potential, potential_)
+    stream = scenes(seed, lattice_A, hosts)
+    stored = 0
+    for shard in range(-(-count // SHARD)):
+        drawn = list(islice(stream, min(SHARD, count - shard * SHARD)))
+        path = out / f"shard-{shard:05d}.npz"
+        if not path.exists() or _drawn(path) < len(drawn):
+            _write(path, _relaxed(drawn, potential_, fidelity(potential), report), len(drawn))
+        stored += len(_read(path))
+    return stored
+
+
+def _relaxed(
+    drawn: Sequence[Scene], potential: Calculator, source: str, report: Callable[[str], None]
+) -> Iterator[Sample]:
+    for scene in drawn:
+        found = sample(scene, relax(scene.crystal, potential), source)
+        reason = outlier(found)
+        move = np.linalg.norm(found.displacement, axis=1).max()
+        report(
+            f"{scene.number} {found.group} {found.shape} converged={found.converged} fmax={found.fmax_eV_A:.3f} "
+            f"moved={move:.2f} A, {found.energy_eV - found.initial_energy_eV:.2f} eV {reason or ''}"
+        )
+        if reason is None:
+            yield found
+
+
+def _claim(out: Path, hosts: Mapping[str, float], seed: int, potential: str, made: Calculator) -> dict[str, float]:
+    """Lattice constant of every host in this potential, from `set.json`, which is written if the folder is new."""
+    path = out / "set.json"
+    asked = {"schema": SCHEMA, "seed": seed, "hosts": dict(sorted(hosts.items())), "source": fidelity(potential)}
+    if path.exists():
+        known = json.loads(path.read_text())
+        if {key: known.get(key) for key in asked} != asked:
+            raise OutputError(f"{out} holds a set with other settings", "Choose another folder.")
+        return dict(known["lattice_A"])
+    if out.exists() and any(out.iterdir()):
+        raise OutputError(f"{out} exists and is no set of samples")
+    lattice_A = {name: equilibrium_lattice(name, made) for name in sorted(hosts)}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        temporary = out / f".tmp-{os.getpid()}.json"
+        temporary.write_text(json.dumps({**asked, "lattice_A": lattice_A}, indent=1))
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror}") from error
+    return lattice_A
+
+
+def lattice_constants(folder: Path) -> dict[str, float]:
+    """Lattice constant a of every host of a set, Angstrom: the teacher's own."""
+    path = folder / "set.json"
+    if not path.exists():
+        raise InputFileError(f"{folder} holds no set of samples")
+    return dict(json.loads(path.read_text())["lattice_A"])
+
+
+_PER_NODE = ("numbers", "positions", "relaxed", "marker")
+_PER_SAMPLE = tuple(field.name for field in fields(Sample) if field.name not in _PER_NODE)
+
+
+def _write(path: Path, samples: Iterator[Sample], drawn: int) -> None:
+    """Store nodes of all samples one after the other, with their counts."""
+    kept = list(samples)
+    arrays: dict[str, Any] = {"drawn": np.array(drawn), "count": np.array([len(s.numbers) for s in kept], np.int64)}
+    for name in _PER_NODE if kept else ():
+        arrays[name] = np.concatenate([getattr(s, name) for s in kept])
+    for name in _PER_SAMPLE if kept else ():
+        arrays[name] = np.array([getattr(s, name) for s in kept])
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        np.savez_compressed(temporary, **arrays)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _drawn(path: Path) -> int:
+    with np.load(path) as shard:
+        return int(shard["drawn"])
+
+
+def _read(path: Path) -> list[Sample]:
+    try:
+        with np.load(path) as shard:
+            arrays = dict(shard)
+        ends = np.cumsum(arrays["count"])
+        nodes = {name: np.split(arrays[name], ends[:-1]) for name in _PER_NODE if len(ends)}
+        rows: list[dict[str, Any]] = [
+            {name: nodes[name][k] for name in _PER_NODE} | {name: _plain(arrays[name][k]) for name in _PER_SAMPLE}
+            for k in range(len(ends))
+        ]
+        return [Sample(**row) for row in rows]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputFileError(f"{path} is no readable shard: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """A Python scalar, a tuple of two, or the array itself."""
+    if np.ndim(value) == 0:
+        return value.item()
+    return tuple(int(part) for part in value) if np.shape(value) == (2,) else value
+
+
+def load(folder: Path) -> list[Sample]:
+    """Read all samples of a folder, in the order in which they were drawn.
+
+    Raises
+    ------
+    InputFileError
+        If there are none, or a shard is damaged.
+    """
+    paths = sorted(Path(folder).glob("shard-*.npz"))
+    if not paths:
+        raise InputFileError(f"{folder} holds no samples", "Make some: python -m definet.dataset make --out DIR ...")
+    return [found for path in paths for found in _read(path)]
+
+
+def data_sha256(folder: Path) -> str:
+    """Hash of all shards of a folder, in their order."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob("shard-*.npz")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def split(
+    samples: Sequence[Sample], valid: float = 0.1, test: float = 0.1, seed: int = 0
+) -> dict[str, list[Sample]]:
+    """Part samples by configuration, never by row.
+
+    A configuration's part follows from a hash of its key alone: it stays where it is when the set grows.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+    valid, test : float
+        Expected shares of configurations.
+    seed : int
+
+    Returns
+    -------
+    dict
+        "train", "valid" and "test".
+
+    Raises
+    ------
+    OptionError
+        If the shares leave nothing to train on.
+    """
+    if valid < 0 or test < 0 or valid + test >= 1:
+        raise OptionError(f"shares of {valid} and {test} leave nothing to train on")
+    parts: dict[str, list[Sample]] = {"train": [], "valid": [], "test": []}
+    for found in samples:
+        place = int(hashlib.sha256(f"{seed}/{found.group}".encode()).hexdigest()[:12], 16) / 16**12
+        parts["test" if place < test else "valid" if place < test + valid else "train"].append(found)
+    return parts
+
+
+def _hosts(words: Sequence[str]) -> dict[str, float]:
+    """Read "MoS2" or "MoS2=2"."""
+    pairs = [word.partition("=") for word in words]
+    return {name: float(weight or 1) for name, _, weight in pairs}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Make a set from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m definet.dataset", description="Make training samples.")
+    command = parser.add_subparsers(dest="command", required=True).add_parser("make", help="relax random defects")
+    command.add_argument("--out", type=Path, required=True, help="folder; one begun before is gone on with")
+    command.add_argument("--host", nargs="+", required=True, help="MoS2, or MoS2=2 to draw it twice as often")
+    command.add_argument("--count", type=int, required=True, help="scenes to draw in all")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--potential", default="chgnet", help="chgnet, or module:factory of an ASE calculator")
+    asked = parser.parse_args(words)
+    try:
+        hosts = _hosts(asked.host)
+        stored = make(asked.out, hosts, asked.count, asked.seed, asked.potential, lambda line: print(line, flush=True))
+    except DefinetError as error:
+        print(f"{error}. {error.remedy}", file=sys.stderr)
+        return error.exit_code
+    print(f"{stored} samples in {asked.out}, {asked.count - stored} left out")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

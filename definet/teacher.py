@@ -1,0 +1,243 @@
+"""Relax a structure with an interatomic potential, and say whether it converged.
+
+The cell stays fixed. Set OMP_NUM_THREADS=1 before numpy and torch load: one thread per process is fastest for layers of
+a few hundred atoms.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from definet.crystals import host
+from definet.exceptions import TeacherError
+from definet.structures import DefectStructure, pristine
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator
+
+FloatArray = NDArray[np.float64]
+
+FMAX_eV_A = 0.01
+"""Out-of-plane bending is soft: stopping at 0.05 leaves half of the displacements undone, 0.01 leaves 2 to 3 %."""
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Where a relaxation ended.
+
+    Attributes
+    ----------
+    positions_A : (N, 3) array
+        All nodes in the order of the structure; vacancy nodes unmoved, atoms not wrapped back into the cell. The mean
+        displacement of the atoms is zero: a periodic layer may float, and does not here.
+    fmax_eV_A : float
+        Largest force on an atom at the end.
+    steps : int
+        Force calls of the optimiser.
+    converged : bool
+        Whether `fmax_eV_A` is below what was asked.
+    energy_eV, initial_energy_eV : float
+        At the end and at the start.
+    initial_fmax_eV_A : float
+        Largest force at the start.
+    """
+
+    positions_A: FloatArray
+    fmax_eV_A: float
+    steps: int
+    converged: bool
+    energy_eV: float
+    initial_energy_eV: float
+    initial_fmax_eV_A: float
+
+
+def calculator(name: str) -> Calculator:
+    """Make an ASE calculator.
+
+    Parameters
+    ----------
+    name : str
+        ``chgnet`` (Deng et al., Nat. Mach. Intell. 5, 1031 (2023); forces without stress and magnetic moments, the
+        cheapest way to ask it) or ``module:factory``, where the factory takes nothing and gives an ASE calculator.
+
+    Raises
+    ------
+    TeacherError
+        If the potential is not installed or the name is neither.
+    """
+    if name == "chgnet":
+        return _chgnet()
+    module, _, factory = name.partition(":")
+    if not factory:
+        raise TeacherError(f"unknown potential {name!r}", "Write chgnet, or module:factory of an ASE calculator.")
+    try:
+        make = getattr(importlib.import_module(module), factory)
+    except (ImportError, AttributeError) as error:
+        raise TeacherError(f"cannot load the potential {name!r}: {error}") from error
+    return cast("Calculator", make())
+
+
+def fidelity(name: str) -> str:
+    """Tag of a potential and its version for labels made with it: "chgnet-0.4.2"."""
+    if name != "chgnet":
+        return name
+    from importlib.metadata import version
+
+    return f"chgnet-{version('chgnet')}"
+
+
+def _chgnet() -> Calculator:
+    try:
+        from ase.calculators.calculator import Calculator, all_changes
+        from chgnet.model.model import CHGNet
+        from pymatgen.io.ase import AseAtomsAdaptor
+    except ImportError as error:
+        raise TeacherError(f"CHGNet cannot be loaded: {error}") from error
+
+    class Forces(Calculator):
+        implemented_properties = ["energy", "forces"]  # noqa: RUF012 (ASE declares it per instance)
+
+        def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
+            Calculator.calculate(self, atoms, properties, system_changes)
+            with _quiet_chgnet():
+                graph = model.graph_converter(AseAtomsAdaptor.get_structure(atoms))
+                out: Any = model.predict_graph(graph, task="ef")
+            energy = float(out["e"]) * (len(atoms) if model.is_intensive else 1)
+            self.results = {"energy": energy, "free_energy": energy, "forces": np.asarray(out["f"], np.float64)}
+
+    with _quiet_chgnet():
+        model = CHGNet.load(use_device="cpu", verbose=False)
+    model.graph_converter.set_isolated_atom_response("ignore")
+    return Forces()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _quiet_chgnet() -> Iterator[None]:
+    """Torch warns of a conversion inside CHGNet that is right."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="chgnet")
+        warnings.filterwarnings("ignore", category=FutureWarning, module="chgnet")
+        yield
+
+
+def relax(
+    structure: DefectStructure, calculator: Calculator, *, fmax: float = FMAX_eV_A, max_steps: int = 200
+) -> Minimum:
+    """Relax all atoms in the fixed cell.
+
+    A preconditioned L-BFGS (Packwood et al., J. Chem. Phys. 144, 164109 (2016)) treats stiff bonds and soft bending
+    alike; if its line search gives up, on a potential whose single precision hides the descent, plain L-BFGS finishes.
+
+    Parameters
+    ----------
+    structure : DefectStructure
+    calculator : ASE calculator
+    fmax : float
+        Largest force at which it stops, eV/A.
+    max_steps : int
+
+    Raises
+    ------
+    TeacherError
+        If the potential gives forces that are not finite.
+    """
+    atoms = _atoms(structure, calculator)
+    start = atoms.get_positions()
+    initial_energy, initial_fmax = float(atoms.get_potential_energy()), _largest_force(atoms)
+    steps = _descend(atoms, fmax, max_steps) if initial_fmax > fmax else 0
+    moved = atoms.get_positions() - start
+    positions = structure.structure.cart_coords.copy()
+    positions[structure.occupied] += moved - moved.mean(axis=0)
+    final = _largest_force(atoms)
+    return Minimum(
+        positions, final, steps, final <= fmax, float(atoms.get_potential_energy()), initial_energy, initial_fmax
+    )
+
+
+def _atoms(structure: DefectStructure, calculator: Calculator) -> Atoms:
+    from ase import Atoms
+
+    here = structure.occupied
+    return Atoms(
+        numbers=np.array(structure.structure.atomic_numbers)[here],
+        positions=structure.structure.cart_coords[here],
+        cell=structure.structure.lattice.matrix,
+        pbc=True,
+        calculator=calculator,
+    )
+
+
+def _largest_force(atoms: Atoms) -> float:
+    largest = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
+    if not np.isfinite(largest):
+        raise TeacherError("the potential gives forces that are not finite", "Check that no two atoms coincide.")
+    return largest
+
+
+def _descend(atoms: Atoms, fmax: float, max_steps: int) -> int:
+    """Move the atoms downhill; steps taken."""
+    from ase.optimize import LBFGS
+    from ase.optimize.precon import Exp, PreconLBFGS
+
+    first = PreconLBFGS(atoms, precon=Exp(A=3), use_armijo=False, logfile=None)
+    try:
+        with warnings.catch_warnings(), np.errstate(divide="raise", invalid="raise"):
+            warnings.simplefilter("ignore", UserWarning)
+            first.run(fmax=fmax, steps=max_steps)
+    except (RuntimeError, FloatingPointError):
+        second = LBFGS(atoms, logfile=os.devnull)
+        second.run(fmax=fmax, steps=max(max_steps - first.nsteps, 0))
+        return int(first.nsteps + second.nsteps)
+    return int(first.nsteps)
+
+
+def equilibrium_lattice(name: str, calculator: Calculator) -> float:
+    """Lattice constant at which the potential's energy of the pristine layer is least, heights relaxed.
+
+    Rectangular hosts keep their ratio of axes. A coarse scan of +-4 % about the measured constant finds the valley, the
+    minimum of a cubic through +-1 % about its lowest point averages out the potential's rounding.
+
+    Parameters
+    ----------
+    name : str
+        Host.
+    calculator : ASE calculator
+
+    Returns
+    -------
+    float
+        a, Angstrom.
+
+    Raises
+    ------
+    TeacherError
+        If the scan finds no valley.
+    """
+    measured = host(name).a_exp_A
+
+    def energy(a_A: float) -> float:
+        return relax(pristine(name, 1, a_A=a_A), calculator, fmax=0.002).energy_eV
+
+    coarse = measured * np.linspace(0.96, 1.04, 9)
+    lowest = int(np.argmin([energy(a) for a in coarse]))
+    if lowest in (0, len(coarse) - 1):
+        raise TeacherError(f"no equilibrium of {name} within 4 % of {measured} A", "Choose another potential.")
+    fine = coarse[lowest] * np.linspace(0.99, 1.01, 7)
+    strain = fine / coarse[lowest] - 1
+    cubic = np.polynomial.Polynomial.fit(strain, [energy(a) for a in fine], 3)
+    turning = cubic.deriv().roots()
+    real = turning[np.isreal(turning)].real
+    minima = real[cubic.deriv(2)(real) > 0]
+    if len(minima) == 0 or abs(minima[0]) > 0.015:
+        raise TeacherError(f"the energy of {name} has no smooth minimum near {coarse[lowest]:.3f} A")
+    return float(coarse[lowest] * (1 + minima[0]))
