@@ -155,6 +155,7 @@ def test_structure_lies_on_the_image(tmp_path: Path, polarity: int) -> None:
     far = atoms.arrays["sigma_A"] != 0.02  # not relaxed
     assert 50 < far.sum() < len(far)
     np.testing.assert_allclose(handmade.distorted(px)[far], reported[far], atol=1e-3)
+    assert np.linalg.det(map_["matrix"]) < 0, "y is up in the structure and down in the image"
     for element, sublattice in (("Mo", "M"), ("Se", "X")):
         at = analysis.sites.xy_px[analysis.sites.sublattice == sublattice]
         mine = reported[(np.array(atoms.get_chemical_symbols()) == element) & far]
@@ -211,6 +212,13 @@ def test_without_defects_the_field_is_the_crystal(analysis: Analysis) -> None:
     atoms = field(replace(analysis, defects=(), candidates=(), relaxed=(), scores=()))
     assert np.all(atoms.defect == 0) and np.all(atoms.marker == 0)
     assert Counter(atoms.element.tolist())["Mo"] == np.sum(analysis.sites.analysed & (analysis.sites.sublattice == "M"))
+
+
+def test_both_structure_files_agree(folder: Path) -> None:
+    first, second = (ase.io.read(folder / f"structure.{suffix}") for suffix in ("extxyz", "cif"))
+    assert first.get_chemical_symbols() == second.get_chemical_symbols()
+    np.testing.assert_allclose(first.positions, second.positions, atol=1e-5)
+    assert set(first.arrays["defect_id"]) == {0, 1} and set(first.arrays["marker"]) == {0}
 
 
 def test_candidate_file_holds_the_relaxed_atoms(folder: Path, analysis: Analysis) -> None:

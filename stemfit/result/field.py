@@ -154,9 +154,8 @@ def _crystal(analysis: Analysis) -> Crystal:
 def _ideal_px(analysis: Analysis) -> FloatArray:
     """(S, 2) position of every site on the affine cell, distortion left out."""
     lattice, sites = analysis.lattice, analysis.sites
-    shift = 1 / 3 if lattice.polarity > 0 else 2 / 3
-    first = sites.sublattice == analysis.host.host.sublattices[0]
-    cell = sites.ij + np.where(first, 0.0, shift)[:, None]
+    second = (sites.sublattice == analysis.host.host.sublattices[1]).astype(np.int64)
+    cell = sites.ij + lattice.basis[second]
     return np.asarray(lattice.origin_px + cell @ np.stack([lattice.a_px, lattice.b_px]))
 
 
