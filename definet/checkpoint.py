@@ -8,7 +8,7 @@ import os
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,27 @@ def kinds_of(label: str) -> frozenset[str]:
     return frozenset(re.sub(r"^T\d+", "T", part) for part in parts) - {"pristine"}
 
 
+@dataclass(frozen=True)
+class Provenance:
+    """Where weights come from.
+
+    Attributes
+    ----------
+    hosts : mapping of host name to HostRange
+    teacher : str
+        Who relaxed the training structures.
+    data_sha256 : str
+        Hash of the training set; empty: not known.
+    version : str
+        Release that trained them; empty: another program.
+    """
+
+    hosts: Mapping[str, HostRange]
+    teacher: str
+    data_sha256: str = ""
+    version: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A trained network and what must be known to use it.
@@ -58,27 +79,23 @@ class Checkpoint:
     ----------
     config : ModelConfig
     weights : mapping of parameter name to float32 tensor
-    hosts : mapping of host name to HostRange
-    teacher : str
-        Who relaxed the training structures.
-    data_sha256 : str
-        Hash of the training set; empty: not known.
+    provenance : Provenance
     scores : mapping
         Errors on held-out configurations, see `definet.evaluate`.
-    version : str
-        Release that wrote the file.
     sha256 : str
         Hash of the file that was read; empty: not read from one.
     """
 
     config: ModelConfig
     weights: Mapping[str, Tensor]
-    hosts: Mapping[str, HostRange]
-    teacher: str
-    data_sha256: str = ""
+    provenance: Provenance
     scores: Mapping[str, float] = field(default_factory=dict)
-    version: str = ""
     sha256: str = ""
+
+    @property
+    def hosts(self) -> Mapping[str, HostRange]:
+        """What it saw of each host."""
+        return self.provenance.hosts
 
     def network(self, device: torch.device | str = "cpu") -> DefiNet:
         """Build the network with these weights, ready to predict.
@@ -122,12 +139,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     about = {
         "format": FORMAT,
         "units": "angstrom",
-        "config": checkpoint.config.as_dict(),
-        "hosts": {name: asdict(seen) for name, seen in checkpoint.hosts.items()},
-        "teacher": checkpoint.teacher,
-        "data_sha256": checkpoint.data_sha256,
+        "config": asdict(checkpoint.config),
+        "provenance": asdict(checkpoint.provenance),
         "scores": dict(checkpoint.scores),
-        "version": checkpoint.version,
     }
     tensors = {name: value.detach().cpu().float().contiguous() for name, value in checkpoint.weights.items()}
     staged = path.with_name(f".tmp-{path.name}")
@@ -148,16 +162,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     tensors, about = _read(path)
     try:
-        config = ModelConfig(**about["config"])
-        hosts = {name: _host_range(seen) for name, seen in about["hosts"].items()}
+        source = about["provenance"]
+        seen = {name: _host_range(values) for name, values in source["hosts"].items()}
         checkpoint = Checkpoint(
-            config,
+            ModelConfig(**about["config"]),
             tensors,
-            hosts,
-            about["teacher"],
-            about["data_sha256"],
+            Provenance(seen, source["teacher"], source["data_sha256"], source["version"]),
             about["scores"],
-            about["version"],
             hashlib.sha256(path.read_bytes()).hexdigest(),
         )
     except (KeyError, TypeError) as error:
@@ -197,12 +208,7 @@ def import_published(
         raise ModelError(f"{path}: not a published DefiNet checkpoint, {_one_line(error)} is missing") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     weights = {name: value.float() for name, value in state.items()}
-    return _checked(Checkpoint(config, weights, hosts, "PBE", sha256=digest), path)
-
-
-def with_scores(checkpoint: Checkpoint, scores: Mapping[str, float]) -> Checkpoint:
-    """Copy that carries these scores."""
-    return replace(checkpoint, scores=dict(scores))
+    return _checked(Checkpoint(config, weights, Provenance(hosts, "PBE"), sha256=digest), path)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

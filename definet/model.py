@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,10 +58,6 @@ class ModelConfig:
     elements: int = 118
     self_edges: bool = False
     smooth: bool = True
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for metadata."""
-        return asdict(self)
 
 
 class ScaledSiLU(nn.Module):

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from definet.checkpoint import (
     Checkpoint,
     HostRange,
+    Provenance,
     import_published,
     kinds_of,
     load_checkpoint,
@@ -30,7 +31,8 @@ def small() -> Checkpoint:
     torch.manual_seed(0)
     config = ModelConfig(channels=8, layers=2, gaussians=6, cutoff=4.0, basis_cutoff=4.5, smooth=False)
     hosts = {"MoS2": HostRange(3.19, ("Mo", "S"), ("V_S", "SVL"))}
-    return Checkpoint(config, DefiNet(config).state_dict(), hosts, "a teacher", "abc", {"all/in_plane_A": 0.01}, "1.2")
+    source = Provenance(hosts, "a teacher", "abc", "1.2")
+    return Checkpoint(config, DefiNet(config).state_dict(), source, {"all/in_plane_A": 0.01})
 
 
 def test_everything_survives_the_file(tmp_path: Path) -> None:
@@ -143,8 +145,8 @@ def test_kinds_forget_sizes() -> None:
 def test_shipped_weights_can_be_used_and_say_where_they_come_from() -> None:
     checkpoint = load_checkpoint(shipped())
     assert shipped().stat().st_size < 2_000_000
-    assert checkpoint.data_sha256
-    assert checkpoint.teacher
+    assert checkpoint.provenance.data_sha256
+    assert checkpoint.provenance.teacher
     assert checkpoint.scores["all/in_plane_ratio"] < 0.5
     assert {"MoS2", "WSe2"} <= set(checkpoint.hosts)
     assert (shipped().parent / "MODEL_CARD.md").is_file()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from definet.checkpoint import Checkpoint, HostRange
+from definet.checkpoint import Checkpoint, HostRange, Provenance
 from definet.exceptions import ModelError, OptionError
 from definet.model import DefiNet, ModelConfig
 from definet.predict import network_graph, out_of_range, relax, resolve_device
@@ -21,7 +21,7 @@ def checkpoint(elements: int = 118) -> Checkpoint:
         "MoS2": HostRange(3.25, ("Mo", "S", "Se"), ("V_S", "V_S2", "Se_S", "SVL")),
         "WSe2": HostRange(3.40, ("W", "Se")),
     }
-    return Checkpoint(config, DefiNet(config).state_dict(), hosts, "nobody")
+    return Checkpoint(config, DefiNet(config).state_dict(), Provenance(hosts, "nobody"))
 
 
 def defect(label: str = "V_S2", host: str = "MoS2", n: int = 5, a_A: float | None = None) -> DefectStructure:
@@ -42,7 +42,7 @@ def test_displacements_carry_over_between_lattice_constants() -> None:
     structures = [defect(a_A=a_A) for a_A in (3.16, 3.22)]
     near, far = (
         [r.positions_A - s.structure.cart_coords for r, s in zip(relax(structures, net), structures, strict=True)]
-        for net in (checkpoint(), replace(checkpoint(), hosts={}))
+        for net in (checkpoint(), replace(checkpoint(), provenance=Provenance({}, "nobody")))
     )
     np.testing.assert_allclose(near[0], near[1], atol=2e-5)
     assert np.abs(far[0] - far[1]).max() > 1e-3

@@ -1,0 +1,181 @@
+"""Errors of a network on relaxed structures, against the teacher and against doing nothing."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from definet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from definet.crystals import host
+from definet.dataset import Sample, load, split
+from definet.graph import VACANCY
+from definet.predict import displacements, resolve_device
+from definet.train import example
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Mean error over the atoms of a group of structures; vacancy nodes do not count.
+
+    The rigid shift of each structure is taken out. "Idle" is the error of leaving every atom where it was.
+
+    Attributes
+    ----------
+    group : str
+    structures, atoms : int
+    in_plane_A, idle_in_plane_A : float
+        Mean length of the error along x and y.
+    out_of_plane_A, idle_out_of_plane_A : float
+        Mean size of the error along z.
+    """
+
+    group: str
+    structures: int
+    atoms: int
+    in_plane_A: float
+    idle_in_plane_A: float
+    out_of_plane_A: float
+    idle_out_of_plane_A: float
+
+    @property
+    def in_plane_ratio(self) -> float:
+        """Error as a share of that of doing nothing; below 1 is better than nothing."""
+        return self.in_plane_A / self.idle_in_plane_A if self.idle_in_plane_A else float("nan")
+
+    @property
+    def out_of_plane_ratio(self) -> float:
+        """The same along z."""
+        return self.out_of_plane_A / self.idle_out_of_plane_A if self.idle_out_of_plane_A else float("nan")
+
+
+def evaluate(checkpoint: Checkpoint, samples: Sequence[Sample], device: str = "auto") -> list[Errors]:
+    """Compare predictions with the relaxed positions: over all samples, per host, per family of defects.
+
+    Ratios come from pooled sums: a structure that hardly relaxes has no say beyond its share of the displacements.
+    """
+    net = checkpoint.network(resolve_device(device))
+    pairs = [example(sample, checkpoint.config) for sample in samples]
+    predicted = displacements(net, [pair.graph for pair in pairs])
+    sums = np.array(
+        [
+            _sums(sample, move, pair.target.double().numpy())
+            for sample, move, pair in zip(samples, predicted, pairs, strict=True)
+        ]
+    )
+    groups: dict[str, list[int]] = {}
+    for k, sample in enumerate(samples):
+        for name in ("all", sample.host, family(sample.host, sample.label)):
+            groups.setdefault(name, []).append(k)
+    return [_errors(name, sums[members]) for name, members in groups.items()]
+
+
+def family(host_name: str, label: str) -> str:
+    """Family of a defect label: SV, DV, VM, LINE, TREFOIL, BOND, SUB, ANTI, or "mixed" for several of these.
+
+    A line or trefoil with point defects beside it counts as what it is: it moves most.
+    """
+    families = {_family(host_name, part) for part in label.split("+")}
+    extended = sorted(families & {"LINE", "TREFOIL", "BOND"})
+    if extended:
+        return extended[0]
+    return families.pop() if len(families) == 1 else "mixed"
+
+
+def scores(table: Sequence[Errors]) -> Mapping[str, float]:
+    """Pooled errors and ratios of each group, as a checkpoint carries them."""
+    return {
+        f"{row.group}/{name}": round(value, 5)
+        for row in table
+        for name, value in (
+            ("structures", row.structures),
+            ("in_plane_A", row.in_plane_A),
+            ("in_plane_ratio", row.in_plane_ratio),
+            ("out_of_plane_A", row.out_of_plane_A),
+            ("out_of_plane_ratio", row.out_of_plane_ratio),
+        )
+    }
+
+
+def as_text(table: Sequence[Errors]) -> str:
+    """Markdown table, lengths in picometre."""
+    lines = [
+        "| group | structures | atoms | in plane, pm | unmoved | ratio | out of plane, pm | unmoved | ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.group} | {row.structures} | {row.atoms} "
+        f"| {100 * row.in_plane_A:.2f} | {100 * row.idle_in_plane_A:.2f} | {row.in_plane_ratio:.2f} "
+        f"| {100 * row.out_of_plane_A:.2f} | {100 * row.idle_out_of_plane_A:.2f} | {row.out_of_plane_ratio:.2f} |"
+        for row in table
+    ]
+    return "\n".join(lines)
+
+
+def _family(host_name: str, part: str) -> str:
+    if re.match(r"[SDC]VL-", part):
+        return "LINE"
+    if re.match(r"T\d", part):
+        return "TREFOIL"
+    if part == "SW":
+        return "BOND"
+    there, _, belongs = re.sub(r"^\d+(?=[A-Z])", "", part).partition("_")
+    own = set(host(host_name).elements.values())
+    if there == "V":
+        return _vacancy_family(host_name, belongs)
+    if not belongs:
+        return part
+    return "ANTI" if re.sub(r"\d", "", there) in own else "SUB"
+
+
+def _vacancy_family(host_name: str, missing: str) -> str:
+    elements = re.findall(r"[A-Z][a-z]?", missing)
+    if host(host_name).elements.get("M") in elements:
+        return "VM"
+    return "SV" if missing in elements else "DV"
+
+
+def _sums(sample: Sample, move: FloatArray, target: FloatArray) -> list[float]:
+    """Atoms, then summed errors in plane and out of plane, predicted and idle."""
+    atoms = sample.marker != VACANCY
+    wanted = target[atoms] - target[atoms].mean(axis=0)
+    error = move[atoms] - wanted
+    return [
+        float(atoms.sum()),
+        float(np.linalg.norm(error[:, :2], axis=1).sum()),
+        float(np.linalg.norm(wanted[:, :2], axis=1).sum()),
+        float(np.abs(error[:, 2]).sum()),
+        float(np.abs(wanted[:, 2]).sum()),
+    ]
+
+
+def _errors(name: str, sums: FloatArray) -> Errors:
+    atoms, *totals = sums.sum(axis=0)
+    return Errors(name, len(sums), int(atoms), *(float(total / atoms) for total in totals))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table of errors on the held-out part of a data set; --write stores it in the checkpoint."""
+    parser = argparse.ArgumentParser(prog="python -m definet.evaluate", description=main.__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of samples")
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--part", choices=("train", "valid", "test"), default="test")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args(arguments)
+    checkpoint = load_checkpoint(options.checkpoint)
+    table = evaluate(checkpoint, split(load(options.data))[options.part], options.device)
+    print(as_text(table))
+    if options.write:
+        save_checkpoint(options.checkpoint, replace(checkpoint, scores=scores(table)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from definet.checkpoint import HostRange, load_checkpoint
+from definet.dataset import Sample
+from definet.evaluate import as_text, evaluate, family, scores
+from definet.exceptions import OptionError
+from definet.model import DefiNet, ModelConfig
+from definet.structures import VACANCY, DefectStructure, build, pristine
+from definet.train import TrainConfig, example, learning_rate, position_loss, provenance, train
+
+SMALL = TrainConfig(
+    ModelConfig(channels=16, layers=2, gaussians=12, cutoff=4.5, basis_cutoff=4.5),
+    steps=40,
+    batch=2,
+    warmup=5,
+    lr=1e-2,
+    validate_every=10,
+)
+
+
+def pulled(structure: DefectStructure) -> np.ndarray:
+    """A relaxation that can be written down: every atom within 3.5 A of a vacancy moves 0.1 A toward it."""
+    crystal, moved = structure.structure, np.zeros((len(structure.structure), 3))
+    for centre in np.flatnonzero(~structure.occupied):
+        offset = crystal.frac_coords[centre] - crystal.frac_coords
+        vector = (offset - np.round(offset)) @ crystal.lattice.matrix
+        length = np.linalg.norm(vector, axis=1, keepdims=True)
+        moved += np.where((length < 3.5) & (length > 0), 0.1 * vector / np.maximum(length, 1e-9), 0)
+    return np.where(structure.occupied[:, None], moved, 0)
+
+
+def sample(label: str, host: str = "MoS2", drift: float = 0.0) -> Sample:
+    structure = build(pristine(host, 4, a_A=3.2 if host == "MoS2" else 3.3), label)
+    positions = structure.structure.cart_coords
+    return Sample(
+        numbers=np.array(structure.structure.atomic_numbers),
+        positions=positions,
+        relaxed=positions + pulled(structure) + np.where(structure.occupied[:, None], drift, 0.0),
+        cell=structure.structure.lattice.matrix,
+        marker=structure.marker,
+        host=host,
+        label=label,
+        source="a formula",
+        group=label,
+        converged=True,
+        energy_eV=-1.0,
+        initial_energy_eV=0.0,
+        shape=(4, 4),
+    )
+
+
+def some() -> list[Sample]:
+    return [sample("V_S"), sample("V_S2"), sample("V_Mo"), sample("V_Se", "WSe2"), sample("V_Se2", "WSe2")]
+
+
+def trained(run: Path, config: TrainConfig = SMALL):  # type: ignore[no-untyped-def]
+    return train(some(), some()[:2], config, run, provenance(some(), "hash"))
+
+
+def test_a_known_relaxation_is_learnt(tmp_path: Path) -> None:
+    """Error on the training structures well below that of doing nothing; the broken twin learns nothing at lr 0."""
+    learnt = trained(tmp_path / "run", replace(SMALL, steps=80, validate_every=40))
+    idle = trained(tmp_path / "idle", replace(SMALL, lr=0.0, steps=10))
+    assert evaluate(learnt, some(), "cpu")[0].in_plane_ratio < 0.5
+    assert evaluate(idle, some(), "cpu")[0].in_plane_ratio > 0.8
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = trained(tmp_path / "whole")
+    import definet.train
+
+    update, calls = definet.train._update, 0
+
+    def cut(*arguments):  # type: ignore[no-untyped-def]
+        nonlocal calls
+        calls += 1
+        if calls > 25:
+            raise KeyboardInterrupt
+        return update(*arguments)
+
+    monkeypatch.setattr(definet.train, "_update", cut)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "cut")
+    monkeypatch.setattr(definet.train, "_update", update)
+    resumed = trained(tmp_path / "cut")
+    assert all(torch.equal(resumed.weights[name], value) for name, value in whole.weights.items())
+
+
+def test_the_run_folder_says_what_was_done(tmp_path: Path) -> None:
+    best = trained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["channels"] == 16
+    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == [10, 20, 30, 40]
+    assert min(entry["validation_A"] for entry in log) == best.scores["validation_A"]
+    written = load_checkpoint(tmp_path / "best.safetensors")
+    assert all(torch.equal(written.weights[name], value) for name, value in best.weights.items())
+    assert written.provenance == best.provenance
+    with pytest.raises(OptionError, match="other settings"):
+        trained(tmp_path, replace(SMALL, lr=1e-3))
+
+
+def test_training_needs_both_parts(tmp_path: Path) -> None:
+    with pytest.raises(OptionError):
+        train(some(), [], SMALL, tmp_path, provenance(some(), ""))
+
+
+def test_provenance_says_what_was_seen() -> None:
+    source = provenance(some(), "hash")
+    assert source.teacher == "a formula"
+    assert source.hosts["WSe2"] == HostRange(pytest.approx(3.3), ("Se", "W"), ("V_Se", "V_Se2"))
+    stretched = replace(some()[0], cell=some()[0].cell * 1.01)
+    with pytest.raises(OptionError, match="MoS2"):
+        provenance([*some(), stretched], "hash")
+
+
+def test_learning_rate_grows_then_falls() -> None:
+    rates = [learning_rate(SMALL, step) for step in range(SMALL.steps + 1)]
+    assert rates[0] == pytest.approx(SMALL.lr / 5)
+    assert max(rates) == pytest.approx(rates[5]) == pytest.approx(SMALL.lr)
+    assert rates[-1] == pytest.approx(SMALL.lr / 100)
+    assert all(math.isfinite(rate) and rate > 0 for rate in rates)
+
+
+def test_loss_ignores_vacancy_nodes_and_rigid_shifts() -> None:
+    torch.manual_seed(0)
+    net = DefiNet(SMALL.model)
+    plain, drifted = example(sample("V_S"), SMALL.model), example(sample("V_S", drift=0.3), SMALL.model)
+    loss = position_loss(net, plain.graph, plain.target)
+    torch.testing.assert_close(position_loss(net, drifted.graph, drifted.target), loss, rtol=0, atol=1e-6)
+    gone = torch.tensor(sample("V_S").marker == VACANCY)
+    wild = torch.where(gone[:, None], torch.full_like(plain.target, 7.0), plain.target)
+    torch.testing.assert_close(position_loss(net, plain.graph, wild), loss, rtol=0, atol=1e-6)
+    assert (position_loss(net, plain.graph, plain.target + torch.randn_like(plain.target)) - loss).abs() > 0.1
+
+
+def test_errors_are_those_computed_by_hand(tmp_path: Path) -> None:
+    checkpoint = trained(tmp_path, replace(SMALL, steps=10))
+    table = {row.group: row for row in evaluate(checkpoint, some(), "cpu")}
+    assert set(table) == {"all", "MoS2", "WSe2", "SV", "DV", "VM"}
+    assert (table["all"].structures, table["SV"].structures) == (5, 2)
+    net = checkpoint.network()
+    error, idle, atoms = 0.0, 0.0, 0
+    for one in some():
+        here, pair = one.marker != VACANCY, example(one, SMALL.model)
+        with torch.no_grad():
+            move = net(pair.graph).numpy()[here]
+        target = (one.relaxed - one.positions)[here]
+        difference = move - target - (move - target).mean(axis=0)
+        error += np.hypot(difference[:, 0], difference[:, 1]).sum()
+        idle += np.hypot(*(target - target.mean(axis=0))[:, :2].T).sum()
+        atoms += int(here.sum())
+    assert table["all"].in_plane_A == pytest.approx(error / atoms, rel=1e-4)
+    assert table["all"].in_plane_ratio == pytest.approx(error / idle, rel=1e-4)
+    assert scores([table["all"]])["all/in_plane_ratio"] == pytest.approx(error / idle, abs=1e-5)
+    assert as_text([table["all"]]).count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ("V_S", "SV"),
+        ("V_S+V_S", "SV"),
+        ("V_S2", "DV"),
+        ("V_Mo", "VM"),
+        ("V_MoS3", "VM"),
+        ("W_Mo", "SUB"),
+        ("Se2_S2", "SUB"),
+        ("Mo_S", "ANTI"),
+        ("S2_Mo", "ANTI"),
+        ("SVL-4+V_S", "LINE"),
+        ("T1-484", "TREFOIL"),
+        ("V_S+W_Mo", "mixed"),
+        ("pristine", "pristine"),
+    ],
+)
+def test_families(label: str, expected: str) -> None:
+    assert family("MoS2", label) == expected
