@@ -129,7 +129,7 @@ HOSTS: dict[str, Crystal] = {
         _layered("WS2", 3.153, "W", "S", 3.147, _SCHUTTE),
         _layered("WSe2", 3.282, "W", "Se", 3.363, _SCHUTTE),
         # No bulk crystal of the H phase exists: this one is calculated, as in the paper's table.
-        _layered("WTe2", 3.55, "W", "Te", 3.362, "calculated: Ding et al., Physica B 406, 2254 (2011)"),
+        _layered("WTe2", 3.55, "W", "Te", 3.62, "calculated: Ding et al., Physica B 406, 2254 (2011)"),
         _flat("hBN", 2.504, "B", "N", "Lynch & Drickamer, J. Chem. Phys. 44, 181 (1966)"),
         _flat("graphene", 2.461, "C", "C", "graphite: Baskin & Meyer, Phys. Rev. 100, 544 (1955)"),
         _layered("GaSe", 3.75, "Ga", "Se", 4.817, "Kuhn et al., phys. stat. sol. (a) 31, 469 (1975)", 2.471),
