@@ -39,8 +39,8 @@ STRONG_PHASE_SHARE = 1 / 3
 """Uncertain share of the departure from the first Born approximation: 15 to 20 % for W against Mo at 60 kV."""
 
 PAIR_SIGMA, COHERENCE_SHARE = 0.05, 1 / 4
-"""Uncertainty of a pair, and uncertain share of its departure from two atoms apart. Thermal amplitudes from 0.05 to 0.09
-A, convergence from 20 to 35 mrad and a tilt of 2 degrees change S2 at 60 kV by 3 to 5 % each; ripples tilt more."""
+"""Uncertainty of a pair, and uncertain share of its departure from two atoms apart. Thermal amplitudes from 0.05 to
+0.09 A, convergence from 20 to 35 mrad and a tilt of 2 degrees change S2 at 60 kV by 3 to 5 % each; ripples do more."""
 
 UNTABULATED_SIGMA = 0.25
 """A stack that counts as atoms apart: the typical departure of the tabulated pairs."""

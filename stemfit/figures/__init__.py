@@ -1,0 +1,5 @@
+"""Figures from an `Analysis`. The only package that imports matplotlib; it keeps no global state."""
+
+from stemfit.figures.panels import overlay, save
+
+__all__ = ["overlay", "save"]

@@ -1,0 +1,69 @@
+"""Where labels stand: beside their defect, clear of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+class Label(NamedTuple):
+    """Anchor (x, y) of a text, its alignment, and the box (x0, y0, x1, y1) that it fills."""
+
+    at: tuple[float, float]
+    ha: str
+    va: str
+    box: FloatArray
+
+
+def place(own: FloatArray, size: FloatArray, taken: Sequence[FloatArray], shape: tuple[int, int]) -> Label:
+    """Best place for a text of `size` (w, h) beside the points `own`, given the boxes that are `taken`.
+
+    It covers as little of them as possible and stays inside the image; right of the points where that is free.
+    """
+    options = _places(bounds(own), size)
+    costs = [sum(_overlap(o.box, other) for other in taken) + 3 * _outside(o.box, *shape) for o in options]
+    return options[int(np.argmin(costs))]
+
+
+def bounds(points: FloatArray) -> FloatArray:
+    """Bounding box (x0, y0, x1, y1)."""
+    return np.concatenate([points.min(axis=0), points.max(axis=0)])
+
+
+def _places(own: FloatArray, size: FloatArray) -> list[Label]:
+    """Right of a box, left of it, above, below, and at its corners."""
+    (x0, y0, x1, y1), (w, h) = own, size
+    gap = 0.25 * h
+    sides = {
+        "left": (x1 + gap, x1 + gap),
+        "right": (x0 - gap, x0 - gap - w),
+        "center": ((x0 + x1) / 2, (x0 + x1 - w) / 2),
+    }
+    levels = {
+        "center": ((y0 + y1) / 2, (y0 + y1 - h) / 2),
+        "bottom": (y0 - gap, y0 - gap - h),
+        "top": (y1 + gap, y1 + gap),
+    }
+    order = [(ha, "center") for ha in ("left", "right")] + [("center", va) for va in ("bottom", "top")]
+    order += [(ha, va) for ha in ("left", "right") for va in ("bottom", "top")]
+    return [
+        Label((sides[ha][0], levels[va][0]), ha, va, np.array([x := sides[ha][1], y := levels[va][1], x + w, y + h]))
+        for ha, va in order
+    ]
+
+
+def _overlap(a: FloatArray, b: FloatArray) -> float:
+    """Common area."""
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    return float(np.prod(np.maximum(sides, 0)))
+
+
+def _outside(box: FloatArray, height: int, width: int) -> float:
+    """Area of a box beyond the image."""
+    whole = np.array([0.0, 0.0, width, height])
+    return float(np.prod(box[2:] - box[:2])) - _overlap(box, whole)
