@@ -6,10 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.spatial import cKDTree
 
-from stemfit.columns import Noise, Profile
+from stemfit.columns import Columns, Noise, Profile
+from stemfit.hosts import ProjectedHost, column_type
+from stemfit.lattice import Brightness, SiteMap
+from stemfit.optics.scattering import ratio
 
 FloatArray = NDArray[np.float64]
+
+CHALCOGENS = ("O", "S", "Se", "Te")
+METALS = ("V", "Cr", "Nb", "Mo", "W", "Re")
 
 
 @dataclass(frozen=True)
@@ -54,3 +62,96 @@ class Imaging:
     gain: FloatArray
     amplitudes: dict[str, Amplitude]
     scatter: dict[str, float]
+
+
+GAIN_NEIGHBOURS = 60
+"""Sites whose median makes the local gain: about three cells around, so that no point defect can pull it."""
+
+
+def fit_imaging(
+    columns: Columns, sites: SiteMap, brightness: Brightness, host: ProjectedHost, voltage_kV: float | None,
+    detector_mrad: tuple[float, float] | None,
+) -> Imaging:
+    """Measure brightness per sublattice on the pristine majority; take what is not in the image from the table.
+
+    Parameters
+    ----------
+    columns : Columns
+        From the fit that measured `brightness`.
+    sites : SiteMap
+    brightness : Brightness
+        Of every site.
+    host : ProjectedHost
+    voltage_kV, detector_mrad
+        None where unknown.
+    """
+    level = {s: _median(brightness.value[sites.analysed & (sites.sublattice == s)]) for s in host.sublattices}
+    relative = brightness.value / np.array([level[str(s)] for s in sites.sublattice])
+    gain = _gain_field(sites, relative, columns.background.shape)
+    at = np.rint(sites.xy_px).astype(int)
+    flat = brightness.value / gain[at[:, 1], at[:, 0]]
+    amplitudes, scatter = {}, {}
+    for sublattice, column in zip(host.sublattices, host.columns, strict=True):
+        use = sites.analysed & (sites.sublattice == sublattice)
+        value, spread = _majority(flat[use])
+        own = _median(brightness.sigma[use]) / value
+        scatter[sublattice] = float(np.sqrt(max((spread / value) ** 2 - own**2, 0.0)))
+        if column not in amplitudes:
+            amplitudes[column] = Amplitude(value, 1.25 * spread / np.sqrt(max(use.sum(), 1)), "image")
+    for column in foreign_columns(host):
+        if column not in amplitudes:
+            amplitudes[column] = _from_table(column, host, amplitudes, voltage_kV, detector_mrad)
+    return Imaging(columns.profile, columns.noise, columns.background, gain, amplitudes, scatter)
+
+
+def foreign_columns(host: ProjectedHost) -> tuple[str, ...]:
+    """Column types that defects of this host can make, beyond its own two."""
+    metal, other = host.columns
+    if host.sublattices == ("M", "X"):
+        x = other.rstrip("2")
+        pairs = [column_type([x, e]) for e in CHALCOGENS if e != x] + [e + "2" for e in CHALCOGENS if e != x]
+        metals = [m for m in METALS if m != metal]
+        return (x, *pairs, *metals, column_type([metal, x]), metal + "2")
+    return tuple(e for e in ("C", "B", "N", "O", "Si") if e not in host.columns)
+
+
+def _from_table(
+    column: str, host: ProjectedHost, known: dict[str, Amplitude], voltage_kV: float | None,
+    detector_mrad: tuple[float, float] | None,
+) -> Amplitude:
+    """Scale the table by the host column that shares most with this one."""
+    reference = host.columns[0]
+    if host.sublattices == ("M", "X") and not any(m in column for m in METALS):
+        reference = host.columns[1]
+    value, relative = ratio(column, reference, voltage_kV, detector_mrad)
+    scale = known[reference]
+    return Amplitude(value * scale.value, value * scale.value * float(np.hypot(relative, scale.sigma / scale.value)), "table")
+
+
+def _gain_field(sites: SiteMap, relative: FloatArray, shape: tuple[int, int]) -> FloatArray:
+    """Slow brightness variation (H, W), mean 1: median over the nearest sites, smoothed over the same distance."""
+    use = sites.analysed & np.isfinite(relative)
+    tree = cKDTree(sites.xy_px[use])
+    spacing = float(np.sqrt(shape[0] * shape[1] / max(len(sites.xy_px), 1)))
+    k = min(GAIN_NEIGHBOURS, int(use.sum()))
+    h, w = (max(4, round(n / (2 * spacing))) for n in shape)
+    y, x = np.meshgrid(np.linspace(0, shape[0] - 1, h), np.linspace(0, shape[1] - 1, w), indexing="ij")
+    near = tree.query(np.column_stack([x.ravel(), y.ravel()]), k=k)[1].reshape(h * w, k)
+    nodes = gaussian_filter(np.median(relative[use][near], axis=1).reshape(h, w), 1.5, mode="nearest")
+    nodes = np.clip(nodes, 0.3, 3.0)
+    rows, cols = np.linspace(0, h - 1, shape[0]), np.linspace(0, w - 1, shape[1])
+    field = map_coordinates(nodes, np.meshgrid(rows, cols, indexing="ij"), order=1)
+    return np.asarray(field / field.mean())
+
+
+def _majority(values: FloatArray) -> tuple[float, float]:
+    """Centre and robust spread of the main population: median and MAD, clipped at 3 of them twice."""
+    for _ in range(3):
+        centre = float(np.median(values))
+        spread = 1.4826 * float(np.median(np.abs(values - centre)))
+        values = values[np.abs(values - centre) < 3 * max(spread, 1e-12)]
+    return centre, max(spread, 1e-12)
+
+
+def _median(values: FloatArray) -> float:
+    return float(np.median(values)) if len(values) else float("nan")

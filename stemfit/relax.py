@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stemfit.errors import UsageError
 
 if TYPE_CHECKING:
     from stemfit.candidates import Candidate
@@ -37,3 +40,37 @@ class Relaxed:
 
 
 Relaxer = Callable[[Sequence["Candidate"]], Sequence[Relaxed]]
+
+
+def relaxer(name: str, device: str = "auto") -> Relaxer:
+    """Relaxer by name: "definet" (the shipped weights) or "keep" (structures as built)."""
+    if name == "keep":
+        return keep
+    if name == "definet":
+        return _definet(device)
+    raise UsageError(f"no relaxer {name!r}", remedy="choose definet or keep")
+
+
+def keep(candidates: Sequence[Candidate]) -> list[Relaxed]:
+    """Leave every structure as it was built."""
+    return [Relaxed(c.structure.structure.cart_coords, None, "keep", None) for c in candidates]
+
+
+def _definet(device: str) -> Relaxer:
+    from definet.checkpoint import load_checkpoint, shipped
+    from definet.predict import relax
+
+    path = shipped()
+    checkpoint = load_checkpoint(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def run(candidates: Sequence[Candidate]) -> list[Relaxed]:
+        changed = [c for c in candidates if c.structure.sites]
+        moved = iter(relax([c.structure for c in changed], checkpoint, device) if changed else [])
+        return [
+            Relaxed(next(moved).positions_A if c.structure.sites else c.structure.structure.cart_coords, None,
+                    "definet", digest)
+            for c in candidates
+        ]
+
+    return run

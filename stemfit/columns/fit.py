@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import minimum_filter, uniform_filter
+from scipy.ndimage import map_coordinates, minimum_filter, uniform_filter
 from scipy.sparse import csc_array
 from scipy.sparse.linalg import splu
+from scipy.spatial import cKDTree
 
 from stemfit.columns import noise as noise_model
 from stemfit.columns.normal import Spline, assemble, blocks, pairs, spline
-from stemfit.columns.stamps import Stamps, blur, gather, scatter, stamp
+from stemfit.columns.stamps import Stamps, blur, gather, render, scatter, stamp
 from stemfit.columns.types import Columns, Noise, Profile
 
 FloatArray = NDArray[np.float64]
@@ -40,8 +42,12 @@ class _Stage(NamedTuple):
     profile: int  # shared parameters that are free: 0 none, 3 core, 4 core and tail
 
 
-STAGES = (_Stage(2, False, 0), _Stage(3, True, 0), _Stage(5, True, 3), _Stage(5, True, 4))
+STAGES = (_Stage(2, False, 0), _Stage(3, True, 0), _Stage(2, True, 3), _Stage(3, True, 4))
 """Brightness first, then positions, then the core, then the tail: each needs the one before to be nearly right."""
+
+
+FINE_SIGMA_PX = 2.0
+"""Images are averaged down to about this core width before fitting: finer sampling costs time and adds 1 % (1/24 s^2)."""
 
 
 def refine(
@@ -65,6 +71,9 @@ def refine(
     start : Columns, optional
         Earlier fit whose profile, noise and background to start from.
     """
+    factor = int((sigma_px if start is None else start.profile.width_px) / FINE_SIGMA_PX)
+    if factor > 1:
+        return _refine_binned(image, seeds_px, sigma_px, factor, fixed, prune, start)
     basis = spline(image.shape, 12.0 * sigma_px if start is None else 12.0 * start.profile.width_px)
     held = np.zeros(len(seeds_px), dtype=bool) if fixed is None else fixed
     state = _begin(image, seeds_px, sigma_px, basis, start)
@@ -75,9 +84,39 @@ def refine(
         if prune:
             keep = _significant(image, state, basis)
             state, held = _select(state, keep), held[keep]
-    for _ in range(4):
+    for _ in range(2 if start is None else 1):
         state = _step(image, state, basis, move=~held, profile=STAGES[-1].profile)
     return _finish(image, _measured(image, state, basis), basis)
+
+
+def _refine_binned(
+    image: FloatArray, seeds_px: FloatArray, sigma_px: float, factor: int, fixed: NDArray[np.bool_] | None, prune: bool,
+    start: Columns | None,
+) -> Columns:
+    """Fit an oversampled image after averaging `factor` x `factor` pixels, and say the result in its own pixels."""
+    h, w = (n - n % factor for n in image.shape)
+    small = image[:h, :w].reshape(h // factor, factor, w // factor, factor).mean((1, 3))
+    begin = None if start is None else resampled(start, small, small.shape, 1 / factor)
+    coarse = refine(
+        small, (seeds_px + 0.5) / factor - 0.5, sigma_px / factor, fixed=fixed, prune=prune, start=begin
+    )
+    return resampled(coarse, image, image.shape, float(factor))
+
+
+def resampled(columns: Columns, image: FloatArray, shape: tuple[int, int], factor: float) -> Columns:
+    """The same columns on pixels `factor` times smaller, with the model drawn on `shape` and the noise of `image`."""
+    xy = (columns.xy_px + 0.5) * factor - 0.5
+    scale = np.array([factor, factor, factor**2])
+    old = columns.profile
+    profile = Profile(old.core_cov_px2 * factor**2, old.tail_sigma_px * factor, old.tail_fraction)
+    intensity = columns.intensity * factor**2
+    rows, cols = ((np.arange(n) + 0.5) / factor - 0.5 for n in shape)
+    background = map_coordinates(
+        columns.background, np.meshgrid(rows, cols, indexing="ij"), order=3 if factor > 1 else 1, mode="nearest"
+    )
+    model = background + render(xy, intensity, profile, shape)
+    noise = noise_model.measure(image, model, 3 * len(xy))
+    return Columns(xy, intensity, columns.cov * np.outer(scale, scale), profile, background, model, noise)
 
 
 def _measured(image: FloatArray, state: _State, basis: Spline) -> _State:
@@ -107,20 +146,53 @@ def _model(state: _State, basis: Spline, shape: tuple[int, int]) -> tuple[FloatA
 
 
 def _step(image: FloatArray, state: _State, basis: Spline, *, move: NDArray[np.bool_], profile: int) -> _State:
-    """One Gauss-Newton step on columns and background, then one on the shared profile."""
+    """One Gauss-Newton step on columns and background and, jointly, on the first `profile` shared parameters.
+
+    The shared parameters are eliminated last (variable projection): each derivative image is first reduced to the part
+    that no change of columns or background can imitate. Brightness, background and tail nearly exchange, and
+    alternating between them would creep.
+    """
     model, stamps = _model(state, basis, image.shape)
     problem = _Linear(state, stamps, basis, 1.0 / state.noise.variance(model), move)
-    solution = problem.solve(image - model)
+    precondition = splu(problem.matrix()).solve
+    residual = image - model
+    solution, shared = problem.solve(residual, precondition), np.zeros(4)
+    if profile:
+        design = _profile_derivatives(state, stamps)[:profile]
+        answers = [problem.solve(d, precondition) for d in design]
+        own = np.stack([d - problem.forward(a) for d, a in zip(design, answers, strict=True)])
+        w = problem.inverse_variance
+        normal = np.einsum("aij,ij,bij->ab", own, w, own, optimize=True)
+        normal[np.diag_indices(profile)] *= 1 + 1e-3
+        right = np.einsum("aij,ij->a", own, w * (residual - problem.forward(solution)))
+        shared[:profile] = _limited(state.profile, np.linalg.solve(normal, right))
+        solution = solution - np.tensordot(shared[:profile], np.stack(answers), 1)
+    return _moved(state, solution, shared)
+
+
+def _limited(profile: Profile, step: FloatArray) -> FloatArray:
+    """Shorten a step on (core xx, xy, yy, tail share) to 30 % of the core and 0.15 of the tail, share in [0, 0.6]."""
+    size = float(np.abs(step[:3]).max()) / float(np.linalg.eigvalsh(profile.core_cov_px2)[0])
+    limited = step * min(1.0, 0.3 / max(size, 1e-12))
+    if len(step) == 4:
+        share = np.clip(profile.tail_fraction + np.clip(limited[3], -0.15, 0.15), 0.0, 0.6)
+        limited[3] = share - profile.tail_fraction
+    return limited
+
+
+def _moved(state: _State, solution: FloatArray, shared: FloatArray) -> _State:
     n = len(state.xy)
     change = solution[: 3 * n].reshape(n, 3)
     limit = 0.5 * state.profile.width_px
-    moved = replace(
+    cov = state.profile.core_cov_px2 + np.array([[shared[0], shared[1]], [shared[1], shared[2]]])
+    width = float(np.linalg.det(cov) ** 0.25)
+    return replace(
         state,
         xy=state.xy + np.clip(change[:, :2], -limit, limit),
         intensity=state.intensity + change[:, 2],
         coef=state.coef + solution[3 * n :].reshape(state.coef.shape),
+        profile=Profile(cov, TAIL_RATIO * width, state.profile.tail_fraction + float(shared[3])),
     )
-    return _fit_profile(image, moved, basis, profile) if profile else moved
 
 
 @dataclass(frozen=True)
@@ -153,25 +225,27 @@ class _Linear:
         columns = np.column_stack([moving * x, moving * y, np.einsum("nk,nk->n", window, self.stamps.core)])
         return np.concatenate([columns.ravel(), (self.basis.rows.T @ image @ self.basis.cols).ravel()])
 
-    def solve(self, residual: FloatArray, iterations: int = 4) -> FloatArray:
-        """Preconditioned conjugate gradients; a few iterations, because the outer loop linearises anew."""
-        precondition = splu(self._matrix()).solve
-        r = self.adjoint(self.inverse_variance * residual)
+    def solve(
+        self, image: FloatArray, precondition: Callable[[FloatArray], FloatArray], iterations: int = 4
+    ) -> FloatArray:
+        """Least-squares parameters for `image`: a few conjugate gradients, because the outer loop linearises anew."""
+        r = self.adjoint(self.inverse_variance * image)
         z = precondition(r)
         x, d, rz = np.zeros_like(r), z, float(r @ z)
         first = rz
         for _ in range(iterations):
             hd = self.adjoint(self.inverse_variance * self.forward(d))
-            step = rz / float(d @ hd)
+            step = rz / max(float(d @ hd), 1e-300)
             x, r = x + step * d, r - step * hd
             z = precondition(r)
             rz, before = float(r @ z), rz
-            if rz < 1e-4 * first:
+            if rz < 1e-3 * first:
                 break
             d = z + rz / before * d
         return np.asarray(x)
 
-    def _matrix(self) -> csc_array:
+    def matrix(self) -> csc_array:
+        """Closed-form approximation of the normal matrix, as preconditioner."""
         weight, seen = _local_weight(self.stamps, self.inverse_variance)
         s = self.state
         mean = float(self.inverse_variance.mean())
@@ -196,37 +270,16 @@ def _local_weight(stamps: Stamps, inverse_variance: FloatArray) -> tuple[FloatAr
     return np.maximum(weight, 1e-3 * inverse_variance.min()), inside / total
 
 
-def _fit_profile(image: FloatArray, state: _State, basis: Spline, free: int) -> _State:
-    """Least squares on the core's covariance and the tail's share, with overall brightness and level set free."""
-    model, stamps = _model(state, basis, image.shape)
+def _profile_derivatives(state: _State, stamps: Stamps) -> FloatArray:
+    """Derivative images (4, H, W) of the model for core variance xx, xy, yy (heat equation) and the tail's share."""
     p = np.linalg.inv(state.profile.core_cov_px2)
     i, core = state.intensity[:, None], np.maximum(stamps.core, 1e-300)
     gx, gy = stamps.grad_x / core, stamps.grad_y / core
-    derivatives = [
-        blur(scatter(stamps, i * core * factor), state.profile)
-        for factor in (0.5 * (gx**2 - p[0, 0]), gx * gy - p[0, 1], 0.5 * (gy**2 - p[1, 1]))
-    ]
+    factors = (0.5 * (gx**2 - p[0, 0]), gx * gy - p[0, 1], 0.5 * (gy**2 - p[1, 1]))
+    core_images = [blur(scatter(stamps, i * core * factor), state.profile) for factor in factors]
     pure = scatter(stamps, i * stamps.core)
     tail = blur(pure, replace(state.profile, tail_fraction=1.0))
-    shape = [*derivatives, tail - pure][:free]
-    design = np.stack([*shape, blur(pure, state.profile), np.ones_like(image)])
-    w = 1.0 / state.noise.variance(model)
-    normal = np.einsum("aij,ij,bij->ab", design, w, design, optimize=True)
-    right = np.einsum("aij,ij->a", design, w * (image - model))
-    normal[np.diag_indices(free + 2)] *= 1 + 1e-3
-    step = np.linalg.solve(normal, right)
-    profile = _changed(state.profile, step[:3], float(step[3]) if free == 4 else 0.0)
-    return replace(state, profile=profile)
-
-
-def _changed(profile: Profile, step: FloatArray, tail_step: float) -> Profile:
-    cov = profile.core_cov_px2
-    change = np.array([[step[0], step[1]], [step[1], step[2]]])
-    size = np.abs(change).max() / np.linalg.eigvalsh(cov)[0]
-    new = cov + change * min(1.0, 0.3 / max(size, 1e-12))
-    width = np.linalg.det(new) ** 0.25
-    fraction = float(np.clip(profile.tail_fraction + np.clip(tail_step, -0.1, 0.1), 0.0, 0.6))
-    return Profile(new, TAIL_RATIO * width, fraction)
+    return np.stack([*core_images, tail - pure])
 
 
 def _significant(image: FloatArray, state: _State, basis: Spline) -> NDArray[np.bool_]:
@@ -247,33 +300,20 @@ def _select(state: _State, keep: NDArray[np.bool_]) -> _State:
     return replace(state, xy=state.xy[keep], intensity=state.intensity[keep])
 
 
-def _covariance(state: _State, weight: FloatArray, seen: FloatArray, neighbours: int = 12) -> FloatArray:
-    """Covariance (N, 3, 3) of each column with its neighbours left free: inverse of the local block, own part."""
+def _covariance(state: _State, weight: FloatArray, seen: FloatArray, members: int = 8) -> FloatArray:
+    """Covariance (N, 3, 3) of each column, its nearest neighbours left free: own part of the inverse local matrix."""
     n = len(state.xy)
     if n == 0:
         return np.empty((0, 3, 3))
-    i, j = pairs(state.xy, 4.5 * state.profile.width_px)
-    block = blocks(state.xy, _damped(state.intensity), weight * np.maximum(seen, 1e-3), state.profile, i, j)
-    lookup = {}
-    for k, key in enumerate(zip(i.tolist(), j.tolist(), strict=True)):
-        lookup[key] = k
-    near: list[list[int]] = [[] for _ in range(n)]
-    for a, b in lookup:
-        if a != b:
-            near[a].append(b)
-    out = np.empty((n, 3, 3))
-    for a in range(n):
-        members = [a, *near[a][:neighbours]]
-        m = len(members)
-        local = np.zeros((3 * m, 3 * m))
-        for r, p in enumerate(members):
-            for c, q in enumerate(members):
-                k = lookup.get((p, q))
-                if k is not None:
-                    local[3 * r : 3 * r + 3, 3 * c : 3 * c + 3] = block[k]
-        local[np.diag_indices(3 * m)] *= 1 + 1e-9
-        out[a] = np.linalg.inv(local)[:3, :3]
-    return out * state.noise.pixels_per_sample
+    m = min(members, n)
+    near = cKDTree(state.xy).query(state.xy, k=m)[1].reshape(n, m)
+    p, q = (np.broadcast_to(near[:, :, None], (n, m, m)), np.broadcast_to(near[:, None, :], (n, m, m)))
+    visible = weight * np.maximum(seen, 1e-3)
+    block = blocks(state.xy, _damped(state.intensity), visible, state.profile, p.ravel(), q.ravel())
+    local = block.reshape(n, m, m, 3, 3).transpose(0, 1, 3, 2, 4).reshape(n, 3 * m, 3 * m)
+    diagonal = np.arange(3 * m)
+    local[:, diagonal, diagonal] *= 1 + 1e-9
+    return np.asarray(np.linalg.inv(local)[:, :3, :3]) * state.noise.pixels_per_sample
 
 
 def _finish(image: FloatArray, state: _State, basis: Spline) -> Columns:

@@ -24,9 +24,10 @@ def measure(image: FloatArray, model: FloatArray, free_parameters: int) -> Noise
         variances.append(_winsorised_variance(residual.ravel()[part]))
     level, variance = np.array(levels), np.array(variances) * image.size / max(image.size - free_parameters, 1)
     gain, constant = _line(level, variance)
-    floor = 1e-3 * variance.mean()
+    # Extrapolated to the dark, the line may promise pixels without noise, which would take all the weight.
+    floor = 0.5 * float(variance.min())
     offset = -constant / gain if gain > 0 and constant < 0 else 0.0
-    read = np.sqrt(max(constant, floor))
+    read = np.sqrt(max(constant, floor, 1e-300))
     noise = Noise(gain, offset, float(read), 1.0)
     return Noise(gain, offset, float(read), _correlation_area(residual, noise.variance(model), free_parameters))
 

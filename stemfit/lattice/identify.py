@@ -1,0 +1,154 @@
+"""Which host this is and which sublattice is the metal: never "brightest is metal" (Se2 outshines Mo)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stemfit.hosts import INFERABLE, ProjectedHost, amplitude_ratio, projected
+from stemfit.lattice.cell import THIRDS, Grid
+from stemfit.lattice.sites import Brightness, Honeycomb
+from stemfit.lattice.types import Lattice, SiteMap
+
+FloatArray = NDArray[np.float64]
+
+MODEL_ERROR = 0.06
+"""Relative error of a measured brightness ratio from probe tails and background, beyond its statistics."""
+
+VACANCY_ODDS = 5.0
+"""A dim site is this many times likelier on the chalcogen than on the metal (Hong et al., Nat. Commun. 2015: sulphur
+vacancies outnumber all metal defects in exfoliated and CVD material; antisites dominate only in PVD)."""
+
+MAX_VACANCY_EVIDENCE = 4.0
+"""Natural-log cap: dim sites are not independent of each other (damage comes in patches)."""
+
+ASSIGNMENT_ERROR = 0.05
+"""Probability of a wrong metal sublattice above which a warning is given."""
+
+
+class HostCall(NamedTuple):
+    """Which crystal this is.
+
+    Attributes
+    ----------
+    host : ProjectedHost
+    source : str
+        "user" or "inferred".
+    probability : float
+    alternatives : tuple of (name, probability)
+        The other hosts.
+    metal_third : int
+        Sublattice of the grid that is the metal (A): 0 for P, 1 for Q.
+    metal_probability : float
+        Given the host.
+    """
+
+    host: ProjectedHost
+    source: str
+    probability: float
+    alternatives: tuple[tuple[str, float], ...]
+    metal_third: int
+    metal_probability: float
+
+
+def identify(
+    sites: Honeycomb, brightness: Brightness, a_px: float, *, asked: str = "auto", voltage_kV: float | None = None,
+    detector_mrad: tuple[float, float] | None = None, stated_pixel_A: float | None = None,
+    stated_by_user: bool = False,
+) -> HostCall:
+    """Weigh hosts and metal assignments by brightness ratio, stated scale and where the dim sites are.
+
+    Parameters
+    ----------
+    sites, brightness
+        The unnamed honeycomb and what it measures.
+    a_px : float
+        Isotropic lattice constant, px.
+    asked : str
+        "auto" or the name of a host.
+    voltage_kV, detector_mrad
+        None where unknown; the ratio's expected range is then wider.
+    stated_pixel_A : float or None
+        Files are wrong by 3 % as a rule and by up to 15 % now and then; the user's word counts as 2 %.
+    """
+    names = INFERABLE if asked == "auto" else (asked,)
+    log_ratio, error = _measured_ratio(sites, brightness)
+    evidence = {}
+    for name in names:
+        host = projected(name)
+        value, sigma = amplitude_ratio(host, voltage_kV, detector_mrad)
+        spread = np.hypot(np.hypot(sigma / value, MODEL_ERROR), error)
+        scale = _scale_evidence(host.a_A / a_px, stated_pixel_A, stated_by_user)
+        for third, sign in ((0, 1.0), (1, -1.0)):
+            fit = -0.5 * ((log_ratio - sign * np.log(value)) / spread) ** 2 - np.log(spread)
+            dim = 0.0 if host.sublattices[0] == "A" else _vacancy_evidence(sites, brightness, third)
+            evidence[name, third] = float(fit + scale + dim)
+    return _decide(evidence, asked)
+
+
+def _decide(evidence: Mapping[tuple[str, int], float], asked: str) -> HostCall:
+    top = max(evidence.values())
+    weight = {key: float(np.exp(value - top)) for key, value in evidence.items()}
+    total = sum(weight.values())
+    per_host: dict[str, float] = {}
+    for (name, _), w in weight.items():
+        per_host[name] = per_host.get(name, 0.0) + w / total
+    best = max(per_host, key=lambda name: per_host[name])
+    third = 0 if weight[best, 0] >= weight[best, 1] else 1
+    sure = weight[best, third] / (weight[best, 0] + weight[best, 1])
+    others = sorted(((n, p) for n, p in per_host.items() if n != best), key=lambda item: -item[1])
+    source = "inferred" if asked == "auto" else "user"
+    return HostCall(projected(best), source, per_host[best], tuple(others), third, float(sure))
+
+
+def _measured_ratio(sites: Honeycomb, brightness: Brightness) -> tuple[float, float]:
+    """Logarithm of the median brightness of Q over P, and its statistical error."""
+    medians, errors = [], []
+    for third in (0, 1):
+        use = sites.inside & (sites.third == third)
+        values = brightness.value[use]
+        median = max(float(np.median(values)), 0.05 * float(np.median(brightness.sigma[use])))
+        spread = 1.48 * float(np.median(np.abs(values - median)))
+        medians.append(median)
+        errors.append(1.25 * spread / np.sqrt(max(use.sum(), 1)) / median)
+    return float(np.log(medians[1] / medians[0])), float(np.hypot(*errors))
+
+
+def _scale_evidence(pixel_A: float, stated_A: float | None, by_user: bool) -> float:
+    if stated_A is None:
+        return 0.0
+    off = np.log(pixel_A / stated_A)
+    if by_user:
+        return float(-0.5 * (off / 0.02) ** 2)
+    return float(np.log(0.7 * np.exp(-0.5 * (off / 0.03) ** 2) / 0.03 + 0.3 * np.exp(-0.5 * (off / 0.12) ** 2) / 0.12))
+
+
+def _vacancy_evidence(sites: Honeycomb, brightness: Brightness, metal_third: int) -> float:
+    """Evidence from clearly dim sites for the metal being `metal_third`: they belong on the other sublattice."""
+    dim = []
+    for third in (0, 1):
+        use = sites.inside & (sites.third == third)
+        values, sigma = brightness.value[use], brightness.sigma[use]
+        dim.append(int(np.sum(values + 4 * sigma < 0.75 * np.median(values))))
+    excess = (dim[1] - dim[0]) * (1 if metal_third == 0 else -1)
+    return float(0.5 * np.clip(np.log(VACANCY_ODDS) * excess, -MAX_VACANCY_EVIDENCE, MAX_VACANCY_EVIDENCE))
+
+
+def name_lattice(grid: Grid, metal_third: int) -> Lattice:
+    """Put the origin on a metal site and state the polarity."""
+    origin = grid.origin_px + THIRDS[metal_third] @ np.stack([grid.a_px, grid.b_px])
+    return Lattice(
+        grid.a_px, grid.b_px, origin, 1 if metal_third == 0 else -1, grid.covariance, grid.distortion_px,
+        grid.shape_px, grid.residual_rms_px,
+    )
+
+
+def name_sites(sites: Honeycomb, host: ProjectedHost, metal_third: int) -> SiteMap:
+    """Give sublattices their names and cell indices in the frame of `name_lattice`."""
+    first = sites.third == metal_third
+    shift = np.where(~first & (metal_third == 1), -1, 0)  # X at 2(a+b)/3 from the metal of the cell before
+    names = np.where(first, host.sublattices[0], host.sublattices[1])
+    return SiteMap(sites.ij + shift[:, None], names, sites.xy_px, sites.column, sites.inside)
