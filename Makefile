@@ -1,7 +1,7 @@
 # make demo: analyse a sample image.  make test: ruff, mypy, pytest.  PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
-SAMPLE ?= $(firstword $(sort $(wildcard sample_images/*.tif)))
+SAMPLE ?= sample_images/wse2_sv_dv.tif
 OUT ?= demo/$(notdir $(basename $(SAMPLE))).stemfit
 WORKERS ?= 2
 
