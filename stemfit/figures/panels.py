@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -83,12 +84,13 @@ def _chosen(analysis: Analysis) -> list[Defect]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure; the same figure gives the same bytes (no date, no version in the file).
+    """Write a figure as png or pdf, after the suffix; the same figure gives the same bytes.
 
-    The format follows the suffix: png, pdf or svg.
+    No date and no version goes into the file; letters in a pdf stay letters (TrueType), as journals ask.
     """
-    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None}, "svg": {"Date": None}}
-    figure.savefig(path, metadata=metadata.get(path.suffix.lower().lstrip(".")))
+    unstated = {"png": ("Software",), "pdf": ("Creator", "Producer", "CreationDate")}[path.suffix.lower().lstrip(".")]
+    with matplotlib.rc_context({"pdf.fonttype": 42}):
+        figure.savefig(path, metadata=dict.fromkeys(unstated))
 
 
 def _residual(analysis: Analysis) -> FloatArray:

@@ -1,0 +1,224 @@
+"""The overlay: where things are drawn, what is left out when there is no room, and that it is the same every time."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fake_analysis import fake_analysis
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.colors import to_hex
+from matplotlib.mathtext import MathTextParser
+from matplotlib.patches import Polygon
+from numpy.testing import assert_allclose
+
+from stemfit import figures
+from stemfit.figures import map as annotated
+from stemfit.figures import panels
+from stemfit.figures.labels import place
+from stemfit.figures.sheet import WIDTH_MM, YELLOW, Sheet, contrast, formula, label_text, probability_text, scale_bar
+
+
+@pytest.fixture(scope="module")
+def analysis():
+    return fake_analysis(shape=(280, 350))
+
+
+@pytest.fixture(scope="module")
+def figure(analysis):
+    return figures.overlay(analysis)
+
+
+def lines(axes, colour):
+    return [line for line in axes.lines if to_hex(line.get_color()) == colour.lower()]
+
+
+def test_one_journal_column_wide(figure):
+    width, height = figure.get_size_inches() * 25.4
+    assert_allclose(width, WIDTH_MM)
+    assert height < 240  # a page
+
+
+def test_axes_are_in_pixels(analysis, figure):
+    height, width = analysis.micrograph.image.shape
+    axes = figure.axes[0]
+    assert axes.get_xlim() == (-0.5, width - 0.5)
+    assert axes.get_ylim() == (height - 0.5, -0.5)  # y down
+
+
+def test_the_drawn_cell_is_the_fitted_one(analysis, figure):
+    cells = [p.get_xy() for p in figure.axes[0].patches if isinstance(p, Polygon) and len(p.get_xy()) == 5]
+    assert len(cells) == 1
+    corner, along_a, opposite, along_b, _ = cells[0]
+    assert_allclose(along_a - corner, analysis.lattice.a_px, atol=1e-9)
+    assert_allclose(along_b - corner, analysis.lattice.b_px, atol=1e-9)
+    assert_allclose(opposite - corner, analysis.lattice.a_px + analysis.lattice.b_px, atol=1e-9)
+    metal = analysis.sites.xy_px[analysis.sites.sublattice == "M"]
+    assert np.hypot(*(metal - corner).T).min() < 1e-9
+
+
+def test_outlines_hold_their_defect_and_nothing_else(analysis, figure):
+    drawn = [line.get_xydata() for line in lines(figure.axes[0], YELLOW)]
+    assert len(drawn) == len(analysis.defects) + len(analysis.suspects)
+    for defect in (*analysis.defects, *analysis.suspects):
+        around = [xy for xy in drawn if np.hypot(*(xy.mean(0) - defect.extent_px.mean(0))) < 3]
+        assert len(around) == 1
+        distance = np.hypot(*(around[0][:, None] - defect.extent_px).transpose(2, 0, 1))
+        assert_allclose(
+            distance.min(axis=1), annotated.reach_px(analysis), rtol=0.01 if len(defect.sites) == 1 else 0.4
+        )
+        metal = analysis.sites.xy_px[analysis.sites.sublattice == "M"]
+        if len(defect.sites) == 1:
+            assert np.hypot(*(metal - defect.center_px).T).min() > annotated.reach_px(analysis)
+
+
+def test_suspects_are_thinner(analysis, figure):
+    widths = sorted(line.get_linewidth() for line in lines(figure.axes[0], YELLOW))
+    assert widths[0] < 0.6 * widths[-1]
+
+
+def test_columns_are_drawn_by_species(analysis, figure):
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert sum(len(line.get_xdata()) for line in dots) == len(analysis.columns)
+    open_dots = [line for line in dots if line.get_markerfacecolor() == "none"]
+    changed = sum(
+        len(defect.sites) for defect in analysis.defects if defect.type != "DV"
+    )  # that one has no column left
+    assert sum(len(line.get_xdata()) for line in open_dots) == changed >= 3
+
+
+def test_markers_shrink_and_vanish():
+    small, large = fake_analysis(shape=(210, 290)), fake_analysis(shape=(500, 690), line=False)
+    scale = [annotated.POINTS_PER_MM * WIDTH_MM / a.micrograph.image.shape[1] for a in (small, large)]
+    sizes = [annotated._marker_pt(a, s) for a, s in zip((small, large), scale, strict=True)]
+    assert len(large.columns) > 400
+    assert sizes[1] < 0.6 * sizes[0]
+    assert annotated._marker_pt(large, scale[1] / 6) < annotated.SMALLEST_MARKER_PT
+    axes = Sheet(60.0).axes(0, 0, WIDTH_MM, 60)
+    annotated._columns(axes, large, scale[1] / 6)
+    assert len(axes.lines) == 0
+
+
+def test_many_defects_are_counted_instead_of_named():
+    crowded = fake_analysis(shape=(500, 690), vacancies=annotated.MOST_LABELS + 4, region=False)
+    figure = figures.overlay(crowded)
+    on_map = [text.get_text() for text in figure.axes[0].texts]
+    assert not any("V_" in text for text in on_map)
+    assert sum(text.isdigit() for text in on_map) == panels.CLOSE_UPS
+    entries = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+    assert any(entry.startswith(f"{annotated.MOST_LABELS + 4} × ") for entry in entries)
+
+
+def test_close_ups_show_every_kind_of_defect():
+    crowded = fake_analysis(shape=(500, 690), vacancies=20, region=False)
+    chosen = panels._chosen(crowded)
+    assert {d.label for d in chosen} == {d.label for d in crowded.defects}
+    assert len(chosen) == panels.CLOSE_UPS
+    assert [d.id for d in chosen] == list(dict.fromkeys(d.id for d in chosen))
+
+
+def test_without_anything_to_show():
+    bare = fake_analysis(shape=(210, 290), vacancies=0, region=False, suspects=False, line=False)
+    figure = figures.overlay(replace(bare, defects=()))
+    assert lines(figure.axes[0], YELLOW) == []
+    assert len(figure.axes) == 7  # map, legend, three panels, two colour bars
+
+
+def test_a_masked_image_can_be_drawn(analysis):
+    blind = replace(
+        analysis, simulated=np.full_like(analysis.simulated, np.nan), region_map=np.ones_like(analysis.region_map)
+    )
+    figures.overlay(blind)
+
+
+def test_residual_is_in_units_of_noise(analysis):
+    residual = panels._residual(analysis)
+    assert np.array_equal(np.isnan(residual), np.isnan(analysis.simulated))
+    calm = residual[np.isfinite(residual)]
+    assert_allclose(np.median(np.abs(calm)) * 1.4826, 1.0, atol=0.15)  # Poisson noise of the made-up image
+
+
+def test_the_scale_bar_is_as_long_as_it_says():
+    for pixel_A in (0.05, 0.11, 0.37):
+        axes = Sheet(50.0).axes(0, 0, WIDTH_MM, 50)
+        axes.set(xlim=(-0.5, 699.5), ylim=(499.5, -0.5))
+        scale_bar(axes, pixel_A)
+        length_px = np.ptp(axes.lines[0].get_xdata())
+        stated_nm = float(axes.texts[0].get_text().split()[0])
+        assert_allclose(length_px * pixel_A / 10, stated_nm)
+        assert 0.05 < length_px / 700 <= 0.22
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf"])
+def test_the_same_figure_gives_the_same_bytes(suffix, tmp_path, monkeypatch):
+    sheet = Sheet(20.0)
+    sheet.axes(0, 0, 30, 20).plot([0, 1], [0, 1])
+    for name, clock in (("first", "1000000000"), ("second", "1500000000")):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", clock)  # what a later day would write
+        figures.save(sheet.figure, tmp_path / f"{name}.{suffix}")
+    first, second = ((tmp_path / f"{name}.{suffix}").read_bytes() for name in ("first", "second"))
+    assert first == second
+    assert b"atplotlib" not in first
+
+
+def test_no_global_state():
+    code = "import sys, stemfit.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [
+        ("V_S", r"$\mathrm{{V}_{S}}$"),
+        ("V_S2", r"$\mathrm{{V}_{S_{2}}}$"),
+        ("Mo2_S2", r"$\mathrm{{Mo_{2}}_{S_{2}}}$"),
+        ("SVL-4", "SVL-4"),
+        ("T1-484", "T1-484"),
+    ],
+)
+def test_labels_in_the_typography_of_the_field(label, text):
+    assert label_text(label) == text
+
+
+@given(st.from_regex(r"\A[A-Za-z0-9$_^{}\\-]{1,8}\Z"))
+@settings(max_examples=25, deadline=None)
+def test_any_label_can_be_set(label):
+    parser = MathTextParser("path")
+    assert parser.parse(label_text(label)).width >= 0
+    assert parser.parse(formula("Se2")).width > parser.parse(formula("S")).width
+
+
+def test_probabilities_are_never_certain():
+    assert [probability_text(p) for p in (0.514, 0.99, 0.9951, 1.0)] == ["0.51", "0.99", ">0.99", ">0.99"]
+
+
+def box(x0, y0, x1, y1):
+    return np.array([[x0, y0], [x1, y1]], dtype=float)
+
+
+def test_a_label_stands_beside_its_defect_inside_the_image():
+    size, shape = np.array([30.0, 8.0]), (100, 200)
+    assert place(box(50, 50, 60, 60), size, [], shape).ha == "left"
+    at_the_edge = place(box(185, 50, 195, 60), size, [], shape)
+    assert at_the_edge.ha == "right"
+    assert at_the_edge.box[2] <= 185
+
+
+def test_a_label_avoids_what_is_taken():
+    size, shape = np.array([30.0, 8.0]), (100, 200)
+    right = np.array([60.0, 45.0, 100.0, 65.0])
+    chosen = place(box(50, 50, 60, 60), size, [right], shape).box
+    assert chosen[2] <= right[0] or chosen[3] <= right[1] or chosen[1] >= right[3]
+
+
+def test_contrast_ignores_hot_pixels():
+    rng = np.random.default_rng(0)
+    image = rng.normal(1.0, 0.1, (100, 100))
+    image[3, 4] = 1e6
+    low, high = contrast(image)
+    assert 0.6 < low < 0.9 < 1.1 < high < 1.6
+    assert contrast(np.full(5, np.nan)) == (0.0, 1.0)
+    flat = contrast(np.ones(9))
+    assert flat[1] > flat[0]
