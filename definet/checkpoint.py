@@ -60,7 +60,7 @@ class Provenance:
     teacher : str
         Who relaxed the training structures.
     data_sha256 : str
-        Hash of the training set; empty: not known.
+        Hash of the training set, or of each folder of it; empty: not known.
     version : str
         Release that trained them; empty: another program.
     """

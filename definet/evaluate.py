@@ -164,15 +164,16 @@ def _errors(name: str, sums: FloatArray) -> Errors:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table of errors on the held-out part of a data set; --write stores it in the checkpoint."""
     parser = argparse.ArgumentParser(prog="python -m definet.evaluate", description=main.__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of samples")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of samples")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--part", choices=("train", "valid", "test"), default="test")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args(arguments)
     checkpoint = load_checkpoint(options.checkpoint)
-    table = evaluate(checkpoint, split(load(options.data))[options.part], options.device)
-    print(as_text(table))
+    parts = split([sample for folder in options.data for sample in load(folder)])
+    table = evaluate(checkpoint, parts[options.part], options.device)
+    print(as_text(table))  # noqa: T201
     if options.write:
         save_checkpoint(options.checkpoint, replace(checkpoint, scores=scores(table)))
 

@@ -279,7 +279,7 @@ def _version() -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train on the training part of a data set, keep what is best on its validation part."""
     parser = argparse.ArgumentParser(prog="python -m definet.train", description=main.__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of samples, see definet.dataset")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of samples, see definet.dataset")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; an unfinished run goes on")
     for name in ("channels", "layers"):
         parser.add_argument(f"--{name}", type=int, default=getattr(ModelConfig, name))
@@ -291,11 +291,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = vars(options)
     model = ModelConfig(channels=given.pop("channels"), layers=given.pop("layers"))
     data, run = given.pop("data"), given.pop("out")
-    parts = split(load(data))
-    print({name: len(part) for name, part in parts.items()})
-    source = provenance(parts["train"], data_sha256(data))
+    parts = split([sample for folder in data for sample in load(folder)])
+    print({name: len(part) for name, part in parts.items()})  # noqa: T201
+    source = provenance(parts["train"], " ".join(data_sha256(folder) for folder in data))
     best = train(parts["train"], parts["valid"], TrainConfig(model, **given), run, source)
-    print(f"validation error {best.scores['validation_A']:.4f} A, weights in {run / 'best.safetensors'}")
+    print(f"validation error {best.scores['validation_A']:.4f} A, weights in {run / 'best.safetensors'}")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -164,6 +164,31 @@ def test_errors_are_those_computed_by_hand(tmp_path: Path) -> None:
     assert as_text([table["all"]]).count("\n") == 2
 
 
+def test_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import definet.evaluate
+    import definet.train
+
+    parts = {"train": some(), "valid": some()[:2], "test": some()[2:]}
+    for module in (definet.train, definet.evaluate):
+        monkeypatch.setattr(module, "load", lambda folder: some())
+        monkeypatch.setattr(module, "split", lambda samples: parts)
+    monkeypatch.setattr(definet.train, "data_sha256", lambda folder: "a hash")
+    where = ["--data", "somewhere", "--out", str(tmp_path), "--channels", "8", "--layers", "1"]
+    definet.train.main([*where, "--steps", "4", "--batch", "2", "--validate-every", "2", "--lr", "1e-3"])
+    weights = tmp_path / "best.safetensors"
+    definet.evaluate.main(["--data", "somewhere", "--checkpoint", str(weights), "--device", "cpu", "--write"])
+    printed = capsys.readouterr().out
+    assert "validation error" in printed
+    assert "| WSe2 | 2 |" in printed
+    written = load_checkpoint(weights)
+    assert written.config.channels == 8
+    assert written.provenance.data_sha256 == "a hash"
+    assert written.scores["DV/structures"] == 1
+    assert written.scores["all/in_plane_ratio"] > 0
+
+
 @pytest.mark.parametrize(
     ("label", "expected"),
     [
