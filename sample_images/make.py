@@ -24,7 +24,6 @@ from stemfit.synthetic import Recording, acquire, cell_vectors, fit_cell
 
 HERE = Path(__file__).parent
 SEAM_A = 4.0  # the periodic box cuts the crystal here, outside the image
-TYPES = {"SVL": "LINE", "DVL": "LINE", "CVL": "LINE"}
 
 
 def main() -> None:
@@ -61,8 +60,7 @@ def _fraction(field: Field, atoms: Layout, grid: multislice.Grid, cache: Path) -
     xy = _to_xy_A(field, atoms.uv) + grid.box_A / 2
     inside = np.all((xy >= 0) & (xy < grid.box_A), axis=1)
     facts = host(field.host)
-    heights = np.unique([atom.z_A for atom in facts.basis])
-    spacing = float(np.diff(heights)[0]) if len(heights) == 1 + 1 else float(np.ptp(heights) / 2) or 2.0
+    spacing = float(np.ptp([atom.z_A for atom in facts.basis]) / 2) or 2.0  # a flat host is one slice of any height
     key = np.array([*atoms.number[inside], *xy[inside].ravel().round(4)])
     stored = cache / f"{field.name}.npz"
     if stored.exists():
@@ -157,7 +155,7 @@ def _truth(
             "electrons_per_A2": round(how.counts / brightest / field.pixel_A**2, -3),
             "scattered_fraction_at_metal_peak": round(brightest, 6),
             "gain": recording.gain, "offset": recording.offset,
-            "electronics_gain": how.gain, "read_sigma": how.read_sigma,
+            "read_sigma_electrons": how.read_sigma / how.gain,
             "background_of_metal_peak": how.background,
         },
         "scan": {

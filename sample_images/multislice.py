@@ -145,11 +145,14 @@ def _transmission(
 ) -> list[NDArray[np.complex64]]:
     """One band-limited transmission function per layer, on the wave grid."""
     n_fine = grid.n * grid.factor * grid.fine
-    depth = layer.max() + 1
+    depth = int(layer.max()) + 1
     height = (layer + 0.5) * spacing
     cell = [grid.box_A, grid.box_A, depth * spacing]
     atoms = Atoms(numbers, np.column_stack([yx_A % grid.box_A, height]), cell=cell, pbc=True)
-    potential = abtem.Potential(atoms, gpts=n_fine, slice_thickness=spacing, projection="infinite")
+    # one thickness per slice: given a single number abTEM divides, rounds up and may make one slice too many
+    thickness = (spacing,) * depth
+    potential = abtem.Potential(atoms, gpts=n_fine, slice_thickness=thickness, projection="infinite")
+    assert len(potential) == depth
     return [
         _band_limit(piece.transmission_function(optics.energy_eV).array[0], grid.n * grid.factor)
         for piece in potential.generate_slices()
