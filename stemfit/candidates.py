@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stemfit.defects import Defect
+from stemfit.hosts import ProjectedHost
+from stemfit.lattice import Lattice, SiteMap
 
 if TYPE_CHECKING:
     from definet.structures import DefectStructure
@@ -45,3 +50,134 @@ class Candidate:
     matrix: FloatArray
     offset_px: FloatArray
     log_prior: float
+
+
+PATCH_CELLS = 8
+"""Supercell of a point defect: displacements are converged to a few percent there (5 x 5 would be off by 40 %)."""
+
+MIN_ALTERNATIVE = 1e-3
+"""Probability from which an alternative of the occupancy is worth a structure."""
+
+
+def propose(
+    defect: Defect, host: ProjectedHost, lattice: Lattice, sites: SiteMap, rates: Mapping[str, float], most: int = 24
+) -> tuple[Candidate, ...]:
+    """Structures that could explain a defect, the perfect crystal first.
+
+    What a projection cannot tell (which of two stacked atoms is missing or replaced) is listed as separate candidates.
+    A defect without a name gets none.
+
+    Parameters
+    ----------
+    defect : Defect
+    host : ProjectedHost
+    lattice : Lattice
+    sites : SiteMap
+    rates : mapping of label to float
+        Share of sites with each label in this image: the prior.
+    most : int
+        At most this many.
+    """
+    if defect.type == "UNKNOWN":
+        return ()
+    labels = [defect.label] + [n for n, p in defect.alternatives if p > MIN_ALTERNATIVE and n != "UNKNOWN"]
+    structures = [s for name in dict.fromkeys([*labels, "pristine"]) for s in _variants(name, defect, host, lattice)]
+    structures.sort(key=lambda s: s.label != "pristine")
+    matrix, center_px = local_frame(defect, lattice, sites, host.a_A)
+    count = {s.label: sum(t.label == s.label for t in structures) for s in structures}
+    made = []
+    for k, structure in enumerate(structures[:most], 1):
+        center = _center(structure, structures)
+        prior = float(np.log(rates.get(structure.label, 1e-6) / count[structure.label]))
+        kind = "" if structure.label == "pristine" else _type(structure.label, defect)
+        made.append(
+            Candidate(
+                f"{defect.id}-{k}", defect.id, kind, structure.label, structure, center, matrix,
+                center_px - matrix @ center, prior,
+            )
+        )
+    return tuple(made)
+
+
+def _type(label: str, defect: Defect) -> str:
+    return defect.type if label == defect.label else "alternative"
+
+
+def _center(structure: DefectStructure, family: Sequence[DefectStructure]) -> FloatArray:
+    """Centre of a hypothesis; the perfect crystal is compared on the same spot as its rivals."""
+    if structure.sites or all(not s.sites for s in family):
+        return structure.center_A
+    return next(s.center_A for s in family if s.sites)
+
+
+def _variants(label: str, defect: Defect, host: ProjectedHost, lattice: Lattice) -> list[DefectStructure]:
+    """All structures of one label at one place."""
+    from definet.structures import build, line, pristine
+
+    if defect.type == "LINE":
+        n = len(defect.sites)
+        crystal = pristine(host.name, n + PATCH_CELLS - 2)
+        if label == "pristine":
+            return [crystal]
+        if label != defect.label:
+            return []
+        rival = f"CVL-{2 * n}" if label.startswith("SVL") else f"SVL-{n}"
+        return [line(crystal, name, direction=_direction(defect, lattice)) for name in (label, rival)]
+    crystal = pristine(host.name, PATCH_CELLS)
+    sublattice = defect.sites[0][2]
+    if label == "pristine":
+        return [crystal]
+    if host.sublattices == ("A", "B"):
+        return [_flat_defect(crystal, label, sublattice)]
+    made = build(crystal, label)
+    return [made, build(crystal, label, layer="bottom")] if _half_of_column(label, host) else [made]
+
+
+def _flat_defect(crystal: DefectStructure, label: str, sublattice: str) -> DefectStructure:
+    from definet.structures import substitution, vacancy
+
+    maker = vacancy if label.startswith("V_") else substitution
+    return maker(crystal, label, sublattice=sublattice)
+
+
+def _half_of_column(label: str, host: ProjectedHost) -> bool:
+    """Whether a label changes one of two stacked atoms, so that top and bottom differ but look the same from above."""
+    x = host.columns[1].rstrip("2")
+    return label.endswith(f"_{x}")
+
+
+def crystal_axes(lattice: Lattice) -> FloatArray:
+    """Image vectors, columns (2, 2) px, of the crystal frame: a 60 degree cell with X at (a + b)/3.
+
+    Where the image's own axes have X at 2 (a + b)/3 they are turned by 60 degrees, which is the same crystal.
+    """
+    a, b = lattice.a_px, lattice.b_px
+    return np.column_stack([a, b] if lattice.polarity > 0 else [b, b - a])
+
+
+def _direction(defect: Defect, lattice: Lattice) -> int:
+    """Zigzag direction of a row of sites in the crystal frame, in steps of 60 degrees."""
+    from definet.structures import ZIGZAG
+
+    ij = np.array([s[:2] for s in defect.sites])
+    i, j = ij[np.lexsort(ij.T[::-1])][-1] - ij[np.lexsort(ij.T[::-1])][0]
+    step = (int(np.sign(i)), int(np.sign(j)))
+    if lattice.polarity < 0:
+        step = (step[0] + step[1], -step[0])
+    return ZIGZAG.index(step)
+
+
+def local_frame(defect: Defect, lattice: Lattice, sites: SiteMap, a_A: float) -> tuple[FloatArray, FloatArray]:
+    """Matrix (2, 2), px per Angstrom of the crystal frame, and the centre (2,) px, both at the defect.
+
+    Fitted on the expected positions of the sites within three cells, so that smooth scan distortion is included.
+    """
+    near = np.hypot(*(sites.xy_px - defect.center_px).T) < 3.0 * lattice.a_px_iso
+    fractional = sites.ij[near] + lattice.basis[np.isin(sites.sublattice[near], ("X", "B")).astype(int)]
+    affine = np.array([[1.0, 0.0], [0.0, 1.0]])
+    if near.sum() >= 12:
+        design = np.column_stack([np.ones(near.sum()), fractional])
+        cell = np.linalg.lstsq(design, sites.xy_px[near], rcond=None)[0]
+        affine = cell[1:].T @ np.linalg.inv(np.column_stack([lattice.a_px, lattice.b_px]))
+    frame = a_A * np.array([[1.0, 0.5], [0.0, np.sqrt(0.75)]])
+    return affine @ crystal_axes(lattice) @ np.linalg.inv(frame), defect.center_px

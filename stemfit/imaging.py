@@ -10,9 +10,10 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 
 from stemfit.columns import Columns, Noise, Profile
+from stemfit.errors import UsageError
 from stemfit.hosts import ProjectedHost, column_type
 from stemfit.lattice import Brightness, SiteMap
-from stemfit.optics.scattering import ratio
+from stemfit.optics.scattering import column_elements, ratio
 
 FloatArray = NDArray[np.float64]
 
@@ -62,6 +63,16 @@ class Imaging:
     gain: FloatArray
     amplitudes: dict[str, Amplitude]
     scatter: dict[str, float]
+
+    def amplitude(self, column: str) -> Amplitude:
+        """Brightness of a column type; an unlisted stack is the sum of its atoms, 25 % uncertain."""
+        if column in self.amplitudes:
+            return self.amplitudes[column]
+        atoms = [self.amplitudes[e] for e in column_elements(column) if e in self.amplitudes]
+        if not atoms:
+            raise UsageError(f"no brightness known for a column {column!r}", remedy="report this as a bug")
+        value = sum(a.value for a in atoms)
+        return Amplitude(value, 0.25 * value, "table")
 
 
 GAIN_NEIGHBOURS = 60
@@ -125,7 +136,8 @@ def _from_table(
         reference = host.columns[1]
     value, relative = ratio(column, reference, voltage_kV, detector_mrad)
     scale = known[reference]
-    return Amplitude(value * scale.value, value * scale.value * float(np.hypot(relative, scale.sigma / scale.value)), "table")
+    error = float(np.hypot(relative, scale.sigma / scale.value))
+    return Amplitude(value * scale.value, value * scale.value * error, "table")
 
 
 def _gain_field(sites: SiteMap, relative: FloatArray, shape: tuple[int, int]) -> FloatArray:

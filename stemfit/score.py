@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+from scipy.special import logsumexp
+from skimage.metrics import structural_similarity
+
+from stemfit.candidates import Candidate
+from stemfit.columns import Columns
+from stemfit.columns.stamps import Stamps, blur, render, scatter, stamp
+from stemfit.defects import CLAIM, MODEL_FLOOR, Defect, type_of
+from stemfit.imaging import Imaging
+from stemfit.lattice import Lattice
+from stemfit.relax import Relaxed
+
+FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -39,3 +57,278 @@ class Score:
     evidence_relaxed_minus_unrelaxed: float
     max_displacement_A: float
     tie_with: tuple[str, ...]
+
+
+REACH = 2.0
+"""Lattice constants around the outermost site of a defect within which candidates are compared with the image."""
+
+MIN_POSITION_SCATTER = 0.01
+"""Least scatter of a column about its predicted place, in lattice constants: 3 pm, the precision of the best relaxers."""
+
+SHIFT, GAIN, LEVEL = 0.03, 0.10, 0.3
+"""Prior widths of what is common to a patch: shift in lattice constants, relative brightness, level and slope of the
+background in units of the brightest column's peak. They are wider than what the image's own fit leaves open."""
+
+TIE = 1.0
+"""Candidates whose log posteriors differ by less than this are not told apart (odds below 2.7)."""
+
+
+class Ranking(NamedTuple):
+    """Scores (one per candidate, in their order), and the defects restated: still claimed, or suspects now."""
+
+    scores: tuple[Score, ...]
+    claimed: tuple[Defect, ...]
+    doubted: tuple[Defect, ...]
+
+
+class Scene(NamedTuple):
+    """The part of an image that candidates of one defect are compared on."""
+
+    image: FloatArray  # (h, w)
+    surroundings: FloatArray  # (h, w) background and all columns beyond the reach
+    weight: FloatArray  # (h, w) inverse variance per independent sample, 0 outside the disc
+    corner: FloatArray  # (2,) px of the first pixel
+    gain: float
+
+
+class Fit(NamedTuple):
+    """One candidate on one scene."""
+
+    log_evidence: float
+    model: FloatArray
+    residual_chi2: float
+
+
+def score_defect(
+    defect: Defect, candidates: Sequence[Candidate], relaxed: Sequence[Relaxed], micrograph_image: FloatArray,
+    columns: Columns, imaging: Imaging, lattice: Lattice, unknown_prior: float,
+) -> tuple[tuple[Score, ...], float]:
+    """Score the candidates of one defect.
+
+    The evidence of a candidate is the likelihood of the patch with everything integrated out that the candidate does
+    not fix: a common shift, brightness and background plane, and for every column its own scatter in brightness and
+    position as measured on the pristine crystal. All of that is linear, so the integral is exact (Gaussian).
+
+    Returns
+    -------
+    scores : tuple of Score
+    unknown : float
+        Posterior probability that none of the candidates is right: the same geometry as the best, with the columns of
+        the defect free.
+    """
+    scene = make_scene(defect, micrograph_image, columns, imaging, lattice)
+    sigma_px = position_scatter(columns, lattice)
+    fits = [fit(c, r.positions_A, scene, imaging, sigma_px, lattice) for c, r in zip(candidates, relaxed, strict=True)]
+    unrelaxed = [
+        fit(c, c.structure.structure.cart_coords, scene, imaging, sigma_px, lattice) if _moves(c, r) else f
+        for c, r, f in zip(candidates, relaxed, fits, strict=True)
+    ]
+    log_posterior = np.array([f.log_evidence + c.log_prior for f, c in zip(fits, candidates, strict=True)])
+    top = int(np.argmax(log_posterior))
+    free = _free_evidence(candidates[top], relaxed[top].positions_A, scene, imaging, sigma_px, lattice)
+    everything = np.append(log_posterior, free + np.log(unknown_prior))
+    total = float(logsumexp(everything))
+    posterior = np.exp(log_posterior - float(logsumexp(log_posterior)))
+    chosen = _credible(posterior)
+    scores = tuple(
+        Score(
+            c.id, f.log_evidence, float(p), bool(k), ncc(scene, f.model), _ssim(scene, f.model), f.residual_chi2,
+            f.log_evidence - u.log_evidence, _largest(c, r),
+            tuple(o.id for o, q in zip(candidates, log_posterior, strict=True) if o is not c and abs(q - own) < TIE),
+        )
+        for c, r, f, u, p, k, own in zip(
+            candidates, relaxed, fits, unrelaxed, posterior, chosen, log_posterior, strict=True
+        )
+    )
+    return scores, float(np.exp(everything[-1] - total))
+
+
+def position_scatter(columns: Columns, lattice: Lattice) -> float:
+    """Scatter of columns about the lattice beyond their measurement error, px per axis: jitter and real displacement."""
+    own = float(np.median(columns.cov[:, 0, 0] + columns.cov[:, 1, 1])) / 2 if len(columns) else 0.0
+    excess = np.sqrt(max(lattice.residual_rms_px**2 - own, 0.0))
+    return float(max(excess, MIN_POSITION_SCATTER * lattice.a_px_iso))
+
+
+def make_scene(defect: Defect, image: FloatArray, columns: Columns, imaging: Imaging, lattice: Lattice) -> Scene:
+    """Cut out the disc round a defect, with the model of all that lies further out."""
+    centre = defect.center_px
+    size = float(np.hypot(*(defect.extent_px - centre).T).max()) + REACH * lattice.a_px_iso
+    h, w = image.shape
+    x0, y0 = np.maximum(np.floor(centre - size).astype(int), 0)
+    x1, y1 = np.minimum(np.ceil(centre + size).astype(int) + 1, [w, h])
+    far = np.hypot(*(columns.xy_px - centre).T) > size + 0.25 * lattice.a_px_iso
+    near = np.hypot(*(columns.xy_px - centre).T) < size + 10 * columns.profile.width_px
+    use = far & near
+    corner = np.array([x0, y0], dtype=float)
+    around = render(columns.xy_px[use] - corner, columns.intensity[use], columns.profile, (y1 - y0, x1 - x0))
+    surroundings = columns.background[y0:y1, x0:x1] + around
+    y, x = np.mgrid[y0:y1, x0:x1]
+    disc = np.hypot(x - centre[0], y - centre[1]) < size
+    variance = imaging.noise.variance(columns.model[y0:y1, x0:x1]) * imaging.noise.pixels_per_sample
+    gain = float(imaging.gain[min(max(round(centre[1]), 0), h - 1), min(max(round(centre[0]), 0), w - 1)])
+    return Scene(image[y0:y1, x0:x1], surroundings, disc / variance, corner, gain)
+
+
+def fit(
+    candidate: Candidate, positions_A: FloatArray, scene: Scene, imaging: Imaging, sigma_px: float, lattice: Lattice,
+    loose: FloatArray | None = None,
+) -> Fit:
+    """Evidence and best model of one structure on a scene.
+
+    `loose`, if given, is a point (2,) px round which columns within 0.7 lattice constants have free brightness.
+    """
+    xy, amplitude, spread = columns_of(candidate, positions_A, scene, imaging)
+    wide = np.zeros(len(xy), dtype=bool) if loose is None else np.hypot(*(xy - loose).T) < 0.7 * lattice.a_px_iso
+    brightness = np.where(wide, np.maximum(amplitude, 0.5 * amplitude.max()), spread)
+    place = np.where(wide, 0.1 * lattice.a_px_iso, sigma_px)
+    stamps = stamp(xy, imaging.profile, scene.image.shape)
+    model = scene.surroundings + blur(scatter(stamps, amplitude[:, None] * stamps.core), imaging.profile)
+    design = _design(stamps, amplitude, brightness, place, scene, imaging, lattice)
+    use = scene.weight > 0
+    jacobian, w = design[:, use], scene.weight[use]
+    residual = (scene.image - model)[use]
+    matrix = np.eye(len(jacobian)) + (jacobian * w) @ jacobian.T
+    right = jacobian @ (w * residual)
+    factor = np.linalg.cholesky(matrix)
+    half = solve_triangular(factor, right, lower=True)
+    log_evidence = 0.5 * float(half @ half) - float(np.log(np.diag(factor)).sum()) - 0.5 * float(w @ residual**2)
+    answer = solve_triangular(factor.T, half, lower=False)
+    best = model + np.tensordot(answer, design, 1)
+    rest = (scene.image - best)[use]
+    return Fit(log_evidence, best, float(w @ rest**2) / max(1, int(use.sum())))
+
+
+def _design(
+    stamps: Stamps, amplitude: FloatArray, brightness: FloatArray, place: FloatArray, scene: Scene, imaging: Imaging,
+    lattice: Lattice,
+) -> FloatArray:
+    """Derivative images (P, h, w), each times the prior width of its parameter."""
+    h, w = scene.image.shape
+    profile = imaging.profile
+    moves = [stamps.grad_x, stamps.grad_y]
+    images = [scatter(_only(stamps, k), (brightness[k] * stamps.core[k])[None]) for k in range(len(amplitude))]
+    images += [
+        scatter(_only(stamps, k), (amplitude[k] * place[k] * g[k])[None]) for g in moves for k in range(len(amplitude))
+    ]
+    shift = SHIFT * lattice.a_px_iso
+    images += [scatter(stamps, amplitude[:, None] * shift * g) for g in moves]
+    images.append(scatter(stamps, GAIN * amplitude[:, None] * stamps.core))
+    tail = [blur(image, profile) for image in images]
+    peak = LEVEL * float(amplitude.max()) / (2 * np.pi * profile.width_px**2)
+    y, x = np.mgrid[:h, :w]
+    plane = [np.full((h, w), peak), peak * (x / max(w - 1, 1) - 0.5), peak * (y / max(h - 1, 1) - 0.5)]
+    return np.stack([*tail, *plane])
+
+
+def _only(stamps: Stamps, k: int) -> Stamps:
+    return stamps._replace(index=stamps.index[k : k + 1])
+
+
+def columns_of(
+    candidate: Candidate, positions_A: FloatArray, scene: Scene, imaging: Imaging
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Columns of a structure inside the scene: (xy relative to its corner, amplitude, standard error)."""
+    from stemfit.simulate.image import project
+
+    structure = candidate.structure
+    atoms = structure.occupied
+    numbers = np.array([s.specie.Z for s in structure.structure])[atoms]
+    seen = project(numbers, positions_A[atoms], candidate.matrix, candidate.offset_px)
+    centre = candidate.matrix @ candidate.center_A + candidate.offset_px
+    y, x = np.nonzero(scene.weight > 0)
+    reach = float(np.hypot(x + scene.corner[0] - centre[0], y + scene.corner[1] - centre[1]).max())
+    inside = np.hypot(*(seen.xy_px - centre).T) <= reach + 0.25 * np.sqrt(abs(np.linalg.det(candidate.matrix))) * 3.2
+    known = [imaging.amplitude(t) for t, k in zip(seen.types, inside, strict=True) if k]
+    scatter_ = max(imaging.scatter.values())
+    value = scene.gain * np.array([a.value for a in known])
+    own = np.array([a.sigma if a.source == "table" else 0.0 for a in known])
+    error = np.hypot(scene.gain * own, np.hypot(scatter_, MODEL_FLOOR) * value)
+    return seen.xy_px[inside] - scene.corner, value, error
+
+
+def _free_evidence(
+    candidate: Candidate, positions_A: FloatArray, scene: Scene, imaging: Imaging, sigma_px: float, lattice: Lattice
+) -> float:
+    centre = candidate.matrix @ candidate.center_A + candidate.offset_px - scene.corner
+    return fit(candidate, positions_A, scene, imaging, sigma_px, lattice, loose=centre).log_evidence
+
+
+def _credible(posterior: FloatArray) -> NDArray[np.bool_]:
+    """Smallest set that holds 95 %."""
+    order = np.argsort(-posterior)
+    before = np.concatenate([[0.0], np.cumsum(posterior[order])[:-1]])
+    chosen = np.zeros(len(posterior), dtype=bool)
+    chosen[order[before < 0.95]] = True
+    return chosen
+
+
+def ncc(scene: Scene, model: FloatArray) -> float:
+    """Normalised cross-correlation of image and model on the disc."""
+    use = scene.weight > 0
+    return float(np.corrcoef(scene.image[use], model[use])[0, 1])
+
+
+def _ssim(scene: Scene, model: FloatArray) -> float:
+    use = scene.weight > 0
+    span = float(np.ptp(model[use])) or 1.0
+    size = min(7, *(n - 1 + n % 2 for n in scene.image.shape))
+    _, field = structural_similarity(scene.image, model, data_range=span, win_size=size, full=True)
+    return float(field[use].mean())
+
+
+def _moves(candidate: Candidate, relaxed: Relaxed) -> bool:
+    return _largest(candidate, relaxed) > 1e-6
+
+
+def _largest(candidate: Candidate, relaxed: Relaxed) -> float:
+    moved = np.linalg.norm(relaxed.positions_A - candidate.structure.structure.cart_coords, axis=1)
+    return float(moved[candidate.structure.occupied].max())
+
+
+def rank(
+    defects: Sequence[Defect], candidates: Sequence[Candidate], relaxed: Sequence[Relaxed], image: FloatArray,
+    columns: Columns, imaging: Imaging, lattice: Lattice, unknown_prior: float,
+) -> Ranking:
+    """Score all candidates and restate every defect by what the pixels say.
+
+    A claim that the pixels do not support (pristine above one half) becomes a suspect, together with its candidates.
+    """
+    scores: dict[str, Score] = {}
+    restated = []
+    for defect in defects:
+        own = [(c, r) for c, r in zip(candidates, relaxed, strict=True) if c.defect == defect.id]
+        if not own:
+            restated.append(defect)
+            continue
+        cs, rs = [c for c, _ in own], [r for _, r in own]
+        found, unknown = score_defect(defect, cs, rs, image, columns, imaging, lattice, unknown_prior)
+        scores.update({s.candidate: s for s in found})
+        restated.append(_restated(defect, cs, found, unknown))
+    pristine = {d.id: dict(d.alternatives).get("pristine", 0.0) for d in restated}
+    return Ranking(
+        tuple(scores[c.id] for c in candidates),
+        tuple(d for d in restated if pristine[d.id] < CLAIM),
+        tuple(d for d in restated if pristine[d.id] >= CLAIM),
+    )
+
+
+def _restated(defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score], unknown: float) -> Defect:
+    weight: dict[str, float] = {}
+    for c, s in zip(candidates, scores, strict=True):
+        weight[c.label] = weight.get(c.label, 0.0) + s.posterior * (1 - unknown)
+    weight["UNKNOWN"] = weight.get("UNKNOWN", 0.0) + unknown
+    named = {label: p for label, p in weight.items() if label != "pristine"}
+    label = max(named, key=lambda name: named[name])
+    others = sorted(((n, p) for n, p in weight.items() if n != label), key=lambda item: -item[1])
+    evidence = {c.label: -np.inf for c in candidates}
+    for c, s in zip(candidates, scores, strict=True):
+        evidence[c.label] = max(evidence[c.label], s.log_likelihood)
+    best = max(
+        ((s.posterior, c.id) for c, s in zip(candidates, scores, strict=True) if c.label == label), default=(0.0, None)
+    )[1]
+    factor = evidence.get(label, max(evidence.values())) - evidence["pristine"]
+    return replace(
+        defect, type=type_of(label, defect.type), label=label, probability=weight[label], alternatives=tuple(others),
+        log_bayes_factor=float(factor), best_candidate=best,
+    )

@@ -1,12 +1,12 @@
 """The crystal in the image: cell, sublattices, polarity, smooth scan distortion and what area can be used."""
 
 from stemfit.lattice.cell import Grid, fit_grid
-from stemfit.lattice.identify import HostCall, identify, name_lattice, name_sites
+from stemfit.lattice.identify import Identity, identify, name_lattice, name_sites
 from stemfit.lattice.regions import find_regions
 from stemfit.lattice.sites import Brightness, Honeycomb, honeycomb, measure
 from stemfit.lattice.types import Lattice, Region, SiteMap
 
 __all__ = [
-    "Brightness", "Grid", "Honeycomb", "HostCall", "Lattice", "Region", "SiteMap", "find_regions", "fit_grid",
+    "Brightness", "Grid", "Honeycomb", "Identity", "Lattice", "Region", "SiteMap", "find_regions", "fit_grid",
     "honeycomb", "identify", "measure", "name_lattice", "name_sites",
 ]

@@ -22,14 +22,14 @@ VACANCY_ODDS = 5.0
 """A dim site is this many times likelier on the chalcogen than on the metal (Hong et al., Nat. Commun. 2015: sulphur
 vacancies outnumber all metal defects in exfoliated and CVD material; antisites dominate only in PVD)."""
 
-MAX_VACANCY_EVIDENCE = 4.0
+MAX_VACANCY_EVIDENCE = 5.0
 """Natural-log cap: dim sites are not independent of each other (damage comes in patches)."""
 
 ASSIGNMENT_ERROR = 0.05
 """Probability of a wrong metal sublattice above which a warning is given."""
 
 
-class HostCall(NamedTuple):
+class Identity(NamedTuple):
     """Which crystal this is.
 
     Attributes
@@ -58,7 +58,7 @@ def identify(
     sites: Honeycomb, brightness: Brightness, a_px: float, *, asked: str = "auto", voltage_kV: float | None = None,
     detector_mrad: tuple[float, float] | None = None, stated_pixel_A: float | None = None,
     stated_by_user: bool = False,
-) -> HostCall:
+) -> Identity:
     """Weigh hosts and metal assignments by brightness ratio, stated scale and where the dim sites are.
 
     Parameters
@@ -89,7 +89,7 @@ def identify(
     return _decide(evidence, asked)
 
 
-def _decide(evidence: Mapping[tuple[str, int], float], asked: str) -> HostCall:
+def _decide(evidence: Mapping[tuple[str, int], float], asked: str) -> Identity:
     top = max(evidence.values())
     weight = {key: float(np.exp(value - top)) for key, value in evidence.items()}
     total = sum(weight.values())
@@ -101,7 +101,7 @@ def _decide(evidence: Mapping[tuple[str, int], float], asked: str) -> HostCall:
     sure = weight[best, third] / (weight[best, 0] + weight[best, 1])
     others = sorted(((n, p) for n, p in per_host.items() if n != best), key=lambda item: -item[1])
     source = "inferred" if asked == "auto" else "user"
-    return HostCall(projected(best), source, per_host[best], tuple(others), third, float(sure))
+    return Identity(projected(best), source, per_host[best], tuple(others), third, float(sure))
 
 
 def _measured_ratio(sites: Honeycomb, brightness: Brightness) -> tuple[float, float]:
@@ -134,7 +134,7 @@ def _vacancy_evidence(sites: Honeycomb, brightness: Brightness, metal_third: int
         values, sigma = brightness.value[use], brightness.sigma[use]
         dim.append(int(np.sum(values + 4 * sigma < 0.75 * np.median(values))))
     excess = (dim[1] - dim[0]) * (1 if metal_third == 0 else -1)
-    return float(0.5 * np.clip(np.log(VACANCY_ODDS) * excess, -MAX_VACANCY_EVIDENCE, MAX_VACANCY_EVIDENCE))
+    return float(np.clip(np.log(VACANCY_ODDS) * excess, -MAX_VACANCY_EVIDENCE, MAX_VACANCY_EVIDENCE))
 
 
 def name_lattice(grid: Grid, metal_third: int) -> Lattice:

@@ -13,7 +13,7 @@ from stemfit.lattice.types import Region
 
 FloatArray = NDArray[np.float64]
 
-WEAK = 0.35
+WEAK = 0.5
 """Lattice amplitude, relative to good crystal, below which there is no lattice (a lone vacancy leaves 0.8)."""
 
 MIN_CELLS = 6.0

@@ -17,6 +17,11 @@ REACH = 0.25
 """A column belongs to a site closer than this, in lattice constants; half a bond is 0.29."""
 
 
+EDGE = 0.6
+"""Sites closer to the image edge, in lattice constants, are not judged: a neighbour beyond the edge (0.58 away) sheds
+light on them that no fit can see."""
+
+
 class Honeycomb(NamedTuple):
     """Sites before their sublattices have names.
 
@@ -61,7 +66,7 @@ def honeycomb(grid: Grid, columns: Columns, region_map: NDArray[np.uint8]) -> Ho
     xy = grid.positions(ij + THIRDS[third])
     seen = ((xy >= 0) & (xy <= [w - 1, h - 1])).all(1)
     ij, third, xy = ij[seen], third[seen], xy[seen]
-    margin = 1.5 * columns.profile.width_px
+    margin = EDGE * grid.a_px_iso
     clear = ((xy >= margin) & (xy <= [w - 1 - margin, h - 1 - margin])).all(1)
     at = np.rint(xy).astype(int)
     inside = clear & (region_map[at[:, 1], at[:, 0]] == 0)

@@ -1,7 +1,8 @@
-"""Which sites are not what the pristine crystal has there, and how sure is that."""
+"""What a defect is."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,3 +52,19 @@ class Defect:
     alternatives: tuple[tuple[str, float], ...]
     log_bayes_factor: float
     best_candidate: str | None = None
+
+
+def type_of(label: str, otherwise: str) -> str:
+    """Contract type of a label; `otherwise` where the label alone does not say (SV or DV of another name)."""
+    if label in ("UNKNOWN", "TWIN"):
+        return label
+    if re.match(r"[SDC]VL-", label):
+        return "LINE"
+    if re.match(r"T\d", label):
+        return "TREFOIL"
+    there, _, belongs = label.partition("_")
+    if there != "V":
+        return otherwise if otherwise in ("SUB", "ANTI") else "SUB"
+    if any(belongs.startswith(m) for m in ("Mo", "W", "Ga", "In")):
+        return "VM"
+    return "DV" if belongs[-1:] == "2" or belongs in ("BN",) else "SV"

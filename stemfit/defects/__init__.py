@@ -1,0 +1,28 @@
+"""Which sites are not what the pristine crystal has there, and how sure is that."""
+
+from stemfit.defects.find import CLAIM, find_defects
+from stemfit.defects.occupancy import (
+    MODEL_FLOOR,
+    Hypothesis,
+    SitePosterior,
+    can_tell_half,
+    hypotheses,
+    label_rates,
+    occupancy,
+)
+from stemfit.defects.types import Defect, Site, type_of
+
+__all__ = [
+    "CLAIM",
+    "MODEL_FLOOR",
+    "Defect",
+    "Hypothesis",
+    "Site",
+    "SitePosterior",
+    "can_tell_half",
+    "find_defects",
+    "hypotheses",
+    "label_rates",
+    "occupancy",
+    "type_of",
+]

@@ -1,0 +1,132 @@
+"""From an image to its defects: the whole method on one page, in the order of the data."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+
+from stemfit import columns as column
+from stemfit import warn
+from stemfit.calibrate import calibrate
+from stemfit.candidates import propose
+from stemfit.defects import find_defects, label_rates, occupancy
+from stemfit.imaging import fit_imaging
+from stemfit.lattice import find_regions, fit_grid, honeycomb, identify, measure, name_lattice, name_sites
+from stemfit.micrograph import Micrograph
+from stemfit.relax import Relaxer
+from stemfit.result import Analysis, HostCall
+from stemfit.score import rank
+from stemfit.simulate.field import whole_field
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user may say; None where the image should tell.
+
+    Attributes
+    ----------
+    host : str
+        "auto" or a host's name.
+    pixel_size_A : float or None
+        Wins over the lattice.
+    voltage_kV, convergence_mrad : float or None
+    detector_mrad : (inner, outer) or None
+    roi : (x0, y0, x1, y1) or None
+        px; x1, y1 exclusive.
+    device : str
+        "auto", "cpu", "cuda".
+    max_candidates : int
+        Per defect.
+    """
+
+    host: str = "auto"
+    pixel_size_A: float | None = None
+    voltage_kV: float | None = None
+    convergence_mrad: float | None = None
+    detector_mrad: tuple[float, float] | None = None
+    roi: tuple[int, int, int, int] | None = None
+    device: str = "auto"
+    max_candidates: int = 24
+
+
+def analyze(
+    micrograph: Micrograph, settings: Settings, relaxer: Relaxer, *, progress: Callable[[str], None] = lambda stage: None
+) -> Analysis:
+    """Find the defects of an image and the structures behind them.
+
+    Parameters
+    ----------
+    micrograph : Micrograph
+    settings : Settings
+    relaxer : Relaxer
+        From `stemfit.relax.relaxer`.
+    progress : callable, optional
+        Called with the name of each stage as it begins.
+
+    Raises
+    ------
+    NotAnalysable
+        If the image shows no columns or no lattice.
+    """
+    image, optics = micrograph.image, (settings.voltage_kV, settings.detector_mrad)
+    clock = _Clock(progress)
+    with clock("columns"):
+        seen = column.find(image)
+    with clock("lattice"):
+        grid = fit_grid(image, seen)
+        regions, region_map = find_regions(image, seen, grid)
+        honey = honeycomb(grid, seen, region_map)
+        brightness, seen = measure(image, seen, honey)
+        identity = identify(
+            honey, brightness, grid.a_px_iso, asked=settings.host, voltage_kV=optics[0], detector_mrad=optics[1],
+            stated_pixel_A=micrograph.pixel_size_A, stated_by_user=settings.pixel_size_A is not None,
+        )
+        host, lattice = identity.host, name_lattice(grid, identity.metal_third)
+        sites = name_sites(honey, host, identity.metal_third)
+        calibration = calibrate(lattice, host, micrograph, settings.pixel_size_A)
+    with clock("imaging"):
+        imaging = fit_imaging(seen, sites, brightness, host, *optics)
+    with clock("defects"):
+        posteriors = [occupancy(sites, brightness, imaging, host, name) for name in host.sublattices]
+        found, suspects = find_defects(seen, sites, posteriors, lattice.a_px_iso, region_map)
+    with clock("candidates"):
+        rates = label_rates(posteriors)
+        candidates = tuple(
+            c for d in found for c in propose(d, host, lattice, sites, rates, settings.max_candidates)
+        )
+    with clock("relax"):
+        relaxed = tuple(relaxer(candidates))
+    with clock("score"):
+        ranking = rank(found, candidates, relaxed, image, seen, imaging, lattice, rates["UNKNOWN"])
+    with clock("simulate"):
+        simulated = whole_field(seen, sites, imaging, host, lattice, ranking.claimed, candidates, relaxed, brightness)
+    call = HostCall(host, identity.source, identity.probability, identity.alternatives)
+    return Analysis(
+        micrograph, seen, call, calibration, lattice, sites, regions, region_map, imaging, ranking.claimed,
+        ranking.doubted + suspects, candidates, relaxed, ranking.scores, simulated, warn.collect(identity, calibration, posteriors, brightness, imaging),
+        asdict(settings), _environment(), clock.seconds,
+    )
+
+
+class _Clock:
+    """Times stages and announces them."""
+
+    def __init__(self, progress: Callable[[str], None]) -> None:
+        self.progress = progress
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        self.progress(stage)
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
+
+
+def _environment() -> dict[str, str]:
+    packages = ("numpy", "scipy", "torch", "pymatgen", "e3nn")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -1,0 +1,73 @@
+"""What the user must know before believing the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from stemfit.defects import SitePosterior, can_tell_half
+from stemfit.imaging import Imaging
+from stemfit.lattice import Brightness, Identity
+from stemfit.result import Calibration
+
+SCALE_TOLERANCE = 0.03
+SURE = 0.95
+SEPARATE = 3.0
+"""Full and half columns this many combined sigmas apart overlap in 7 % of the cases at the midpoint."""
+
+
+def collect(
+    identity: Identity, calibration: Calibration, posteriors: Sequence[SitePosterior], brightness: Brightness,
+    imaging: Imaging,
+) -> tuple[str, ...]:
+    """All warnings of an analysis, most consequential first."""
+    return tuple(
+        text
+        for text in (
+            *_host(identity),
+            *_scale(calibration),
+            *(w for p in posteriors for w in _halves(p, brightness, imaging)),
+        )
+        if text
+    )
+
+
+def _host(identity: Identity) -> list[str]:
+    said = []
+    if identity.source == "inferred" and identity.probability < SURE:
+        others = ", ".join(f"{n} {p:.2f}" for n, p in identity.alternatives[:3] if p > 0.01)
+        said.append(
+            f"the host cannot be told from this image: {identity.host.name} {identity.probability:.2f}, {others}; "
+            "state it with --host: labels, pixel size and brightness of foreign atoms depend on it"
+        )
+    if identity.metal_probability < SURE:
+        said.append(
+            f"which sublattice is the metal is uncertain (probability {identity.metal_probability:.2f}): "
+            "state --voltage and --detector"
+        )
+    return said
+
+
+def _scale(calibration: Calibration) -> list[str]:
+    stated = calibration.metadata_pixel_size_A
+    if stated is None or abs(np.log(calibration.pixel_size_A / stated)) < SCALE_TOLERANCE:
+        return []
+    off = 100 * (stated / calibration.pixel_size_A - 1)
+    return [
+        f"the file's pixel size, {stated:.5g} A, is {abs(off):.1f} % too {'large' if off > 0 else 'small'}: the lattice "
+        f"gives {calibration.pixel_size_A:.5g} A, which is used"
+    ]
+
+
+def _halves(posterior: SitePosterior, brightness: Brightness, imaging: Imaging) -> list[str]:
+    half = next((h for h in posterior.hypotheses if h.type == "SV" and h.column), None)
+    if half is None:
+        return []
+    apart = can_tell_half(posterior, brightness, imaging, "X")
+    if apart >= SEPARATE:
+        return []
+    return [
+        f"single vacancies cannot be told from full columns one by one here: {half.label} is {apart:.1f} sigma from a "
+        "full column (noise and scatter of the chalcogen columns); a missing SV is no proof of its absence"
+    ]
