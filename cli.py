@@ -211,7 +211,7 @@ def _quiet(verbose: bool) -> None:
     """Keep warnings and logs of libraries off stderr unless they are asked for."""
     import logging
 
-    logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, format="%(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING if verbose else logging.CRITICAL, format="%(name)s: %(message)s")
     logging.captureWarnings(True)
 
 
