@@ -26,7 +26,10 @@ CUTOFF_SIGMAS = 5.0
 """Half extent of a column's window. Less than 4e-6 of a Gaussian's integral lies outside (exp(-25/2))."""
 
 CHUNK = 1 << 22
-"""Window pixels evaluated at once: bounds the memory of a whole image at about 100 MB in double precision."""
+"""Window pixels evaluated at once: bounds the memory of a whole image at about 200 MB in double precision."""
+
+STRIP = 64
+"""Rows of the image that are summed at once: as many as a typical tail reaches, so that few columns are in vain."""
 
 STACK_A = 0.3
 """Atoms closer than this in projection are one column. Atoms above each other drift apart by at most 0.2 A next to
@@ -52,7 +55,7 @@ def render(
     A scan samples the image at the probe positions, so the profile is taken at pixel centres, not averaged over pixels.
     The sum of the samples of one column then differs from its amplitude by at most ``4 exp(-2 pi^2 s^2)`` with s the
     smallest standard deviation in px: 3 % at s = 0.5, 3e-4 at 0.7, 1e-8 at 1. Cut off at `CUTOFF_SIGMAS`.
-    Differentiable in all tensors; the cost goes with the number of columns in reach, not with the size of the image.
+    Differentiable in all tensors. A column costs the pixels in its reach, not those of the image.
 
     Parameters
     ----------
@@ -73,41 +76,54 @@ def render(
     (..., H, W) tensor
         Without background.
     """
-    batch = xy_px.shape[:-2]
-    centre = (xy_px - xy_px.new_tensor(origin)).reshape(math.prod(batch), *xy_px.shape[-2:])
-    weight = amplitude.expand(xy_px.shape[:-1]).reshape(centre.shape[:-1])
+    batch, count = xy_px.shape[:-2], xy_px.shape[-2]
+    centre = (xy_px - xy_px.new_tensor(origin)).reshape(math.prod(batch), count, 2)
+    weight = amplitude.expand(*batch, count).reshape(centre.shape[:-1])
     fraction = tail_fraction.expand(batch).reshape(-1, 1)
-    round_cov = tail_sigma[..., None, None] ** 2 * torch.eye(2, dtype=core_cov.dtype, device=core_cov.device)
-    image = _gaussians(centre, weight * (1 - fraction), core_cov.expand(*batch, 2, 2).reshape(-1, 2, 2), shape)
-    image = image + _gaussians(centre, weight * fraction, round_cov.expand(*batch, 2, 2).reshape(-1, 2, 2), shape)
-    return image.reshape(*batch, *shape)
+    core = _cores(centre, weight * (1 - fraction), core_cov.expand(*batch, 2, 2).reshape(-1, 2, 2), shape)
+    tails = _tails(centre, weight * fraction, tail_sigma.expand(batch).reshape(-1, 1, 1), shape)
+    return (core + tails).reshape(*batch, *shape)
 
 
-def _gaussians(xy: Tensor, weight: Tensor, cov: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Sum of Gaussians of integral `weight` (B, N) at `xy` (B, N, 2), covariance (B, 2, 2): (B, H, W)."""
-    height, width = shape
+def _cores(xy: Tensor, weight: Tensor, cov: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Sum of Gaussians of integral `weight` (B, N) at `xy` (B, N, 2), covariance (B, 2, 2): (B, H, W).
+
+    Each on its own window, added up on a canvas that is wider than the image by more than a window on every side.
+    """
     half_x, half_y = (CUTOFF_SIGMAS * cov.detach()[:, [0, 1], [0, 1]].amax(0).sqrt()).ceil().int().tolist()
-    near = xy.detach()
-    reached = (near[..., 0] > -half_x - 1) & (near[..., 0] < width + half_x)
-    reached &= (near[..., 1] > -half_y - 1) & (near[..., 1] < height + half_y)
-    member, column = reached.nonzero(as_tuple=True)  # (M,)
+    pad_x, pad_y = 2 * half_x + 2, 2 * half_y + 2
+    height, width = shape[0] + 2 * pad_y, shape[1] + 2 * pad_x
+    at = xy.detach().round().long() + torch.tensor([pad_x, pad_y], device=xy.device)  # nearest pixel of the canvas
+    margin = torch.tensor([half_x, half_y], device=xy.device)
+    size = torch.tensor([width, height], device=xy.device)
+    member, column = ((at >= margin) & (at < size - margin)).all(-1).nonzero(as_tuple=True)  # (M,)
+    offset_x = torch.arange(-half_x, half_x + 1, device=xy.device)
+    offset_y = torch.arange(-half_y, half_y + 1, device=xy.device)
     canvas = xy.new_zeros(len(xy) * height * width)
-    rows = max(1, CHUNK // (min(2 * half_x + 1, width) * min(2 * half_y + 1, height)))
+    rows = max(1, CHUNK // (len(offset_x) * len(offset_y)))
     for b, n in zip(member.split(rows), column.split(rows), strict=True):
-        px = _pixels(xy[b, n, 0], half_x, width)  # (m, KX)
-        py = _pixels(xy[b, n, 1], half_y, height)  # (m, KY)
-        value = _gaussian(px - xy[b, n, 0, None], py - xy[b, n, 1, None], weight[b, n], cov[b])  # (m, KY, KX)
-        inside = ((py >= 0) & (py < height))[:, :, None] & ((px >= 0) & (px < width))[:, None, :]
-        index = (b[:, None, None] * height + py[:, :, None]) * width + px[:, None, :]
-        canvas.index_add_(0, index[inside], value[inside])
-    return canvas.reshape(len(xy), height, width)
+        x, y = (at[b, n, axis, None] + offset for axis, offset in enumerate((offset_x, offset_y)))  # (m, KX), (m, KY)
+        value = _gaussian(x - pad_x - xy[b, n, 0, None], y - pad_y - xy[b, n, 1, None], weight[b, n], cov[b])
+        index = (b[:, None] * height + y)[:, :, None] * width + x[:, None, :]  # (m, KY, KX)
+        canvas.index_add_(0, index.flatten(), value.flatten())
+    return canvas.reshape(len(xy), height, width)[:, pad_y : pad_y + shape[0], pad_x : pad_x + shape[1]]
 
 
-def _pixels(position: Tensor, half: int, size: int) -> Tensor:
-    """Pixel indices of each column's window along one axis, (M, K); all of them where the window exceeds the image."""
-    if 2 * half + 1 >= size:
-        return torch.arange(size, device=position.device).expand(len(position), size)
-    return position.detach().round().long()[:, None] + torch.arange(-half, half + 1, device=position.device)
+def _tails(xy: Tensor, weight: Tensor, sigma: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The same for round Gaussians, standard deviation (B, 1, 1): separable, hence products of matrices, by strips."""
+    height, width = shape
+    reach = CUTOFF_SIGMAS * float(sigma.detach().amax()) if len(sigma) else 0.0
+    x = torch.arange(width, dtype=xy.dtype, device=xy.device)
+    strips = []
+    for top in range(0, height, STRIP):
+        y = torch.arange(top, min(top + STRIP, height), dtype=xy.dtype, device=xy.device)
+        distance = (xy.detach()[..., 1] - (top + STRIP / 2)).abs()
+        near = (distance < STRIP / 2 + reach).any(0)
+        along_x = torch.exp(-0.5 * ((x - xy[:, near, 0, None]) / sigma) ** 2)  # (B, n, W)
+        along_y = torch.exp(-0.5 * ((y - xy[:, near, 1, None]) / sigma) ** 2)  # (B, n, strip)
+        height_of = weight[:, near, None] / (2 * torch.pi * sigma**2)
+        strips.append((along_y * height_of).mT @ along_x)
+    return torch.cat(strips, dim=1)
 
 
 def _gaussian(dx: Tensor, dy: Tensor, weight: Tensor, cov: Tensor) -> Tensor:
