@@ -67,8 +67,8 @@ def one_line(error: DefinetError, subject: Path | str | None = None) -> str:
     """
     named = getattr(error, "subject", None) or subject
     prefix = "" if named is None else f"{named}: "
-    problem = str(error.args[0]).rstrip(". ")
-    return " ".join(f"{prefix}{problem}; {error.remedy}".split())
+    problem, remedy = (str(text).rstrip(". ") for text in (error.args[0], error.remedy))
+    return " ".join(f"{prefix}{problem}; {remedy[:1].lower()}{remedy[1:]}".split())
 
 
 class UsageError(StemfitError):

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from definet.exceptions import ModelError
 from stemfit.errors import InputError, NotAnalysable, OutputError, StemfitError, UnknownHost, UsageError, one_line
 from stemfit.micrograph import MIN_SIDE_PX, Micrograph, read
 
@@ -297,6 +298,8 @@ def test_errors_are_one_line_and_cross_processes(error: StemfitError) -> None:
 def test_stage_errors_get_the_file_in_front() -> None:
     error = NotAnalysable("3 columns found, 30 are needed", remedy="record a larger field")
     assert one_line(error, "x.tif") == "x.tif: 3 columns found, 30 are needed; record a larger field"
+    foreign = ModelError("no such checkpoint.", "Choose another one.")
+    assert one_line(foreign, "x.tif") == "x.tif: no such checkpoint; choose another one"
     assert "did you mean MoS2?" in str(UnknownHost("mos", ["MoS2", "WSe2"]))
 
 
