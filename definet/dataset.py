@@ -18,10 +18,12 @@ from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from definet.crystals import host
 from definet.exceptions import DefinetError, InputFileError, OptionError, OutputError
 from definet.scenes import Scene, scenes
 from definet.teacher import Minimum, calculator, equilibrium_lattice, fidelity, relax
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 
 SCHEMA = "definet.dataset/1"
-SHARD = 16
+SHARD = 8
 LARGEST_MOVE_A = 1.5
 """An atom that moves further than to the next site did not relax about the defect that was built."""
 ISOLATED_A = 3.5
@@ -162,10 +164,12 @@ def make(
 
     Raises
     ------
-    OptionError, OutputError, TeacherError
+    UnknownHostError, OptionError, OutputError, TeacherError
     """
     if count < 1:
         raise OptionError(f"cannot make {count} samples", "Ask for one or more.")
+    for name in hosts:
+        host(name)
     potential_ = calculator(potential)
     lattice_A = _claim(out, hosts, seed, potential, potential_)
     stream = scenes(seed, lattice_A, hosts)
@@ -251,7 +255,7 @@ def _drawn(path: Path) -> int:
 
 def _read(path: Path) -> list[Sample]:
     try:
-        with np.load(path) as shard:
+        with path.open("rb") as stream, np.load(stream) as shard:
             arrays = dict(shard)
         ends = np.cumsum(arrays["count"])
         nodes = {name: np.split(arrays[name], ends[:-1]) for name in _PER_NODE if len(ends)}
@@ -260,7 +264,7 @@ def _read(path: Path) -> list[Sample]:
             for k in range(len(ends))
         ]
         return [Sample(**row) for row in rows]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise InputFileError(f"{path} is no readable shard: {error}") from error
 
 
@@ -326,10 +330,18 @@ def split(
     return parts
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def _hosts(words: Sequence[str]) -> dict[str, float]:
     """Read "MoS2" or "MoS2=2"."""
     pairs = [word.partition("=") for word in words]
-    return {name: float(weight or 1) for name, _, weight in pairs}
+    try:
+        return {name: float(weight or 1) for name, _, weight in pairs}
+    except ValueError as error:
+        raise OptionError(f"a weight is not a number: {error}", "Write for example MoS2=2.") from error
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -344,11 +356,11 @@ def main(words: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(words)
     try:
         hosts = _hosts(asked.host)
-        stored = make(asked.out, hosts, asked.count, asked.seed, asked.potential, lambda line: print(line, flush=True))
+        stored = make(asked.out, hosts, asked.count, asked.seed, asked.potential, _say)
     except DefinetError as error:
-        print(f"{error}. {error.remedy}", file=sys.stderr)
+        sys.stderr.write(f"{error}. {error.remedy}\n")
         return error.exit_code
-    print(f"{stored} samples in {asked.out}, {asked.count - stored} left out")
+    _say(f"{stored} samples in {asked.out}, {asked.count - stored} left out")
     return 0
 
 

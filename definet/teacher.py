@@ -12,18 +12,19 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.optimize import LBFGS
+from ase.optimize.precon import Exp, PreconLBFGS
 from numpy.typing import NDArray
+from pymatgen.io.ase import AseAtomsAdaptor
 
 from definet.crystals import host
 from definet.exceptions import TeacherError
 from definet.structures import DefectStructure, pristine
-
-if TYPE_CHECKING:
-    from ase import Atoms
-    from ase.calculators.calculator import Calculator
 
 FloatArray = NDArray[np.float64]
 
@@ -98,27 +99,31 @@ def fidelity(name: str) -> str:
 
 def _chgnet() -> Calculator:
     try:
-        from ase.calculators.calculator import Calculator, all_changes
         from chgnet.model.model import CHGNet
-        from pymatgen.io.ase import AseAtomsAdaptor
     except ImportError as error:
         raise TeacherError(f"CHGNet cannot be loaded: {error}") from error
-
-    class Forces(Calculator):
-        implemented_properties = ["energy", "forces"]  # noqa: RUF012 (ASE declares it per instance)
-
-        def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
-            Calculator.calculate(self, atoms, properties, system_changes)
-            with _quiet_chgnet():
-                graph = model.graph_converter(AseAtomsAdaptor.get_structure(atoms))
-                out: Any = model.predict_graph(graph, task="ef")
-            energy = float(out["e"]) * (len(atoms) if model.is_intensive else 1)
-            self.results = {"energy": energy, "free_energy": energy, "forces": np.asarray(out["f"], np.float64)}
-
     with _quiet_chgnet():
         model = CHGNet.load(use_device="cpu", verbose=False)
     model.graph_converter.set_isolated_atom_response("ignore")
-    return Forces()  # type: ignore[no-untyped-call]
+    return _Forces(model)
+
+
+class _Forces(Calculator):
+    """Energy and forces of CHGNet."""
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012 (ASE declares it per instance)
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.model = model
+
+    def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        with _quiet_chgnet():
+            graph = self.model.graph_converter(AseAtomsAdaptor.get_structure(atoms))
+            out = self.model.predict_graph(graph, task="ef")
+        energy = float(out["e"]) * (len(atoms) if self.model.is_intensive else 1)
+        self.results = {"energy": energy, "free_energy": energy, "forces": np.asarray(out["f"], np.float64)}
 
 
 @contextmanager
@@ -165,8 +170,6 @@ def relax(
 
 
 def _atoms(structure: DefectStructure, calculator: Calculator) -> Atoms:
-    from ase import Atoms
-
     here = structure.occupied
     return Atoms(
         numbers=np.array(structure.structure.atomic_numbers)[here],
@@ -184,16 +187,30 @@ def _largest_force(atoms: Atoms) -> float:
     return largest
 
 
+class _Impatient(PreconLBFGS):
+    """Gives up a line search that single precision keeps from ending."""
+
+    TRIALS = 8
+    """Points along one line; a search that works needs one to three."""
+
+    def step(self, *arguments: Any) -> None:
+        self.trials = 0
+        super().step(*arguments)  # type: ignore[no-untyped-call]
+
+    def func(self, x: FloatArray) -> float:
+        self.trials += 1
+        if self.trials > self.TRIALS:
+            raise RuntimeError("the line search does not end")
+        return float(super().func(x))  # type: ignore[no-untyped-call]
+
+
 def _descend(atoms: Atoms, fmax: float, max_steps: int) -> int:
     """Move the atoms downhill; steps taken."""
-    from ase.optimize import LBFGS
-    from ase.optimize.precon import Exp, PreconLBFGS
-
-    first = PreconLBFGS(atoms, precon=Exp(A=3), use_armijo=False, logfile=None)
+    first = _Impatient(atoms, precon=Exp(A=3), use_armijo=False, logfile=None)  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings(), np.errstate(divide="raise", invalid="raise"):
             warnings.simplefilter("ignore", UserWarning)
-            first.run(fmax=fmax, steps=max_steps)
+            first.run(fmax=fmax, steps=max_steps)  # type: ignore[no-untyped-call]
     except (RuntimeError, FloatingPointError):
         second = LBFGS(atoms, logfile=os.devnull)
         second.run(fmax=fmax, steps=max(max_steps - first.nsteps, 0))

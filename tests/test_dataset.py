@@ -1,0 +1,216 @@
+"""Samples: what is drawn, stored, left out and kept apart."""
+
+import json
+from collections import Counter
+from dataclasses import fields, replace
+from itertools import islice
+
+import numpy as np
+import pytest
+
+import definet.dataset as dataset
+from definet.dataset import Sample, data_sha256, lattice_constants, load, main, make, outlier, split
+from definet.exceptions import InputFileError, OptionError, OutputError
+from definet.scenes import configuration, scenes
+from definet.structures import line, pristine, trefoil, vacancy
+
+HOSTS = {"MoS2": 2.0, "WSe2": 1.0}
+LATTICE_A = {"MoS2": 3.19, "WSe2": 3.32, "hBN": 2.51, "graphene": 2.47}
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return list(islice(scenes(3, LATTICE_A), 120))
+
+
+def test_scenes_follow_from_the_seed():
+    first, again, other = (list(islice(scenes(seed, LATTICE_A), 5)) for seed in (1, 1, 2))
+    for here, there in zip(first, again, strict=True):
+        assert (here.number, here.group) == (there.number, there.group)
+        assert here.crystal.structure.cart_coords == pytest.approx(there.crystal.structure.cart_coords)
+    assert [scene.group for scene in first] != [scene.group for scene in other]
+
+
+def test_hosts_and_kinds_are_interleaved(drawn):
+    """The first third already holds every host and kind, in the shares of the whole."""
+    hosts = Counter(scene.crystal.host for scene in drawn[:40])
+    assert set(hosts) == set(LATTICE_A) and min(hosts.values()) >= 4
+    labels = " ".join(scene.crystal.label for scene in drawn)
+    for kind in ("SVL-", "DVL-", "CVL-", "T1", "T2", "V_S", "V_Se2", "V_Mo", "W_Mo", "V_BN", "SW", "N_C"):
+        assert kind in labels
+
+
+def test_scenes_differ_and_carry_the_potentials_lattice_constant(drawn):
+    keys = [(scene.group, tuple(sorted(scene.crystal.shape))) for scene in drawn]
+    assert len(set(keys)) == len(keys)
+    for scene in drawn:
+        a_A = scene.crystal.structure.lattice.a / scene.crystal.shape[0]
+        assert a_A == pytest.approx(LATTICE_A[scene.crystal.host])
+        distance = scene.crystal.atoms.distance_matrix
+        assert distance[np.triu_indices_from(distance, 1)].min() > 1.0
+
+
+def test_weights_say_how_often_a_host_is_drawn():
+    hosts = Counter(s.crystal.host for s in islice(scenes(0, LATTICE_A, {"hBN": 0.0, "graphene": 0.0}), 20))
+    assert set(hosts) == {"MoS2", "WSe2"}
+    for wrong in ({}, {"blackP": 3.3}):
+        with pytest.raises(OptionError):
+            next(scenes(0, wrong))
+
+
+@pytest.mark.parametrize("at", [(0, 0), (5, 3), (7, 7)])
+@pytest.mark.parametrize("direction", range(6))
+def test_configurations_do_not_depend_on_place_orientation_or_side(at, direction):
+    def lines(**options):
+        return configuration(line(pristine("MoS2", 8), "DVL-5", **options))
+
+    assert lines(at=at, direction=direction) == lines() == lines(layer="bottom")
+    assert lines(at=at, opposite=True) == lines(opposite=True, direction=direction, layer="bottom")
+    assert lines() != lines(opposite=True)
+    assert lines() != lines(shift=-1, opposite=True)
+
+
+def test_configurations_tell_apart_what_differs():
+    crystal = pristine("MoS2", 8)
+
+    def pair(first, second, base=crystal):
+        return configuration(vacancy(vacancy(base, "V_S", first), "V_S", second))
+
+    assert pair((0, 0), (1, 0)) == pair((3, 3), (3, 4)) == pair((7, 2), (0, 2))
+    assert pair((0, 0), (1, 0)) != pair((0, 0), (2, 0))
+    assert pair((0, 0), (1, 0)) == pair((0, 0), (1, 0), pristine("MoS2", 7, 9))
+    assert pair((0, 0), (1, 0)) != configuration(line(pristine("WS2", 8), "SVL-2"))
+    assert configuration(trefoil(crystal, "T1")) != configuration(trefoil(crystal, "T1-484"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("set") / "springs"
+    lines = []
+    stored = make(folder, HOSTS, 5, 7, "springs:Springs", lines.append)
+    return folder, stored, lines
+
+
+def test_what_is_made_can_be_loaded(made):
+    folder, stored, lines = made
+    samples = load(folder)
+    assert len(samples) == stored >= 4 and len(lines) == 5
+    for sample in samples:
+        atoms = sample.marker != 2
+        assert sample.relaxed[~atoms] == pytest.approx(sample.positions[~atoms])
+        assert sample.displacement[atoms].mean(axis=0) == pytest.approx(0, abs=1e-9)
+        assert sample.energy_eV <= sample.initial_energy_eV
+        assert sample.cell[0, 0] / sample.shape[0] == pytest.approx(lattice_constants(folder)[sample.host])
+        assert sample.source == "springs:Springs" and sample.group.startswith(f"{sample.host}/")
+        assert isinstance(sample.converged, bool) and isinstance(sample.energy_eV, float)
+    # MoS2 at 3.20 is where these springs rest; W in place of Mo makes each of its springs 0.02 longer.
+    assert lattice_constants(folder)["MoS2"] == pytest.approx(3.20, abs=1e-3)
+
+
+def test_making_goes_on_where_it_stopped_and_gives_the_same_set(made, tmp_path, monkeypatch):
+    folder = tmp_path / "set"
+    monkeypatch.setattr(dataset, "SHARD", 2)
+    relaxed = []
+    make(folder, HOSTS, 3, 7, "springs:Springs", relaxed.append)
+    (folder / "shard-00000.npz").rename(tmp_path / "kept.npz")
+    (tmp_path / "kept.npz").rename(folder / "shard-00000.npz")
+    first = (folder / "shard-00000.npz").read_bytes()
+    assert len(relaxed) == 3
+    make(folder, HOSTS, 5, 7, "springs:Springs", relaxed.append)
+    assert len(relaxed) == 3 + 3, "the whole shard stays, the one that was cut short and the new one are made"
+    assert (folder / "shard-00000.npz").read_bytes() == first
+    for here, there in zip(load(folder), load(made[0]), strict=True):
+        for field in fields(Sample):
+            assert np.all(getattr(here, field.name) == getattr(there, field.name)), field.name
+    make(folder, HOSTS, 5, 7, "springs:Springs", relaxed.append)
+    assert len(relaxed) == 6, "nothing is made twice"
+    assert not list(folder.glob(".tmp*"))
+
+
+def test_the_hash_of_a_set_follows_its_content(made, tmp_path):
+    before = data_sha256(made[0])
+    assert before == data_sha256(made[0]) and len(before) == 64
+    (tmp_path / "shard-00000.npz").write_bytes(b"other")
+    assert data_sha256(tmp_path) != before
+
+
+def sample(made, **changes):
+    return replace(load(made[0])[0], **changes)
+
+
+def test_outliers_are_named(made):
+    one = sample(made, label="V_S")
+    atom = int(np.flatnonzero(one.marker != 2)[0])
+
+    def moved(by, label="V_S"):
+        relaxed = one.relaxed.copy()
+        relaxed[atom] += by
+        return outlier(replace(one, relaxed=relaxed, label=label))
+
+    assert outlier(one) is None
+    assert moved([2.0, 0, 0]) == "moved"
+    assert moved([2.0, 0, 0], "SVL-4+V_S") is None, "lines and trefoils reconstruct"
+    assert moved([2.0, 0, 0], "T1-484") is None
+    assert moved([0, 0, 9.0], "T2") == "moved"
+    relaxed = one.relaxed.copy()
+    relaxed[atom, 2] += 5.5
+    assert outlier(replace(one, positions=relaxed, relaxed=relaxed)) == "torn"
+
+
+def test_splits_keep_configurations_together(made):
+    base = load(made[0])
+    samples = [replace(base[k % len(base)], group=f"MoS2/V_S/{k // 3}") for k in range(600)]
+    parts = split(samples, valid=0.2, test=0.1)
+    groups = {name: {s.group for s in part} for name, part in parts.items()}
+    assert set(parts) == {"train", "valid", "test"}
+    assert sum(map(len, groups.values())) == 200, "no configuration is in two parts"
+    assert sum(map(len, parts.values())) == 600
+    # 200 configurations: binomial, so within four standard deviations.
+    assert len(groups["test"]) == pytest.approx(20, abs=4 * np.sqrt(200 * 0.1 * 0.9))
+    assert len(groups["valid"]) == pytest.approx(40, abs=4 * np.sqrt(200 * 0.2 * 0.8))
+
+
+def test_splits_stay_when_the_set_grows(made):
+    base = load(made[0])[0]
+    samples = [replace(base, group=str(k)) for k in range(100)]
+    few, many = split(samples[:50]), split(samples[::-1])
+    for name in few:
+        assert {s.group for s in few[name]} <= {s.group for s in many[name]}
+    assert {s.group for s in split(samples, seed=1)["test"]} != {s.group for s in many["test"]}
+    with pytest.raises(OptionError, match="leave nothing"):
+        split(samples, 0.5, 0.5)
+
+
+def test_other_settings_and_other_folders_are_refused(made, tmp_path):
+    with pytest.raises(OutputError, match="other settings"):
+        make(made[0], HOSTS, 5, 8, "springs:Springs")
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match="no set of samples"):
+        make(tmp_path, HOSTS, 5, 7, "springs:Springs")
+    with pytest.raises(OptionError, match="0 samples"):
+        make(tmp_path / "new", HOSTS, 0, 7, "springs:Springs")
+    assert not (tmp_path / "new").exists()
+
+
+def test_missing_and_damaged_sets_are_refused(made, tmp_path):
+    for read in (load, lattice_constants):
+        with pytest.raises(InputFileError) as caught:
+            read(tmp_path / "nothing")
+        assert caught.value.exit_code == 3
+    whole = (made[0] / "shard-00000.npz").read_bytes()
+    (tmp_path / "shard-00000.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputFileError, match="shard-00000"):
+        load(tmp_path)
+
+
+def test_the_command_line_makes_a_set_and_names_what_is_wrong(tmp_path, capsys):
+    words = ["make", "--out", str(tmp_path / "set"), "--count", "1", "--potential", "springs:Springs", "--host"]
+    assert main([*words, "MoS2=3"]) == 0
+    assert json.loads((tmp_path / "set" / "set.json").read_text())["hosts"] == {"MoS2": 3.0}
+    assert "1 samples" in capsys.readouterr().out
+    assert main([*words, "MoS3"]) != 0
+    assert main(["make", "--out", str(tmp_path / "x"), "--count", "1", "--host", "MoS3"]) == 2
+    error = capsys.readouterr().err
+    assert "unknown host 'MoS3'" in error and "Choose one of: MoS2" in error and "Traceback" not in error
+    assert not (tmp_path / "x").exists()
+    assert main([*words, "MoS2=many"]) == 2
