@@ -52,7 +52,7 @@ class ModelConfig:
 
     channels: int = 32
     layers: int = 3
-    gaussians: int = 32
+    gaussians: int = 24
     cutoff: float = 5.45
     basis_cutoff: float = 5.45
     elements: int = 118

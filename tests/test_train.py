@@ -12,7 +12,7 @@ import torch
 from definet.checkpoint import HostRange, load_checkpoint
 from definet.dataset import Sample
 from definet.evaluate import as_text, evaluate, family, scores
-from definet.exceptions import OptionError
+from definet.exceptions import ModelError, OptionError
 from definet.model import DefiNet, ModelConfig
 from definet.structures import VACANCY, DefectStructure, build, pristine
 from definet.train import TrainConfig, example, learning_rate, position_loss, provenance, train
@@ -97,7 +97,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path, monkeypat
 
 def test_the_run_folder_says_what_was_done(tmp_path: Path) -> None:
     best = trained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["model"]["channels"] == 16
+    assert json.loads((tmp_path / "config.json").read_text())["settings"]["model"]["channels"] == 16
     log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == [10, 20, 30, 40]
     assert min(entry["validation_A"] for entry in log) == best.scores["validation_A"]
@@ -106,6 +106,11 @@ def test_the_run_folder_says_what_was_done(tmp_path: Path) -> None:
     assert written.provenance == best.provenance
     with pytest.raises(OptionError, match="other settings"):
         trained(tmp_path, replace(SMALL, lr=1e-3))
+
+
+def test_divergence_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="diverged"):
+        trained(tmp_path, replace(SMALL, lr=1e12, warmup=0))
 
 
 def test_training_needs_both_parts(tmp_path: Path) -> None:
