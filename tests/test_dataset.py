@@ -14,7 +14,7 @@ from definet.exceptions import InputFileError, OptionError, OutputError
 from definet.scenes import configuration, scenes
 from definet.structures import line, pristine, trefoil, vacancy
 
-HOSTS = {"MoS2": 2.0, "WSe2": 1.0}
+HOSTS = {"MoS2": 2.0}
 LATTICE_A = {"MoS2": 3.19, "WSe2": 3.32, "hBN": 2.51, "graphene": 2.47}
 
 
