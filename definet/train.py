@@ -23,7 +23,7 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor
 
-from definet.checkpoint import Checkpoint, HostRange, Provenance, kinds_of, save_checkpoint
+from definet.checkpoint import Checkpoint, HostRange, Provenance, kinds_of, load_checkpoint, save_checkpoint
 from definet.dataset import Sample, data_sha256, load, split
 from definet.exceptions import ModelError, OptionError
 from definet.graph import DefectGraph, build_graph, collate, without_drift
@@ -87,7 +87,12 @@ def position_loss(net: DefiNet, graph: DefectGraph, target: Tensor) -> Tensor:
 
 
 def train(
-    samples: Sequence[Sample], held_out: Sequence[Sample], config: TrainConfig, run: Path, source: Provenance
+    samples: Sequence[Sample],
+    held_out: Sequence[Sample],
+    config: TrainConfig,
+    run: Path,
+    source: Provenance,
+    start: Checkpoint | None = None,
 ) -> Checkpoint:
     """Train until `config.steps` and keep the moving average that is best on the held-out samples.
 
@@ -100,20 +105,25 @@ def train(
         it last validated, and ends with the same weights as one that was not.
     source : Provenance
         What the checkpoint says of data and teacher.
+    start : Checkpoint, optional
+        Weights to begin with, of the same architecture; default random ones.
 
     Raises
     ------
     OptionError
         If there are no samples, or the folder holds a run with other settings or data.
     ModelError
-        If the training diverges.
+        If the training diverges, or `start` is another architecture.
     """
     if not samples or not held_out:
         raise OptionError("training needs at least one sample to learn from and one to validate on")
-    _claim(run, {"settings": asdict(config), "data_sha256": source.data_sha256})
+    if start is not None and start.config != config.model:
+        raise ModelError(f"cannot start {config.model} from weights of {start.config}")
+    begun = start.sha256 if start else ""
+    _claim(run, {"settings": asdict(config), "data_sha256": source.data_sha256, "start_sha256": begun})
     examples = [example(sample, config.model) for sample in samples]
     checks = _batches([example(sample, config.model) for sample in held_out], config.batch)
-    state = _State.resume(config, run / "state.pt")
+    state = _State.resume(config, run / "state.pt", start)
     for step, batch in _stream(examples, config, state.step):
         loss = _update(state, config, batch, step)
         if state.step % config.validate_every == 0 or state.step == config.steps:
@@ -158,10 +168,13 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 class _State:
     """All that changes while training, to and from disk."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, start: Checkpoint | None) -> None:
         torch.manual_seed(config.seed)
         self.net = DefiNet(config.model)
-        _start_small(self.net)
+        if start is None:
+            _start_small(self.net)
+        else:
+            self.net.load_state_dict(dict(start.weights))
         self.average = DefiNet(config.model).requires_grad_(False)
         self.average.load_state_dict(self.net.state_dict())
         self.optimizer = torch.optim.AdamW(
@@ -172,8 +185,8 @@ class _State:
         self.best_weights: dict[str, Tensor] = {}
 
     @classmethod
-    def resume(cls, config: TrainConfig, path: Path) -> _State:
-        state = cls(config)
+    def resume(cls, config: TrainConfig, path: Path, start: Checkpoint | None) -> _State:
+        state = cls(config, start)
         if path.exists():
             stored = torch.load(path, weights_only=True)
             state.net.load_state_dict(stored["net"])
@@ -288,15 +301,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("steps", "batch", "validate_every", "seed"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(TrainConfig, name))
     parser.add_argument("--lr", type=float, default=TrainConfig.lr)
+    parser.add_argument("--start", type=Path, help="checkpoint to begin with")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     given = vars(options)
     model = ModelConfig(channels=given.pop("channels"), layers=given.pop("layers"))
     data, run = given.pop("data"), given.pop("out")
+    begin = given.pop("start")
+    start = load_checkpoint(begin) if begin else None
     parts = split([sample for folder in data for sample in load(folder)])
     print({name: len(part) for name, part in parts.items()})  # noqa: T201
     source = provenance(parts["train"], " ".join(data_sha256(folder) for folder in data))
-    best = train(parts["train"], parts["valid"], TrainConfig(model, **given), run, source)
+    best = train(parts["train"], parts["valid"], TrainConfig(model, **given), run, source, start)
     print(f"validation error {best.scores['validation_A']:.4f} A, weights in {run / 'best.safetensors'}")  # noqa: T201
 
 

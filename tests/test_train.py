@@ -108,6 +108,16 @@ def test_the_run_folder_says_what_was_done(tmp_path: Path) -> None:
         trained(tmp_path, replace(SMALL, lr=1e-3))
 
 
+def test_a_run_can_begin_with_given_weights(tmp_path: Path) -> None:
+    first = trained(tmp_path / "first", replace(SMALL, steps=10))
+    idle = replace(SMALL, steps=10, lr=0.0, seed=7)
+    again = train(some(), some(), idle, tmp_path / "again", first.provenance, first)
+    assert all(torch.equal(again.weights[name], value) for name, value in first.weights.items())
+    wider = replace(SMALL, model=replace(SMALL.model, channels=24))
+    with pytest.raises(ModelError, match="24"):
+        train(some(), some(), wider, tmp_path / "wider", first.provenance, first)
+
+
 def test_divergence_is_said(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="diverged"):
         trained(tmp_path, replace(SMALL, lr=1e12, warmup=0))
