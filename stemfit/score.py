@@ -14,11 +14,12 @@ from skimage.metrics import structural_similarity
 
 from stemfit.candidates import Candidate
 from stemfit.columns import Columns
-from stemfit.columns.stamps import Stamps, blur, render, scatter, stamp
+from stemfit.columns.stamps import drawn, render
 from stemfit.defects import CLAIM, MODEL_FLOOR, Defect, type_of
 from stemfit.imaging import Imaging
 from stemfit.lattice import Lattice
-from stemfit.relax import Relaxed
+from stemfit.relax import Relaxed, keep
+from stemfit.simulate.image import project
 
 FloatArray = NDArray[np.float64]
 
@@ -69,6 +70,13 @@ SHIFT, GAIN, LEVEL = 0.03, 0.10, 0.3
 """Prior widths of what is common to a patch: shift in lattice constants, relative brightness, level and slope of the
 background in units of the brightest column's peak. They are wider than what the image's own fit leaves open."""
 
+TEACHER_ERROR = 0.5
+"""Error of the network's displacements, as a share of them: that of its teacher against DFT (0.4 to 0.7 of the in-plane
+displacement round chalcogen vacancies), which is larger than the network's own."""
+
+UNRELAXED_A = 0.15
+"""Typical displacement next to a chalcogen vacancy (DFT: metals move 0.05 to 0.30 A): what a kept structure misses."""
+
 TIE = 1.0
 """Candidates whose log posteriors differ by less than this are not told apart (odds below 2.7)."""
 
@@ -118,14 +126,16 @@ def score_defect(
     """
     scene = make_scene(defect, micrograph_image, columns, imaging, lattice)
     sigma_px = position_scatter(columns, lattice)
-    fits = [fit(c, r.positions_A, scene, imaging, sigma_px, lattice) for c, r in zip(candidates, relaxed, strict=True)]
+    fits = [fit(c, r, scene, imaging, sigma_px, lattice) for c, r in zip(candidates, relaxed, strict=True)]
     unrelaxed = [
-        fit(c, c.structure.structure.cart_coords, scene, imaging, sigma_px, lattice) if _moves(c, r) else f
+        fit(c, keep([c])[0], scene, imaging, sigma_px, lattice)
+        if _largest(c, r) > 1e-6
+        else f
         for c, r, f in zip(candidates, relaxed, fits, strict=True)
     ]
     log_posterior = np.array([f.log_evidence + c.log_prior for f, c in zip(fits, candidates, strict=True)])
     top = int(np.argmax(log_posterior))
-    free = _free_evidence(candidates[top], relaxed[top].positions_A, scene, imaging, sigma_px, lattice)
+    free = fit(candidates[top], relaxed[top], scene, imaging, sigma_px, lattice, loose=True).log_evidence
     everything = np.append(log_posterior, free + np.log(unknown_prior))
     total = float(logsumexp(everything))
     posterior = np.exp(log_posterior - float(logsumexp(log_posterior)))
@@ -171,20 +181,25 @@ def make_scene(defect: Defect, image: FloatArray, columns: Columns, imaging: Ima
 
 
 def fit(
-    candidate: Candidate, positions_A: FloatArray, scene: Scene, imaging: Imaging, sigma_px: float, lattice: Lattice,
-    loose: FloatArray | None = None,
+    candidate: Candidate, relaxed: Relaxed, scene: Scene, imaging: Imaging, sigma_px: float, lattice: Lattice, *,
+    loose: bool = False,
 ) -> Fit:
     """Evidence and best model of one structure on a scene.
 
-    `loose`, if given, is a point (2,) px round which columns within 0.7 lattice constants have free brightness.
+    With `loose` the hypothesis is only that something is different here: a column of any brightness on the site of the
+    defect, and neighbours displaced by up to a tenth of the lattice constant.
     """
-    xy, amplitude, spread = columns_of(candidate, positions_A, scene, imaging)
-    wide = np.zeros(len(xy), dtype=bool) if loose is None else np.hypot(*(xy - loose).T) < 0.7 * lattice.a_px_iso
-    brightness = np.where(wide, np.maximum(amplitude, 0.5 * amplitude.max()), spread)
-    place = np.where(wide, 0.1 * lattice.a_px_iso, sigma_px)
-    stamps = stamp(xy, imaging.profile, scene.image.shape)
-    model = scene.surroundings + blur(scatter(stamps, amplitude[:, None] * stamps.core), imaging.profile)
-    design = _design(stamps, amplitude, brightness, place, scene, imaging, lattice)
+    xy, amplitude, brightness, place = columns_of(candidate, relaxed, scene, imaging)
+    place = np.hypot(place, sigma_px)
+    if loose:
+        centre = candidate.matrix @ candidate.center_A + candidate.offset_px - scene.corner
+        near = np.hypot(*(xy - centre).T) < 0.7 * lattice.a_px_iso
+        place = np.where(near, np.hypot(place, 0.1 * lattice.a_px_iso), place)
+        xy, amplitude = np.vstack([xy, centre]), np.append(amplitude, 0.0)
+        brightness, place = np.append(brightness, amplitude.max()), np.append(place, 0.0)
+    shapes = drawn(xy, imaging.profile, scene.image.shape)
+    model = scene.surroundings + np.tensordot(amplitude, shapes[0], 1)
+    design = _design(shapes, amplitude, brightness, place, imaging, lattice)
     use = scene.weight > 0
     jacobian, w = design[:, use], scene.weight[use]
     residual = (scene.image - model)[use]
@@ -200,58 +215,62 @@ def fit(
 
 
 def _design(
-    stamps: Stamps, amplitude: FloatArray, brightness: FloatArray, place: FloatArray, scene: Scene, imaging: Imaging,
-    lattice: Lattice,
+    shapes: tuple[FloatArray, FloatArray, FloatArray], amplitude: FloatArray, brightness: FloatArray,
+    place: FloatArray, imaging: Imaging, lattice: Lattice,
 ) -> FloatArray:
     """Derivative images (P, h, w), each times the prior width of its parameter."""
-    h, w = scene.image.shape
-    profile = imaging.profile
-    moves = [stamps.grad_x, stamps.grad_y]
-    images = [scatter(_only(stamps, k), (brightness[k] * stamps.core[k])[None]) for k in range(len(amplitude))]
-    images += [
-        scatter(_only(stamps, k), (amplitude[k] * place[k] * g[k])[None]) for g in moves for k in range(len(amplitude))
-    ]
+    value, *moves = shapes
+    own = [brightness[:, None, None] * value, *((amplitude * place)[:, None, None] * g for g in moves)]
     shift = SHIFT * lattice.a_px_iso
-    images += [scatter(stamps, amplitude[:, None] * shift * g) for g in moves]
-    images.append(scatter(stamps, GAIN * amplitude[:, None] * stamps.core))
-    tail = [blur(image, profile) for image in images]
-    peak = LEVEL * float(amplitude.max()) / (2 * np.pi * profile.width_px**2)
-    y, x = np.mgrid[:h, :w]
-    plane = [np.full((h, w), peak), peak * (x / max(w - 1, 1) - 0.5), peak * (y / max(h - 1, 1) - 0.5)]
-    return np.stack([*tail, *plane])
-
-
-def _only(stamps: Stamps, k: int) -> Stamps:
-    return stamps._replace(index=stamps.index[k : k + 1])
+    common = [shift * np.tensordot(amplitude, g, 1) for g in moves]
+    peak = LEVEL * float(amplitude.max()) / (2 * np.pi * imaging.profile.width_px**2)
+    y, x = np.mgrid[-0.5 : 0.5 : value.shape[1] * 1j, -0.5 : 0.5 : value.shape[2] * 1j]
+    common += [GAIN * np.tensordot(amplitude, value, 1), np.full(x.shape, peak), peak * x, peak * y]
+    return np.concatenate([*own, np.stack(common)])
 
 
 def columns_of(
-    candidate: Candidate, positions_A: FloatArray, scene: Scene, imaging: Imaging
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Columns of a structure inside the scene: (xy relative to its corner, amplitude, standard error)."""
-    from stemfit.simulate.image import project
+    candidate: Candidate, relaxed: Relaxed, scene: Scene, imaging: Imaging
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Columns of a structure inside the scene.
 
+    Returns
+    -------
+    xy (N, 2) px relative to the scene's corner, amplitude (N,), its standard error (N,), and the standard error (N,) of
+    the position from the relaxation, px.
+    """
     structure = candidate.structure
     atoms = structure.occupied
     numbers = np.array([s.specie.Z for s in structure.structure])[atoms]
-    seen = project(numbers, positions_A[atoms], candidate.matrix, candidate.offset_px)
+    seen = project(numbers, relaxed.positions_A[atoms], candidate.matrix, candidate.offset_px)
     centre = candidate.matrix @ candidate.center_A + candidate.offset_px
     y, x = np.nonzero(scene.weight > 0)
     reach = float(np.hypot(x + scene.corner[0] - centre[0], y + scene.corner[1] - centre[1]).max())
-    inside = np.hypot(*(seen.xy_px - centre).T) <= reach + 0.25 * np.sqrt(abs(np.linalg.det(candidate.matrix))) * 3.2
+    pixels_per_A = float(np.sqrt(abs(np.linalg.det(candidate.matrix))))
+    inside = np.hypot(*(seen.xy_px - centre).T) <= reach + 0.8 * pixels_per_A
     known = [imaging.amplitude(t) for t, k in zip(seen.types, inside, strict=True) if k]
-    scatter_ = max(imaging.scatter.values())
     value = scene.gain * np.array([a.value for a in known])
     own = np.array([a.sigma if a.source == "table" else 0.0 for a in known])
-    error = np.hypot(scene.gain * own, np.hypot(scatter_, MODEL_FLOOR) * value)
-    return seen.xy_px[inside] - scene.corner, value, error
+    error = np.hypot(scene.gain * own, np.hypot(max(imaging.scatter.values()), MODEL_FLOOR) * value)
+    doubt = np.zeros(len(seen.types))
+    np.maximum.at(doubt, seen.column_of_atom, relaxation_error_A(candidate, relaxed)[atoms])
+    return seen.xy_px[inside] - scene.corner, value, error, pixels_per_A * doubt[inside]
 
 
-def _free_evidence(
-    candidate: Candidate, positions_A: FloatArray, scene: Scene, imaging: Imaging, sigma_px: float, lattice: Lattice
-) -> float:
-    centre = candidate.matrix @ candidate.center_A + candidate.offset_px - scene.corner
-    return fit(candidate, positions_A, scene, imaging, sigma_px, lattice, loose=centre).log_evidence
+def relaxation_error_A(candidate: Candidate, relaxed: Relaxed) -> FloatArray:
+    """Standard error (N,) of each node's relaxed position in the plane, per axis, Angstrom.
+
+    What the relaxer states, else `TEACHER_ERROR` of the displacement where there is one; a structure that was kept as
+    built is uncertain by what such defects do, see `UNRELAXED_A`.
+    """
+    if relaxed.sigma_A is not None:
+        return relaxed.sigma_A
+    start = candidate.structure.structure.cart_coords
+    if relaxed.relaxer != "keep" or not candidate.structure.sites:
+        return TEACHER_ERROR * np.linalg.norm((relaxed.positions_A - start)[:, :2], axis=1)
+    defect = start[list(candidate.structure.sites), :2]
+    away = np.linalg.norm(start[:, None, :2] - defect[None], axis=2).min(1)
+    return np.asarray(UNRELAXED_A * np.exp(-np.maximum(away - 2.0, 0.0) / 2.0))
 
 
 def _credible(posterior: FloatArray) -> NDArray[np.bool_]:
@@ -275,10 +294,6 @@ def _ssim(scene: Scene, model: FloatArray) -> float:
     size = min(7, *(n - 1 + n % 2 for n in scene.image.shape))
     _, field = structural_similarity(scene.image, model, data_range=span, win_size=size, full=True)
     return float(field[use].mean())
-
-
-def _moves(candidate: Candidate, relaxed: Relaxed) -> bool:
-    return _largest(candidate, relaxed) > 1e-6
 
 
 def _largest(candidate: Candidate, relaxed: Relaxed) -> float:

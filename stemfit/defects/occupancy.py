@@ -112,10 +112,12 @@ def _log_likelihood(
     scatter: float,
 ) -> FloatArray:
     if h.type == "UNKNOWN":
-        return np.full(len(value), -np.log(5 * full.value))  # anything between -1 and 4 full columns
+        return np.where(value < 0, -np.inf, -np.log(4 * full.value))  # anything from nothing to 4 full columns
     level = Amplitude(0.0, 0.0, "image") if h.column == "" else imaging.amplitudes[h.column]
     if h.type == "SV" and half is not None:
         level = half
+    # Nothing is emptier than empty: a dip below is an error of tails and background, the same for all hypotheses.
+    value = np.maximum(value, 0.0)
     spread = np.hypot(scatter, MODEL_FLOOR) * level.value
     variance = sigma**2 + spread**2 + level.sigma**2 + (MODEL_FLOOR * full.value) ** 2
     return np.asarray(-0.5 * (value - level.value) ** 2 / variance - 0.5 * np.log(2 * np.pi * variance))
