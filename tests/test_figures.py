@@ -74,6 +74,20 @@ def test_outlines_hold_their_defect_and_nothing_else(analysis, figure):
             assert np.hypot(*(metal - defect.center_px).T).min() > annotated.reach_px(analysis)
 
 
+def test_columns_beyond_the_edge_do_not_move_the_image(analysis):
+    columns = replace(analysis.columns, xy_px=analysis.columns.xy_px - [25.0, 30.0])
+    axes = figures.overlay(replace(analysis, columns=columns)).axes[0]
+    assert axes.get_xlim() == (-0.5, analysis.micrograph.image.shape[1] - 0.5)
+    assert axes.get_ylim() == (analysis.micrograph.image.shape[0] - 0.5, -0.5)
+
+
+def test_close_ups_stay_inside_the_image(analysis):
+    corner = replace(analysis.defects[0], center_px=np.array([2.0, 3.0]), extent_px=np.array([[2.0, 3.0]]))
+    (x0, x1), (y0, y1) = panels._view(analysis, corner)
+    assert x0 == y0 == 0
+    assert x1 == y1 > 3 * analysis.lattice.a_px_iso
+
+
 def test_suspects_are_thinner(analysis, figure):
     widths = sorted(line.get_linewidth() for line in lines(figure.axes[0], YELLOW))
     assert widths[0] < 0.6 * widths[-1]
@@ -107,7 +121,7 @@ def test_many_defects_are_counted_instead_of_named():
     on_map = [text.get_text() for text in figure.axes[0].texts]
     assert not any("V_" in text for text in on_map)
     assert sum(text.isdigit() for text in on_map) == panels.CLOSE_UPS
-    entries = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+    entries = [text.get_text() for text in figure.axes[2].get_legend().get_texts()]
     assert any(entry.startswith(f"{annotated.MOST_LABELS + 4} × ") for entry in entries)
 
 

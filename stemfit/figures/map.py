@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ from stemfit.figures.sheet import (
     probability_text,
     scale_bar,
 )
+from stemfit.optics.scattering import column_elements
 from stemfit.result.tables import columns_csv
 from stemfit.result.types import Analysis
 
@@ -111,13 +113,19 @@ def _species(analysis: Analysis) -> NDArray[np.str_]:
 
 
 def _marks(analysis: Analysis, species: NDArray[np.str_]) -> list[Marks]:
-    """Filled dots for the host's own columns, rings for what is there instead."""
+    """Filled dots for the host's own columns, rings for what is there instead, white ones for what has no name.
+
+    The host's own elements come first among the guests, so that a column with a vacancy has the same colour everywhere.
+    """
     own = list(dict.fromkeys(analysis.host.host.columns))
     counted = Counter(name for name in species.tolist() if name and name not in own)
-    guests = [name for name, _ in counted.most_common()]
+    elements = {element for column in own for element in column_elements(column)}
+    guests = sorted(counted, key=lambda name: (not elements.issuperset(column_elements(name)), -counted[name], name))
+    colours = [GUEST_COLOURS[k % len(GUEST_COLOURS)] for k in range(len(guests))]
     return [
         *(Marks(name, colour, True) for name, colour in zip(own, (ORANGE, SKY), strict=False) if name in species),
-        *(Marks(name, GUEST_COLOURS[k % len(GUEST_COLOURS)], False) for k, name in enumerate(guests)),
+        *(Marks(name, colour, False) for name, colour in zip(guests, colours, strict=True)),
+        *([Marks("", "white", False)] if "" in species else []),
     ]
 
 
@@ -212,21 +220,20 @@ def _labels(axes: Axes, analysis: Analysis, numbered: Sequence[Defect], points_p
 # -- legend --------------------------------------------------------------------------------------------------------
 
 
-def legend_entries(analysis: Analysis) -> list[Line2D | Patch]:
-    """Everything that the map shows, and nothing else."""
-    handles: list[Line2D | Patch] = [
-        Line2D([], [], label=formula(marks.species), **_dot(marks, 3.2))
+def legend_entries(analysis: Analysis) -> list[list[Line2D | Patch]]:
+    """Everything that the map shows, and nothing else, in blocks; the second one counts defects too many to name."""
+    signs: list[Line2D | Patch] = [
+        Line2D([], [], label=formula(marks.species) if marks.species else "unnamed", **_dot(marks, 3.2))
         for marks in _marks(analysis, _species(analysis))
     ]
-    if len(analysis.defects) > MOST_LABELS:
-        handles += [_dotted(text, 1.0) for text in _counts(analysis.defects)]
-    elif analysis.defects:
-        handles.append(_dotted("defect", 1.0))
+    if 0 < len(analysis.defects) <= MOST_LABELS:
+        signs.append(_dotted("defect", 1.0))
     if analysis.suspects:
-        handles.append(_dotted(f"suspected ({len(analysis.suspects)})", 0.5))
+        signs.append(_dotted(f"suspected ({len(analysis.suspects)})", 0.5))
     if analysis.regions:
-        handles.append(Patch(facecolor="#9AA0AA", edgecolor="white", hatch="//////", linewidth=0, label="not analysed"))
-    return handles
+        signs.append(Patch(facecolor="#9AA0AA", edgecolor="white", hatch="//////", linewidth=0, label="not analysed"))
+    counts: list[Line2D | Patch] = [_dotted(text, 1.0) for text in _counts(analysis.defects)]
+    return [signs, counts] if len(analysis.defects) > MOST_LABELS else [signs]
 
 
 def _dotted(text: str, width: float) -> Line2D:
@@ -244,23 +251,26 @@ def _counts(defects: Sequence[Defect]) -> list[str]:
     ]
 
 
-def draw_legend(sheet: Sheet, entries: Sequence[Line2D | Patch], top: float) -> None:
-    """Below the map, row by row."""
-    columns = _legend_columns(entries)
-    in_rows = [h for column in range(columns) for h in entries[column::columns]]  # matplotlib fills column by column
-    if entries:
-        sheet.axes(0, top, WIDTH_MM, legend_height(entries)).legend(
+def draw_legend(sheet: Sheet, blocks: Sequence[Sequence[Line2D | Patch]], top: float) -> None:
+    """Below the map, block by block, row by row."""
+    for block in filter(None, blocks):
+        columns = _legend_columns(block)
+        in_rows = [entry for k in range(columns) for entry in block[k::columns]]  # matplotlib fills column by column
+        height = legend_height([block])
+        sheet.axes(0, top, WIDTH_MM, height).legend(
             handles=in_rows, ncols=columns, loc="upper left", frameon=False, fontsize=TEXT_PT,
             borderpad=0.0, borderaxespad=0.0, handlelength=1.4, handletextpad=0.4, columnspacing=1.2, labelspacing=0.35,
         )  # fmt: skip
+        top += height
 
 
-def legend_height(entries: Sequence[Line2D | Patch]) -> float:
+def legend_height(blocks: Sequence[Sequence[Line2D | Patch]]) -> float:
     """Millimetres that the legend takes."""
-    return 0.6 - (-len(entries) // _legend_columns(entries)) * LEGEND_ROW_MM
+    return sum(math.ceil(len(block) / _legend_columns(block)) * LEGEND_ROW_MM + 0.3 for block in blocks if block)
 
 
-def _legend_columns(entries: Sequence[Line2D | Patch]) -> int:
-    """As many as the longest entry lets stand side by side."""
-    longest = max((len(re.sub(r"\\mathrm|[${}_]", "", str(h.get_label()))) for h in entries), default=0)
-    return max(1, min(len(entries), int(WIDTH_MM // (5 + 1.15 * longest))))
+def _legend_columns(block: Sequence[Line2D | Patch]) -> int:
+    """As many as the lengths of the entries let stand side by side."""
+    widths = [5.0 + 1.15 * len(re.sub(r"\\mathrm|[${}_]", "", str(entry.get_label()))) for entry in block]
+    fitting = [n for n in range(1, len(block) + 1) if sum(max(widths[k::n]) for k in range(n)) <= WIDTH_MM]
+    return max(fitting, default=1)

@@ -24,9 +24,9 @@ from stemfit.figures.sheet import (
     contrast,
     grey,
     label_text,
-    masked,
     probability_text,
     scale_bar,
+    shade,
 )
 from stemfit.result.types import Analysis
 
@@ -116,7 +116,7 @@ def _triple(sheet: Sheet, panels: Panels, limits: tuple[float, float], top: floa
 
 
 def _diverging(axes: Axes, residual: FloatArray) -> None:
-    axes.imshow(residual, cmap=masked(RESIDUAL_MAP), vmin=-STRONG_RESIDUAL, vmax=STRONG_RESIDUAL)
+    shade(axes, residual, RESIDUAL_MAP, -STRONG_RESIDUAL, STRONG_RESIDUAL)
 
 
 def _corner(axes: Axes, text: str) -> None:
@@ -149,22 +149,26 @@ def _close_up(sheet: Sheet, analysis: Analysis, panels: Panels, defect: Defect, 
     """Image, model and residual about one defect, side by side under its name."""
     text = f"{defect.id}  {label_text(defect.label)}  {probability_text(defect.probability)}"
     sheet.text(left, top + 0.6, text)
-    centre, half = np.asarray(defect.center_px), _half_width(analysis, defect)
-    rows, columns = (slice(max(0, round(c - half)), max(0, round(c + half) + 1)) for c in centre[::-1])
-    low, high = contrast(np.stack(panels[:2])[:, rows, columns])
+    (x0, x1), (y0, y1) = _view(analysis, defect)
+    low, high = contrast(
+        np.stack([panel[round(y0) : round(y1) + 1, round(x0) : round(x1) + 1] for panel in panels[:2]])
+    )
     for k, panel in enumerate(panels):
         axes = sheet.axes(left + k * (TILE_MM + TILE_GAP_MM), top + TITLE_MM, TILE_MM, TILE_MM)
         if k < 2:
             grey(axes, panel, low, high)
         else:
             _diverging(axes, panel)
-        axes.set(xlim=(centre[0] - half, centre[0] + half), ylim=(centre[1] + half, centre[1] - half))
+        axes.set(xlim=(x0, x1), ylim=(y1, y0))
         if k == 0:
             outline(axes, analysis, defect, 0.7)
             scale_bar(axes, analysis.calibration.pixel_size_A, 0.45, SMALL_PT)
 
 
-def _half_width(analysis: Analysis, defect: Defect) -> float:
-    """The defect with two cells around it."""
+def _view(analysis: Analysis, defect: Defect) -> list[tuple[float, float]]:
+    """The defect with two cells around it, moved to stay inside the image: (x0, x1), (y0, y1)."""
     extent = float(np.abs(np.asarray(defect.extent_px) - defect.center_px).max())
-    return extent + 1.9 * analysis.lattice.a_px_iso
+    shape = analysis.micrograph.image.shape
+    half = min(extent + 1.9 * analysis.lattice.a_px_iso, (min(shape) - 1) / 2)
+    centre = np.clip(defect.center_px, half, np.array(shape[::-1]) - 1 - half)
+    return [(float(c - half), float(c + half)) for c in centre]

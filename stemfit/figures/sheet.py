@@ -78,7 +78,13 @@ def contrast(values: FloatArray) -> tuple[float, float]:
 
 def grey(axes: Axes, image: FloatArray, low: float, high: float) -> None:
     """Show an image between black and white."""
-    axes.imshow(image, cmap=masked("gray"), vmin=low, vmax=high)
+    shade(axes, image, "gray", low, high)
+
+
+def shade(axes: Axes, image: FloatArray, colours: str, low: float, high: float) -> None:
+    """Show an image; what is drawn on it later does not widen the view."""
+    axes.imshow(image, cmap=masked(colours), vmin=low, vmax=high)
+    axes.autoscale(False)
 
 
 def masked(name: str) -> Colormap:
