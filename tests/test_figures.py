@@ -88,6 +88,19 @@ def test_close_ups_stay_inside_the_image(analysis):
     assert x1 == y1 > 3 * analysis.lattice.a_px_iso
 
 
+def test_the_legend_fits_and_its_signs_show(analysis):
+    sites = replace(
+        analysis.sites, column=np.where(np.arange(len(analysis.sites.column)) % 50, analysis.sites.column, -1)
+    )
+    figure = figures.overlay(replace(analysis, sites=sites))  # columns that stand on no site have no name
+    figure.canvas.draw()
+    legend = figure.axes[1].get_legend()
+    assert "unnamed" in [text.get_text() for text in legend.get_texts()]
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
+    signs = [line for line in legend.get_lines() if line.get_marker() == "o"]
+    assert all("white" not in (line.get_markeredgecolor(), line.get_markerfacecolor()) for line in signs)
+
+
 def test_suspects_are_thinner(analysis, figure):
     widths = sorted(line.get_linewidth() for line in lines(figure.axes[0], YELLOW))
     assert widths[0] < 0.6 * widths[-1]

@@ -174,7 +174,7 @@ def cell_corners(analysis: Analysis) -> FloatArray | None:
 
 def _defects(axes: Axes, analysis: Analysis, numbered: Sequence[Defect], points_per_px: float) -> None:
     """Dotted outlines, thinner for what is only suspected; the close-ups numbered, and names where there is room."""
-    width = float(np.clip(0.2 * reach_px(analysis) * points_per_px, 0.5, 1.0))
+    width = float(np.clip(0.2 * reach_px(analysis) * points_per_px, 0.5, 0.9))
     for defect in analysis.suspects:
         outline(axes, analysis, defect, 0.5 * width)
     for defect in analysis.defects:
@@ -223,7 +223,7 @@ def _labels(axes: Axes, analysis: Analysis, numbered: Sequence[Defect], points_p
 def legend_entries(analysis: Analysis) -> list[list[Line2D | Patch]]:
     """Everything that the map shows, and nothing else, in blocks; the second one counts defects too many to name."""
     signs: list[Line2D | Patch] = [
-        Line2D([], [], label=formula(marks.species) if marks.species else "unnamed", **_dot(marks, 3.2))
+        Line2D([], [], label=formula(marks.species) or "unnamed", **_dot(_on_paper(marks), 3.2))
         for marks in _marks(analysis, _species(analysis))
     ]
     if 0 < len(analysis.defects) <= MOST_LABELS:
@@ -234,6 +234,11 @@ def legend_entries(analysis: Analysis) -> list[list[Line2D | Patch]]:
         signs.append(Patch(facecolor="#9AA0AA", edgecolor="white", hatch="//////", linewidth=0, label="not analysed"))
     counts: list[Line2D | Patch] = [_dotted(text, 1.0) for text in _counts(analysis.defects)]
     return [signs, counts] if len(analysis.defects) > MOST_LABELS else [signs]
+
+
+def _on_paper(marks: Marks) -> Marks:
+    """White rings would not show beside the image."""
+    return marks._replace(colour="#9AA0AA") if marks.colour == "white" else marks
 
 
 def _dotted(text: str, width: float) -> Line2D:
@@ -271,6 +276,6 @@ def legend_height(blocks: Sequence[Sequence[Line2D | Patch]]) -> float:
 
 def _legend_columns(block: Sequence[Line2D | Patch]) -> int:
     """As many as the lengths of the entries let stand side by side."""
-    widths = [5.0 + 1.15 * len(re.sub(r"\\mathrm|[${}_]", "", str(entry.get_label()))) for entry in block]
+    widths = [6.5 + 1.15 * len(re.sub(r"\\mathrm|[${}_]", "", str(entry.get_label()))) for entry in block]
     fitting = [n for n in range(1, len(block) + 1) if sum(max(widths[k::n]) for k in range(n)) <= WIDTH_MM]
     return max(fitting, default=1)

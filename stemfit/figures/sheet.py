@@ -58,8 +58,8 @@ def label_text(label: str) -> str:
 
 
 def formula(species: str) -> str:
-    """Column type with its counts as subscripts."""
-    return r"$\mathrm{" + re.sub(r"(\d+)", r"_{\1}", species) + "}$"
+    """Column type with its counts as subscripts; nothing for nothing."""
+    return r"$\mathrm{" + re.sub(r"(\d+)", r"_{\1}", species) + "}$" if species else ""
 
 
 def probability_text(probability: float) -> str:
