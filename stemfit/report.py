@@ -255,7 +255,7 @@ def _label(label: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9]+_[A-Za-z0-9]+", label):
         return escape(label)
     there, belongs = (re.sub(r"(\d+)", r"<sub>\1</sub>", part) for part in label.split("_"))
-    return f"{there}<sub>{belongs}</sub>"
+    return f"{f'({there})' if '<' in there else there}<sub>{belongs}</sub>"
 
 
 def _probability(value: float) -> str:

@@ -198,9 +198,9 @@ def test_no_global_state():
 @pytest.mark.parametrize(
     ("label", "text"),
     [
-        ("V_S", r"$\mathrm{{V}_{S}}$"),
-        ("V_S2", r"$\mathrm{{V}_{S_{2}}}$"),
-        ("Mo2_S2", r"$\mathrm{{Mo_{2}}_{S_{2}}}$"),
+        ("V_S", r"$\mathrm{V_{S}}$"),
+        ("V_S2", r"$\mathrm{V_{S_{2}}}$"),
+        ("Mo2_S2", r"$\mathrm{(Mo_{2})_{S_{2}}}$"),
         ("SVL-4", "SVL-4"),
         ("T1-484", "T1-484"),
     ],

@@ -88,6 +88,11 @@ def test_labels_are_set_as_in_the_field(analysis):
     assert "<b>V<sub>Se<sub>2</sub></sub></b>" in text
 
 
+def test_a_pair_in_place_of_a_pair_is_bracketed(analysis):
+    pair = replace(analysis, defects=(replace(analysis.defects[0], label="O2_Se2"),))
+    assert "<b>(O<sub>2</sub>)<sub>Se<sub>2</sub></sub></b>" in html(pair, PNG)
+
+
 def test_no_certainty_is_claimed(analysis):
     sure = replace(analysis, defects=tuple(replace(d, probability=1.0) for d in analysis.defects))
     assert "1.00</td>" not in re.sub(r"<h2>Candidate.*", "", html(sure, PNG), flags=re.S)

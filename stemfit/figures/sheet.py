@@ -50,11 +50,11 @@ class Sheet:
 
 
 def label_text(label: str) -> str:
-    """Label in the typography of the field, as mathtext: V_S2 -> V with the subscript S2, its 2 lower still."""
+    """Label in the typography of the field, as mathtext: V_S2 has the subscript S2; O2_S2 becomes (O2) with that one."""
     if not re.fullmatch(r"[A-Za-z0-9]+_[A-Za-z0-9]+", label):
         return re.sub(r"([$_^\\])", r"\\\1", label)
     there, belongs = (re.sub(r"(\d+)", r"_{\1}", part) for part in label.split("_"))
-    return rf"$\mathrm{{{{{there}}}_{{{belongs}}}}}$"
+    return rf"$\mathrm{{{f'({there})' if '_' in there else there}_{{{belongs}}}}}$"
 
 
 def formula(species: str) -> str:
