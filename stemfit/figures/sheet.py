@@ -50,7 +50,7 @@ class Sheet:
 
 
 def label_text(label: str) -> str:
-    """Label in the typography of the field, as mathtext: V_S2 has the subscript S2; O2_S2 becomes (O2) with that one."""
+    """Label in the typography of the field, as mathtext: V_S2 has the subscript S2, O2_S2 is (O2) with that one."""
     if not re.fullmatch(r"[A-Za-z0-9]+_[A-Za-z0-9]+", label):
         return re.sub(r"([$_^\\])", r"\\\1", label)
     there, belongs = (re.sub(r"(\d+)", r"_{\1}", part) for part in label.split("_"))
