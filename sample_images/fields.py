@@ -179,7 +179,7 @@ FIELDS = (
         rotation_deg=28.4,
         optics=Optics(60e3, 32.0, 50.0, 200.0, {"C10": 5.0, "C12": 5.0, "phi12": 0.5}, thermal_A=0.06),
         acquisition=Acquisition(
-            counts=60, jitter_px=0.3, drift_px=(3.0, -4.0), distortion_px=0.4, background=0.1,
+            counts=25, jitter_px=0.3, drift_px=(3.0, -4.0), distortion_px=0.4, background=0.1,
             gain=400.0, offset=1000.0, read_sigma=120.0, dtype="uint16", margin_px=MARGIN,
         ),
         seed=17,
