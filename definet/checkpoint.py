@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from definet.exceptions import ModelError, OutputError
@@ -37,11 +37,14 @@ class HostRange:
         Every element on any node, vacancy nodes included.
     kinds : tuple of str
         Kinds of defects, as `kinds_of` names them; empty: not known.
+    structures : int
+        Training structures of this host; 0: not known.
     """
 
     a_A: float
     elements: tuple[str, ...]
     kinds: tuple[str, ...] = ()
+    structures: int = 0
 
 
 def kinds_of(label: str) -> frozenset[str]:
@@ -146,7 +149,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {name: value.detach().cpu().float().contiguous() for name, value in checkpoint.weights.items()}
     staged = path.with_name(f".tmp-{path.name}")
     try:
-        save_file(tensors, staged, metadata={_KEY: json.dumps(about)})
+        staged.write_bytes(serialize(tensors, metadata={_KEY: json.dumps(about)}))
         os.replace(staged, path)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write {path}: {_one_line(error)}") from error
@@ -249,7 +252,8 @@ def _checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
 
 
 def _host_range(stored: Mapping[str, Any]) -> HostRange:
-    return HostRange(float(stored["a_A"]), tuple(stored["elements"]), tuple(stored["kinds"]))
+    seen = tuple(stored["elements"]), tuple(stored["kinds"]), int(stored.get("structures", 0))
+    return HostRange(float(stored["a_A"]), *seen)
 
 
 def _one_line(error: BaseException) -> str:

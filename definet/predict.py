@@ -24,6 +24,10 @@ from definet.structures import DefectStructure
 FloatArray = NDArray[np.float64]
 
 
+FEWEST = 10
+"""A host with fewer training structures does not count as known: not even each kind of point defect fits in."""
+
+
 @dataclass(frozen=True)
 class Relaxed:
     """One relaxed structure.
@@ -115,6 +119,8 @@ def out_of_range(structure: DefectStructure, checkpoint: Checkpoint) -> str:
     seen = checkpoint.hosts.get(structure.host)
     if seen is None:
         return f"host {structure.host or 'unknown'} was not in the training set ({', '.join(checkpoint.hosts)})"
+    if 0 < seen.structures < FEWEST:
+        return f"only {seen.structures} training structures were {structure.host}"
     strange = sorted({site.specie.symbol for site in structure.structure} - set(seen.elements))
     if strange:
         return f"{', '.join(strange)} in {structure.host} was not in the training set"

@@ -30,7 +30,7 @@ DATA = Path(__file__).parent / "data"
 def small() -> Checkpoint:
     torch.manual_seed(0)
     config = ModelConfig(channels=8, layers=2, gaussians=6, cutoff=4.0, basis_cutoff=4.5, smooth=False)
-    hosts = {"MoS2": HostRange(3.19, ("Mo", "S"), ("V_S", "SVL"))}
+    hosts = {"MoS2": HostRange(3.19, ("Mo", "S"), ("V_S", "SVL"), 12)}
     source = Provenance(hosts, "a teacher", "abc", "1.2")
     return Checkpoint(config, DefiNet(config).state_dict(), source, {"all/in_plane_A": 0.01})
 
@@ -43,6 +43,8 @@ def test_everything_survives_the_file(tmp_path: Path) -> None:
     assert read.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert all(torch.equal(read.weights[name], value) for name, value in wrote.weights.items())
     assert [entry.name for entry in tmp_path.iterdir()] == ["net.safetensors"]
+    (wanted := tmp_path / "plain").touch()
+    assert path.stat().st_mode & 0o077 == wanted.stat().st_mode & 0o077  # others may read what they may read elsewhere
     with safe_open(path, "pt") as file:
         assert json.loads(file.metadata()["definet"])["units"] == "angstrom"
 

@@ -20,6 +20,7 @@ def checkpoint(elements: int = 118) -> Checkpoint:
     hosts = {
         "MoS2": HostRange(3.25, ("Mo", "S", "Se"), ("V_S", "V_S2", "Se_S", "SVL")),
         "WSe2": HostRange(3.40, ("W", "Se")),
+        "MoSe2": HostRange(3.32, ("Mo", "Se"), ("V_Se",), structures=9),
     }
     return Checkpoint(config, DefiNet(config).state_dict(), Provenance(hosts, "nobody"))
 
@@ -100,9 +101,10 @@ def test_the_answer_is_in_the_frame_of_the_structure(change: Callable[[DefectStr
         (defect("V_Mo"), "V_Mo"),
         (defect("W_Mo"), "W in MoS2"),
         (defect("V_Te", "MoTe2"), "host MoTe2"),
+        (defect("V_Se", "MoSe2"), "only 9"),
         (replace(defect("V_S"), host=""), "unknown"),
     ],
-    ids=["V_S", "pristine", "line", "kinds unknown", "kind", "element", "host", "no host"],
+    ids=["V_S", "pristine", "line", "kinds unknown", "kind", "element", "host", "few", "no host"],
 )
 def test_what_was_never_seen_is_said(structure: DefectStructure, missing: str) -> None:
     reason = out_of_range(structure, checkpoint())
