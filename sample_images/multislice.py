@@ -36,7 +36,7 @@ abtem.config.set({"device": "cpu", "diagnostics.progress_bar": False, "precision
 
 CONFIGURATIONS = 5  # a five-fold circle is isotropic to fourth order, and 1 and 2 turns per cycle are orthogonal
 FINE_SAMPLING_A = 0.022
-WINDOW_A = 12.5
+WINDOW_A = 12.4
 BATCH = 4  # stays in the processor cache
 
 
@@ -86,8 +86,8 @@ def grid_for(optics: Optics, at_least_A: float) -> Grid:
     factor = int(np.ceil(step / coarsest))
     n = scipy.fft.next_fast_len(int(np.ceil(at_least_A / step)))
     fine = int(np.ceil(step / factor / FINE_SAMPLING_A))
-    window = scipy.fft.next_fast_len(int(np.ceil(WINDOW_A * factor / step)))
-    return Grid(n, step, factor, fine, window + window % 2)
+    half_window = scipy.fft.next_fast_len(int(np.ceil(WINDOW_A * factor / step / 2)))
+    return Grid(n, step, factor, fine, 2 * half_window)
 
 
 def thermal_displacements(layer: NDArray[np.int64], rms_A: float, seed: int) -> NDArray[np.float64]:
