@@ -71,9 +71,10 @@ def evaluate(checkpoint: Checkpoint, samples: Sequence[Sample], device: str = "a
         ]
     )
     groups: dict[str, list[int]] = {}
-    for k, sample in enumerate(samples):
-        for name in ("all", sample.host, family(sample.host, sample.label)):
-            groups.setdefault(name, []).append(k)
+    named = [("all", sample.host, family(sample.host, sample.label)) for sample in samples]
+    for level in range(3):
+        for k, names in sorted(enumerate(named), key=lambda item: item[1][level]):
+            groups.setdefault(names[level], []).append(k)
     return [_errors(name, sums[members]) for name, members in groups.items()]
 
 
@@ -90,7 +91,7 @@ def family(host_name: str, label: str) -> str:
 
 
 def scores(table: Sequence[Errors]) -> Mapping[str, float]:
-    """Pooled errors and ratios of each group, as a checkpoint carries them."""
+    """Pooled errors and ratios of each group, as a checkpoint carries them; a ratio to nothing is left out."""
     return {
         f"{row.group}/{name}": round(value, 5)
         for row in table
@@ -101,6 +102,7 @@ def scores(table: Sequence[Errors]) -> Mapping[str, float]:
             ("out_of_plane_A", row.out_of_plane_A),
             ("out_of_plane_ratio", row.out_of_plane_ratio),
         )
+        if np.isfinite(value)
     }
 
 

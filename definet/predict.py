@@ -120,7 +120,7 @@ def out_of_range(structure: DefectStructure, checkpoint: Checkpoint) -> str:
     if seen is None:
         return f"host {structure.host or 'unknown'} was not in the training set ({', '.join(checkpoint.hosts)})"
     if 0 < seen.structures < FEWEST:
-        return f"only {seen.structures} training structures were {structure.host}"
+        return f"{structure.host} had only {seen.structures} structures in the training set"
     strange = sorted({site.specie.symbol for site in structure.structure} - set(seen.elements))
     if strange:
         return f"{', '.join(strange)} in {structure.host} was not in the training set"

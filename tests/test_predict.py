@@ -101,7 +101,7 @@ def test_the_answer_is_in_the_frame_of_the_structure(change: Callable[[DefectStr
         (defect("V_Mo"), "V_Mo"),
         (defect("W_Mo"), "W in MoS2"),
         (defect("V_Te", "MoTe2"), "host MoTe2"),
-        (defect("V_Se", "MoSe2"), "only 9"),
+        (defect("V_Se", "MoSe2"), "only 9 structures"),
         (replace(defect("V_S"), host=""), "unknown"),
     ],
     ids=["V_S", "pristine", "line", "kinds unknown", "kind", "element", "host", "few", "no host"],
