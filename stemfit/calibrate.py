@@ -10,7 +10,7 @@ from stemfit.micrograph import Micrograph
 from stemfit.result import Calibration
 
 HOST_STRAIN = 0.003
-"""Relative uncertainty of the lattice constant of a real monolayer: strain, temperature and spread of published values."""
+"""Relative uncertainty of a real monolayer's lattice constant: strain, temperature, spread of published values."""
 
 
 def calibrate(lattice: Lattice, host: ProjectedHost, micrograph: Micrograph, asked_A: float | None) -> Calibration:

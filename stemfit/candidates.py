@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -112,7 +112,7 @@ def _center(structure: DefectStructure, family: Sequence[DefectStructure]) -> Fl
 
 def _variants(label: str, defect: Defect, host: ProjectedHost, lattice: Lattice) -> list[DefectStructure]:
     """All structures of one label at one place."""
-    from definet.structures import build, line, pristine
+    from definet.structures import build, line, pristine, substitution
 
     if defect.type == "LINE":
         n = len(defect.sites)
@@ -129,6 +129,8 @@ def _variants(label: str, defect: Defect, host: ProjectedHost, lattice: Lattice)
         return [crystal]
     if host.sublattices == ("A", "B"):
         return [_flat_defect(crystal, label, sublattice)]
+    if label.startswith("vanadium_"):
+        return [replace(substitution(crystal, label.replace("vanadium", "V")), label=label)]
     made = build(crystal, label)
     return [made, build(crystal, label, layer="bottom")] if _half_of_column(label, host) else [made]
 

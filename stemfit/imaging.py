@@ -64,6 +64,12 @@ class Imaging:
     amplitudes: dict[str, Amplitude]
     scatter: dict[str, float]
 
+    def scatter_of(self, column: str) -> float:
+        """Relative brightness scatter to expect of a column type, from the sublattice that it would stand on."""
+        if "M" not in self.scatter:
+            return max(self.scatter.values())
+        return self.scatter["M" if any(e in METALS for e in column_elements(column)) else "X"]
+
     def amplitude(self, column: str) -> Amplitude:
         """Brightness of a column type; an unlisted stack is the sum of its atoms, 25 % uncertain."""
         if column in self.amplitudes:

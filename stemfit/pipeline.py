@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
+import numpy as np
+
 from stemfit import columns as column
 from stemfit import warn
 from stemfit.calibrate import calibrate
@@ -54,7 +56,8 @@ class Settings:
 
 
 def analyze(
-    micrograph: Micrograph, settings: Settings, relaxer: Relaxer, *, progress: Callable[[str], None] = lambda stage: None
+    micrograph: Micrograph, settings: Settings, relaxer: Relaxer, *,
+    progress: Callable[[str], None] = lambda stage: None,
 ) -> Analysis:
     """Find the defects of an image and the structures behind them.
 
@@ -103,11 +106,13 @@ def analyze(
     with clock("score"):
         ranking = rank(found, candidates, relaxed, image, seen, imaging, lattice, rates["UNKNOWN"])
     with clock("simulate"):
-        simulated = whole_field(seen, sites, imaging, host, lattice, ranking.claimed, candidates, relaxed, brightness)
+        drawn = whole_field(sites, imaging, host, lattice, ranking.claimed, candidates, relaxed, brightness)
+        simulated = np.where(region_map > 0, np.nan, drawn)
     call = HostCall(host, identity.source, identity.probability, identity.alternatives)
     return Analysis(
         micrograph, seen, call, calibration, lattice, sites, regions, region_map, imaging, ranking.claimed,
-        ranking.doubted + suspects, candidates, relaxed, ranking.scores, simulated, warn.collect(identity, calibration, posteriors, brightness, imaging),
+        ranking.doubted + suspects, candidates, relaxed, ranking.scores, simulated,
+        warn.collect(identity, calibration, posteriors, brightness, imaging),
         asdict(settings), _environment(), clock.seconds,
     )
 

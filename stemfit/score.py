@@ -13,7 +13,8 @@ from scipy.special import logsumexp
 from skimage.metrics import structural_similarity
 
 from stemfit.candidates import Candidate
-from stemfit.columns import Columns
+from stemfit.columns import Columns, Profile
+from stemfit.columns.fit import averaged_profile
 from stemfit.columns.stamps import drawn, render
 from stemfit.defects import CLAIM, MODEL_FLOOR, Defect, type_of
 from stemfit.imaging import Imaging
@@ -64,7 +65,7 @@ REACH = 2.0
 """Lattice constants around the outermost site of a defect within which candidates are compared with the image."""
 
 MIN_POSITION_SCATTER = 0.01
-"""Least scatter of a column about its predicted place, in lattice constants: 3 pm, the precision of the best relaxers."""
+"""Least scatter of a column about its predicted place, in lattice constants: 3 pm, what the best relaxers reach."""
 
 SHIFT, GAIN, LEVEL = 0.03, 0.10, 0.3
 """Prior widths of what is common to a patch: shift in lattice constants, relative brightness, level and slope of the
@@ -95,7 +96,9 @@ class Scene(NamedTuple):
     image: FloatArray  # (h, w)
     surroundings: FloatArray  # (h, w) background and all columns beyond the reach
     weight: FloatArray  # (h, w) inverse variance per independent sample, 0 outside the disc
-    corner: FloatArray  # (2,) px of the first pixel
+    corner: FloatArray  # (2,) image position of the first pixel, px
+    pixel: float  # image px per pixel here
+    profile: Profile  # on these pixels
     gain: float
 
 
@@ -154,30 +157,38 @@ def score_defect(
 
 
 def position_scatter(columns: Columns, lattice: Lattice) -> float:
-    """Scatter of columns about the lattice beyond their measurement error, px per axis: jitter and real displacement."""
+    """Scatter of columns about the lattice beyond their measurement error, px per axis (jitter, true shifts)."""
     own = float(np.median(columns.cov[:, 0, 0] + columns.cov[:, 1, 1])) / 2 if len(columns) else 0.0
     excess = np.sqrt(max(lattice.residual_rms_px**2 - own, 0.0))
     return float(max(excess, MIN_POSITION_SCATTER * lattice.a_px_iso))
 
 
 def make_scene(defect: Defect, image: FloatArray, columns: Columns, imaging: Imaging, lattice: Lattice) -> Scene:
-    """Cut out the disc round a defect, with the model of all that lies further out."""
+    """Cut out the disc round a defect, with the model of all that lies further out.
+
+    Oversampled images are averaged down to a core of about 1.5 px: nothing is lost, and the work falls with the square.
+    """
     centre = defect.center_px
     size = float(np.hypot(*(defect.extent_px - centre).T).max()) + REACH * lattice.a_px_iso
+    n = max(1, int(imaging.profile.width_px / 1.5))
     h, w = image.shape
     x0, y0 = np.maximum(np.floor(centre - size).astype(int), 0)
-    x1, y1 = np.minimum(np.ceil(centre + size).astype(int) + 1, [w, h])
-    far = np.hypot(*(columns.xy_px - centre).T) > size + 0.25 * lattice.a_px_iso
-    near = np.hypot(*(columns.xy_px - centre).T) < size + 10 * columns.profile.width_px
-    use = far & near
-    corner = np.array([x0, y0], dtype=float)
-    around = render(columns.xy_px[use] - corner, columns.intensity[use], columns.profile, (y1 - y0, x1 - x0))
-    surroundings = columns.background[y0:y1, x0:x1] + around
-    y, x = np.mgrid[y0:y1, x0:x1]
-    disc = np.hypot(x - centre[0], y - centre[1]) < size
+    x1, y1 = x0 + (min(w - x0, int(2 * size) + 2) // n) * n, y0 + (min(h - y0, int(2 * size) + 2) // n) * n
+    away = np.hypot(*(columns.xy_px - centre).T)
+    use = (away > size + 0.25 * lattice.a_px_iso) & (away < size + 10 * columns.profile.width_px)
+    around = render(columns.xy_px[use] - [x0, y0], columns.intensity[use], columns.profile, (y1 - y0, x1 - x0))
     variance = imaging.noise.variance(columns.model[y0:y1, x0:x1]) * imaging.noise.pixels_per_sample
     gain = float(imaging.gain[min(max(round(centre[1]), 0), h - 1), min(max(round(centre[0]), 0), w - 1)])
-    return Scene(image[y0:y1, x0:x1], surroundings, disc / variance, corner, gain)
+    small = [_averaged(a, n) for a in (image[y0:y1, x0:x1], columns.background[y0:y1, x0:x1] + around, variance / n**2)]
+    y, x = np.mgrid[: small[0].shape[0], : small[0].shape[1]]
+    corner = np.array([x0, y0]) + (n - 1) / 2
+    disc = np.hypot(n * x + corner[0] - centre[0], n * y + corner[1] - centre[1]) < size
+    shape = averaged_profile(imaging.profile, n)
+    return Scene(small[0], small[1], disc / small[2], corner, float(n), shape, gain)
+
+
+def _averaged(image: FloatArray, n: int) -> FloatArray:
+    return np.asarray(image.reshape(image.shape[0] // n, n, image.shape[1] // n, n).mean((1, 3)))
 
 
 def fit(
@@ -190,19 +201,18 @@ def fit(
     defect, and neighbours displaced by up to a tenth of the lattice constant.
     """
     xy, amplitude, brightness, place = columns_of(candidate, relaxed, scene, imaging)
-    place = np.hypot(place, sigma_px)
+    place = np.hypot(place, sigma_px / scene.pixel)
     if loose:
-        centre = candidate.matrix @ candidate.center_A + candidate.offset_px - scene.corner
-        near = np.hypot(*(xy - centre).T) < 0.7 * lattice.a_px_iso
-        place = np.where(near, np.hypot(place, 0.1 * lattice.a_px_iso), place)
+        centre = (candidate.matrix @ candidate.center_A + candidate.offset_px - scene.corner) / scene.pixel
+        a = lattice.a_px_iso / scene.pixel
+        place = np.where(np.hypot(*(xy - centre).T) < 0.7 * a, np.hypot(place, 0.1 * a), place)
         xy, amplitude = np.vstack([xy, centre]), np.append(amplitude, 0.0)
         brightness, place = np.append(brightness, amplitude.max()), np.append(place, 0.0)
-    shapes = drawn(xy, imaging.profile, scene.image.shape)
+    shapes = drawn(xy, scene.profile, scene.image.shape)
     model = scene.surroundings + np.tensordot(amplitude, shapes[0], 1)
-    design = _design(shapes, amplitude, brightness, place, imaging, lattice)
-    use = scene.weight > 0
-    jacobian, w = design[:, use], scene.weight[use]
-    residual = (scene.image - model)[use]
+    design = _design(shapes, amplitude, brightness, place, scene.profile, lattice.a_px_iso / scene.pixel)
+    w, residual = scene.weight.ravel(), (scene.image - model).ravel()
+    jacobian = design.reshape(len(design), -1)
     matrix = np.eye(len(jacobian)) + (jacobian * w) @ jacobian.T
     right = jacobian @ (w * residual)
     factor = np.linalg.cholesky(matrix)
@@ -210,20 +220,20 @@ def fit(
     log_evidence = 0.5 * float(half @ half) - float(np.log(np.diag(factor)).sum()) - 0.5 * float(w @ residual**2)
     answer = solve_triangular(factor.T, half, lower=False)
     best = model + np.tensordot(answer, design, 1)
-    rest = (scene.image - best)[use]
-    return Fit(log_evidence, best, float(w @ rest**2) / max(1, int(use.sum())))
+    rest = (scene.image - best).ravel()
+    return Fit(log_evidence, best, float(w @ rest**2) / max(1, int((w > 0).sum())))
 
 
 def _design(
     shapes: tuple[FloatArray, FloatArray, FloatArray], amplitude: FloatArray, brightness: FloatArray,
-    place: FloatArray, imaging: Imaging, lattice: Lattice,
+    place: FloatArray, profile: Profile, a_px: float,
 ) -> FloatArray:
     """Derivative images (P, h, w), each times the prior width of its parameter."""
     value, *moves = shapes
     own = [brightness[:, None, None] * value, *((amplitude * place)[:, None, None] * g for g in moves)]
-    shift = SHIFT * lattice.a_px_iso
+    shift = SHIFT * a_px
     common = [shift * np.tensordot(amplitude, g, 1) for g in moves]
-    peak = LEVEL * float(amplitude.max()) / (2 * np.pi * imaging.profile.width_px**2)
+    peak = LEVEL * float(amplitude.max()) / (2 * np.pi * profile.width_px**2)
     y, x = np.mgrid[-0.5 : 0.5 : value.shape[1] * 1j, -0.5 : 0.5 : value.shape[2] * 1j]
     common += [GAIN * np.tensordot(amplitude, value, 1), np.full(x.shape, peak), peak * x, peak * y]
     return np.concatenate([*own, np.stack(common)])
@@ -236,8 +246,8 @@ def columns_of(
 
     Returns
     -------
-    xy (N, 2) px relative to the scene's corner, amplitude (N,), its standard error (N,), and the standard error (N,) of
-    the position from the relaxation, px.
+    xy (N, 2), amplitude (N,), its standard error (N,), and the standard error (N,) of the position from the relaxation,
+    all on the scene's pixels.
     """
     structure = candidate.structure
     atoms = structure.occupied
@@ -245,16 +255,20 @@ def columns_of(
     seen = project(numbers, relaxed.positions_A[atoms], candidate.matrix, candidate.offset_px)
     centre = candidate.matrix @ candidate.center_A + candidate.offset_px
     y, x = np.nonzero(scene.weight > 0)
-    reach = float(np.hypot(x + scene.corner[0] - centre[0], y + scene.corner[1] - centre[1]).max())
+    here = (centre - scene.corner) / scene.pixel
+    reach = scene.pixel * float(np.hypot(x - here[0], y - here[1]).max())
     pixels_per_A = float(np.sqrt(abs(np.linalg.det(candidate.matrix))))
     inside = np.hypot(*(seen.xy_px - centre).T) <= reach + 0.8 * pixels_per_A
     known = [imaging.amplitude(t) for t, k in zip(seen.types, inside, strict=True) if k]
-    value = scene.gain * np.array([a.value for a in known])
+    brighter = scene.gain / scene.pixel**2
+    value = brighter * np.array([a.value for a in known])
     own = np.array([a.sigma if a.source == "table" else 0.0 for a in known])
-    error = np.hypot(scene.gain * own, np.hypot(max(imaging.scatter.values()), MODEL_FLOOR) * value)
+    scatter = np.array([imaging.scatter_of(t) for t, k in zip(seen.types, inside, strict=True) if k])
+    error = np.hypot(brighter * own, np.hypot(scatter, MODEL_FLOOR) * value)
     doubt = np.zeros(len(seen.types))
     np.maximum.at(doubt, seen.column_of_atom, relaxation_error_A(candidate, relaxed)[atoms])
-    return seen.xy_px[inside] - scene.corner, value, error, pixels_per_A * doubt[inside]
+    xy = (seen.xy_px[inside] - scene.corner) / scene.pixel
+    return xy, value, error, pixels_per_A / scene.pixel * doubt[inside]
 
 
 def relaxation_error_A(candidate: Candidate, relaxed: Relaxed) -> FloatArray:
@@ -267,7 +281,7 @@ def relaxation_error_A(candidate: Candidate, relaxed: Relaxed) -> FloatArray:
         return relaxed.sigma_A
     start = candidate.structure.structure.cart_coords
     if relaxed.relaxer != "keep" or not candidate.structure.sites:
-        return TEACHER_ERROR * np.linalg.norm((relaxed.positions_A - start)[:, :2], axis=1)
+        return np.asarray(TEACHER_ERROR * np.linalg.norm((relaxed.positions_A - start)[:, :2], axis=1))
     defect = start[list(candidate.structure.sites), :2]
     away = np.linalg.norm(start[:, None, :2] - defect[None], axis=2).min(1)
     return np.asarray(UNRELAXED_A * np.exp(-np.maximum(away - 2.0, 0.0) / 2.0))

@@ -14,7 +14,7 @@ from stemfit.result import Calibration
 SCALE_TOLERANCE = 0.03
 SURE = 0.95
 SEPARATE = 3.0
-"""Full and half columns this many combined sigmas apart overlap in 7 % of the cases at the midpoint."""
+"""Full and half columns this many combined sigmas apart overlap in 7 % of the cases at the middle."""
 
 
 def collect(

@@ -23,6 +23,9 @@ FloatArray = NDArray[np.float64]
 SIGNIFICANCE = 4.5
 """A column is kept when its intensity exceeds this many of its standard errors: about one false column in 1e5 sites."""
 
+DOUBTFUL = 2.5
+"""The same while position and width are not yet fitted: what is a column would lose light to the wrong shape."""
+
 TAIL_RATIO = 2.5
 """Width of the tail over that of the core; the share of the tail is fitted."""
 
@@ -46,8 +49,9 @@ STAGES = (_Stage(2, False, 0), _Stage(3, True, 0), _Stage(2, True, 3), _Stage(3,
 """Brightness first, then positions, then the core, then the tail: each needs the one before to be nearly right."""
 
 
-FINE_SIGMA_PX = 2.0
-"""Images are averaged down to about this core width before fitting: finer sampling costs time and adds 1 % (1/24 s^2)."""
+FINE_SIGMA_PX = 1.5
+"""Images are averaged down to about this core width before fitting: finer sampling costs time and gains a
+percent (1 / 24 sigma^2)."""
 
 
 def refine(
@@ -77,15 +81,20 @@ def refine(
     basis = spline(image.shape, 12.0 * sigma_px if start is None else 12.0 * start.profile.width_px)
     held = np.zeros(len(seeds_px), dtype=bool) if fixed is None else fixed
     state = _begin(image, seeds_px, sigma_px, basis, start)
-    for stage in STAGES if start is None else STAGES[-1:]:
+    stages = STAGES if start is None else STAGES[-1:]
+    for number, stage in enumerate(stages, 1):
+        if len(state.xy) == 0:
+            break
         for _ in range(stage.steps):
             state = _step(image, state, basis, move=~held & stage.move, profile=stage.profile)
         state = _measured(image, state, basis)
         if prune:
-            keep = _significant(image, state, basis)
+            keep = _significant(image, state, basis, SIGNIFICANCE if number == len(stages) else DOUBTFUL)
             state, held = _select(state, keep), held[keep]
-    for _ in range(2 if start is None else 1):
+    for _ in range(0 if len(state.xy) == 0 else 2 if start is None else 1):
         state = _step(image, state, basis, move=~held, profile=STAGES[-1].profile)
+    if prune and len(state.xy):  # a column that died in the last steps
+        state = _select(state, _significant(image, _measured(image, state, basis), basis, SIGNIFICANCE))
     return _finish(image, _measured(image, state, basis), basis)
 
 
@@ -108,31 +117,54 @@ def resampled(columns: Columns, image: FloatArray, shape: tuple[int, int], facto
     xy = (columns.xy_px + 0.5) * factor - 0.5
     scale = np.array([factor, factor, factor**2])
     old = columns.profile
-    profile = Profile(old.core_cov_px2 * factor**2, old.tail_sigma_px * factor, old.tail_fraction)
+    profile = averaged_profile(old, 1 / factor) if factor < 1 else _sharpened(old, factor)
     intensity = columns.intensity * factor**2
     rows, cols = ((np.arange(n) + 0.5) / factor - 0.5 for n in shape)
     background = map_coordinates(
         columns.background, np.meshgrid(rows, cols, indexing="ij"), order=3 if factor > 1 else 1, mode="nearest"
     )
     model = background + render(xy, intensity, profile, shape)
-    noise = noise_model.measure(image, model, 3 * len(xy))
+    noise = _noise(image, model, 3 * len(xy), profile)
     return Columns(xy, intensity, columns.cov * np.outer(scale, scale), profile, background, model, noise)
+
+
+def _noise(image: FloatArray, model: FloatArray, free_parameters: int, profile: Profile) -> Noise:
+    return noise_model.measure(image, model, free_parameters, margin_px=round(3 * profile.width_px))
+
+
+def averaged_profile(profile: Profile, n: float) -> Profile:
+    """Profile on pixels that are means of n x n old ones: averaging adds the variance of n points, (n^2 - 1)/12."""
+    cov = (profile.core_cov_px2 + (n**2 - 1) / 12 * np.eye(2)) / n**2
+    return Profile(cov, profile.tail_sigma_px / n, profile.tail_fraction)
+
+
+def _sharpened(profile: Profile, n: float) -> Profile:
+    """Inverse of `averaged_profile`."""
+    cov = profile.core_cov_px2 * n**2 - (n**2 - 1) / 12 * np.eye(2)
+    return Profile(cov, profile.tail_sigma_px * n, profile.tail_fraction)
 
 
 def _measured(image: FloatArray, state: _State, basis: Spline) -> _State:
     model, _ = _model(state, basis, image.shape)
-    return replace(state, noise=noise_model.measure(image, model, 3 * len(state.xy) + state.coef.size))
+    return replace(state, noise=_noise(image, model, 3 * len(state.xy) + state.coef.size, state.profile))
 
 
 def _begin(image: FloatArray, xy: FloatArray, sigma: float, basis: Spline, start: Columns | None) -> _State:
     if start is not None:
         coef = _project(start.background, basis)
-        return _State(xy, np.full(len(xy), np.median(start.intensity)), start.profile, coef, start.noise)
+        return _State(xy, np.full(len(xy), _typical(start)), start.profile, coef, start.noise)
     size = 2 * round(2.5 * sigma) + 1
     coef = _project(uniform_filter(minimum_filter(uniform_filter(image, 3), size), size), basis)
     read = float(np.std(image)) or 1.0
     profile = Profile(np.eye(2) * sigma**2, TAIL_RATIO * sigma, 0.0)
     return _State(xy, np.full(len(xy), read * 2 * np.pi * sigma**2), profile, coef, Noise(0.0, 0.0, read, 1.0))
+
+
+def _typical(columns: Columns) -> float:
+    """Brightness to start from: the median column, or one that stands out of the noise where there is none."""
+    if len(columns):
+        return float(np.median(columns.intensity))
+    return 2 * np.pi * columns.profile.width_px**2 * columns.noise.read_sigma
 
 
 def _project(image: FloatArray, basis: Spline) -> FloatArray:
@@ -261,13 +293,15 @@ def _damped(intensity: FloatArray) -> FloatArray:
 
 
 def _local_weight(stamps: Stamps, inverse_variance: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Mean inverse variance (N,) over each column, and the share (N,) of the column that lies inside the image."""
-    square = stamps.core**2
+    """Mean inverse variance (N, 3) as x, y and intensity of each column see it; its share (N,) inside the image."""
     filled = gather(stamps, inverse_variance)
-    inside = (square * (filled > 0)).sum(1)
-    total = np.maximum(square.sum(1), 1e-300)
-    weight = (filled * square).sum(1) / np.maximum(inside, 1e-3 * total)
-    return np.maximum(weight, 1e-3 * inverse_variance.min()), inside / total
+    inside = filled > 0
+    weight = []
+    for shape in (stamps.grad_x, stamps.grad_y, stamps.core):
+        square = shape**2
+        weight.append((filled * square).sum(1) / np.maximum((square * inside).sum(1), 1e-3 * square.sum(1)))
+    share = (square * inside).sum(1) / square.sum(1)
+    return np.maximum(np.column_stack(weight), 1e-3 * inverse_variance.min()), share
 
 
 def _profile_derivatives(state: _State, stamps: Stamps) -> FloatArray:
@@ -282,16 +316,17 @@ def _profile_derivatives(state: _State, stamps: Stamps) -> FloatArray:
     return np.stack([*core_images, tail - pure])
 
 
-def _significant(image: FloatArray, state: _State, basis: Spline) -> NDArray[np.bool_]:
+def _significant(image: FloatArray, state: _State, basis: Spline, least: float) -> NDArray[np.bool_]:
     """Columns that the image needs: significant, inside, and not a weaker twin of a neighbour."""
     model, stamps = _model(state, basis, image.shape)
     cov = _covariance(state, *_local_weight(stamps, 1.0 / state.noise.variance(model)))
-    keep = state.intensity > SIGNIFICANCE * np.sqrt(np.maximum(cov[:, 2, 2], 0.0))
+    keep = state.intensity > least * np.sqrt(np.maximum(cov[:, 2, 2], 0.0))
     h, w = image.shape
     x, y = state.xy.T
     keep &= (x > -0.5) & (y > -0.5) & (x < w - 0.5) & (y < h - 0.5)
     i, j = pairs(state.xy, 1.5 * state.profile.width_px)
-    weaker = (i != j) & ((state.intensity[i] < state.intensity[j]) | ((state.intensity[i] == state.intensity[j]) & (i > j)))
+    own, other = state.intensity[i], state.intensity[j]
+    weaker = (i != j) & ((own < other) | ((own == other) & (i > j)))
     keep[i[weaker & keep[j]]] = False
     return np.asarray(keep)
 
@@ -300,18 +335,24 @@ def _select(state: _State, keep: NDArray[np.bool_]) -> _State:
     return replace(state, xy=state.xy[keep], intensity=state.intensity[keep])
 
 
-def _covariance(state: _State, weight: FloatArray, seen: FloatArray, members: int = 8) -> FloatArray:
+def _covariance(state: _State, weight: FloatArray, seen: FloatArray, members: int = 14) -> FloatArray:
     """Covariance (N, 3, 3) of each column, its nearest neighbours left free: own part of the inverse local matrix."""
     n = len(state.xy)
     if n == 0:
         return np.empty((0, 3, 3))
     m = min(members, n)
-    near = cKDTree(state.xy).query(state.xy, k=m)[1].reshape(n, m)
+    distance, near = (np.asarray(a).reshape(n, m) for a in cKDTree(state.xy).query(state.xy, k=m))
     p, q = (np.broadcast_to(near[:, :, None], (n, m, m)), np.broadcast_to(near[:, None, :], (n, m, m)))
-    visible = weight * np.maximum(seen, 1e-3)
+    visible = weight * np.maximum(seen, 1e-3)[:, None]
     block = blocks(state.xy, _damped(state.intensity), visible, state.profile, p.ravel(), q.ravel())
-    local = block.reshape(n, m, m, 3, 3).transpose(0, 1, 3, 2, 4).reshape(n, 3 * m, 3 * m)
-    diagonal = np.arange(3 * m)
+    local = np.zeros((n, 3 * m + 1, 3 * m + 1))
+    local[:, :-1, :-1] = block.reshape(n, m, m, 3, 3).transpose(0, 1, 3, 2, 4).reshape(n, 3 * m, 3 * m)
+    # The last unknown is the background under these columns: known from their own neighbourhood alone.
+    area = np.pi * (distance[:, -1] + state.profile.width_px) ** 2
+    level = visible[:, 2]
+    local[:, -1, -1] = level * area
+    local[:, 2:-1:3, -1] = local[:, -1, 2:-1:3] = np.sqrt(visible[near, 2] * level[:, None])
+    diagonal = np.arange(3 * m + 1)
     local[:, diagonal, diagonal] *= 1 + 1e-9
     return np.asarray(np.linalg.inv(local)[:, :3, :3]) * state.noise.pixels_per_sample
 

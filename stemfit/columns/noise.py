@@ -10,12 +10,17 @@ from stemfit.columns.types import Noise
 FloatArray = NDArray[np.float64]
 
 
-def measure(image: FloatArray, model: FloatArray, free_parameters: int) -> Noise:
+def measure(image: FloatArray, model: FloatArray, free_parameters: int, margin_px: int = 0) -> Noise:
     """Fit ``variance = read^2 + gain (model - offset)`` to the residual.
 
     Residual variances are taken in 24 equal-population bins of the model, each winsorised at 4 robust sigmas so that
-    adatoms and holes do not count as noise, and corrected for the fitted degrees of freedom.
+    adatoms and holes do not count as noise, and corrected for the fitted degrees of freedom. A border of `margin_px`
+    is left out: atoms beyond the edge shed light there that no column accounts for.
     """
+    if 0 < margin_px < min(image.shape) // 4:
+        inner = (slice(margin_px, -margin_px),) * 2
+        free_parameters = round(free_parameters * image[inner].size / image.size)
+        image, model = image[inner], model[inner]
     residual = image - model
     order = np.argsort(model, axis=None)
     levels, variances = [], []
@@ -25,11 +30,11 @@ def measure(image: FloatArray, model: FloatArray, free_parameters: int) -> Noise
     level, variance = np.array(levels), np.array(variances) * image.size / max(image.size - free_parameters, 1)
     gain, constant = _line(level, variance)
     # Extrapolated to the dark, the line may promise pixels without noise, which would take all the weight.
-    floor = 0.5 * float(variance.min())
+    floor = 0.1 * float(variance.min())
     offset = -constant / gain if gain > 0 and constant < 0 else 0.0
     read = np.sqrt(max(constant, floor, 1e-300))
     noise = Noise(gain, offset, float(read), 1.0)
-    return Noise(gain, offset, float(read), _correlation_area(residual, noise.variance(model), free_parameters))
+    return Noise(gain, offset, float(read), _correlation_area(residual, noise.variance(model)))
 
 
 def _winsorised_variance(values: FloatArray) -> float:
@@ -48,15 +53,14 @@ def _line(level: FloatArray, variance: FloatArray) -> tuple[float, float]:
     return float(gain), float(constant)
 
 
-def _correlation_area(residual: FloatArray, variance: FloatArray, free_parameters: int) -> float:
-    """Sum of the residual's autocorrelation over lags up to 2 px.
+def _correlation_area(residual: FloatArray, variance: FloatArray) -> float:
+    """Sum of the residual's autocorrelation over lags up to 2 px; never below 1.
 
-    The fit removes ``free_parameters`` degrees of freedom, which lowers every short lag by about their share of the
-    pixels; that is added back. Never below 1: apparent anticorrelation is not trusted to make error bars smaller.
+    Apparent anticorrelation (what the fit took away) is not trusted to make error bars smaller.
     """
     z = np.clip(residual / np.sqrt(variance), -4, 4)
     z = z - z.mean()
     power = np.abs(np.fft.rfft2(z, s=(z.shape[0] + 4, z.shape[1] + 4))) ** 2
     acf = np.fft.irfft2(power, s=(z.shape[0] + 4, z.shape[1] + 4))
     lags = np.concatenate([acf[-2:], acf[:3]])[:, [-2, -1, 0, 1, 2]]
-    return float(max(1.0, lags.sum() / acf[0, 0] + 25 * free_parameters / z.size))
+    return float(max(1.0, lags.sum() / acf[0, 0]))

@@ -61,14 +61,18 @@ def blocks(
     xy_px: FloatArray, intensity: FloatArray, weight: FloatArray, profile: Profile, i: NDArray[np.int64],
     j: NDArray[np.int64],
 ) -> FloatArray:
-    """Gauss-Newton blocks (P, 3, 3) of the pairs (i, j); parameters x, y, intensity; `weight` (N,) inverse variance."""
+    """Gauss-Newton blocks (P, 3, 3) of the pairs (i, j).
+
+    Parameters are x, y, intensity; `weight` (N, 3) is the inverse variance that each of them sees.
+    """
     value, grad, hess = overlap(xy_px[i] - xy_px[j], profile.core_cov_px2)
     block = np.empty((len(i), 3, 3))
     block[:, :2, :2] = -(intensity[i] * intensity[j])[:, None, None] * hess
     block[:, :2, 2] = intensity[i][:, None] * grad
     block[:, 2, :2] = -intensity[j][:, None] * grad
     block[:, 2, 2] = value
-    return block * np.sqrt(weight[i] * weight[j])[:, None, None]
+    root = (1 - profile.tail_fraction) * np.sqrt(weight)
+    return block * root[i][:, :, None] * root[j][:, None, :]
 
 
 def assemble(
@@ -101,9 +105,10 @@ def _border(
     iy = np.clip(np.rint(xy_px[:, 1]).astype(int), 0, h - 1)
     ix = np.clip(np.rint(xy_px[:, 0]).astype(int), 0, w - 1)
     at = np.einsum("na,nb->nab", basis.rows[iy], basis.cols[ix]).reshape(n, -1)  # (N, MY*MX)
-    at *= (np.sqrt(weight * mean_weight) * seen)[:, None]
+    at *= (np.sqrt(weight[:, 2] * mean_weight) * seen)[:, None]
     which, k = np.nonzero(at)
     coupling = coo_array((at[which, k], (3 * which + 2, k)), shape=(3 * n, at.shape[1])).tocsr()
     gram = mean_weight * kron(csr_array(basis.rows.T @ basis.rows), csr_array(basis.cols.T @ basis.cols))
     gram = gram + BACKGROUND_DAMPING * diags_array(gram.diagonal())
-    return csc_array(block_array([[columns, coupling], [coupling.T, gram]]))
+    parts: list[list[csr_array]] = [[columns, coupling], [csr_array(coupling.T), csr_array(gram)]]
+    return csc_array(block_array(parts))

@@ -24,7 +24,7 @@ WINDOW_SIGMAS = 4.0
 class Stamps(NamedTuple):
     """Windows of N columns: flat pixel index in the padded image, core value, gradient with respect to the position."""
 
-    index: NDArray[np.int64]  # (N, K*K)
+    at: NDArray[np.int64]  # (N, K*K)
     core: FloatArray  # (N, K*K)
     grad_x: FloatArray  # (N, K*K)
     grad_y: FloatArray  # (N, K*K)
@@ -55,21 +55,21 @@ def stamp(xy_px: FloatArray, profile: Profile, shape: tuple[int, int]) -> Stamps
     col = centre[:, 0, None] + offset + pad
     index = row[:, :, None] * (shape[1] + 2 * pad) + col[:, None, :]
     n = len(xy_px)
-    return Stamps(
-        index.reshape(n, -1), core.reshape(n, -1), (core * gx).reshape(n, -1), (core * gy).reshape(n, -1), pad, shape
-    )
+    size = len(offset) ** 2
+    flat = [values.reshape(n, size) for values in (core, core * gx, core * gy)]
+    return Stamps(index.reshape(n, size), flat[0], flat[1], flat[2], pad, shape)
 
 
 def scatter(stamps: Stamps, weights: FloatArray) -> FloatArray:
     """Sum windows `weights` (N, K*K) into an image (H, W)."""
     h, w = stamps.shape[0] + 2 * stamps.pad, stamps.shape[1] + 2 * stamps.pad
-    flat = np.bincount(stamps.index.ravel(), weights=weights.ravel(), minlength=h * w).reshape(h, w)
-    return flat[stamps.pad : h - stamps.pad, stamps.pad : w - stamps.pad]
+    flat = np.bincount(stamps.at.ravel(), weights=weights.ravel(), minlength=h * w).reshape(h, w)
+    return np.asarray(flat[stamps.pad : h - stamps.pad, stamps.pad : w - stamps.pad], dtype=np.float64)
 
 
 def gather(stamps: Stamps, image: FloatArray) -> FloatArray:
     """Cut every column's window out of an image (H, W): (N, K*K), zero outside."""
-    return np.pad(image, stamps.pad).ravel()[stamps.index]
+    return np.pad(image, stamps.pad).ravel()[stamps.at]
 
 
 def blur(core_image: FloatArray, profile: Profile) -> FloatArray:

@@ -1,4 +1,7 @@
-"""Values that describe columns. Positions are pixels (x, y): x right, y down, (0, 0) the centre of the top-left pixel."""
+"""Values that describe columns.
+
+Positions are pixels (x, y): x right along axis 1, y down along axis 0, (0, 0) the centre of the top-left pixel.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Profile:
-    """Image of one column: an elliptical Gaussian core plus a round Gaussian tail, of unit integral.
+    """Image of one column, of unit integral: an elliptical Gaussian core, and a tail that is this core widened.
+
+    The tail's covariance is that of the core plus a round Gaussian's, such that its geometric mean width for a round
+    core is `tail_sigma_px`: tails come from source size and aberrations that blur the core equally in all directions.
 
     Attributes
     ----------

@@ -23,10 +23,11 @@ MIN_MEMBERS = 3
 
 
 def join(found: Sequence[Defect], a_px: float) -> list[Defect]:
-    """Replace connected groups of three or more findings, and strays with what they stray from, by one defect each.
+    """Say together what belongs together.
 
-    A straight row of equal chalcogen vacancies is a LINE; every other group is UNKNOWN: several sites at once that no
-    single-site hypothesis can name.
+    A straight row of equal chalcogen vacancies is a LINE. A stray column and what is wrong with the sites round it are
+    one UNKNOWN: something moved or was added there, and no single-site hypothesis can name it. Other neighbours stay
+    what they are one by one.
     """
     if not found:
         return []
@@ -36,30 +37,39 @@ def join(found: Sequence[Defect], a_px: float) -> list[Defect]:
     count, group = connected_components(links, directed=False)
     joined: list[Defect] = []
     for k in range(count):
-        members = [found[i] for i in np.flatnonzero(group == k)]
-        stray = any(d.type == "UNKNOWN" for d in members)
-        together = len(members) >= MIN_MEMBERS or (stray and len(members) > 1)
-        joined.extend([_one(members)] if together else members)
+        members = [found[int(i)] for i in np.flatnonzero(group == k)]
+        label = _row_label(members) if len(members) >= MIN_MEMBERS else None
+        if label:
+            joined.append(_row(members, label))
+        elif len(members) > 1 and any(d.sites[0][2] == "-" for d in members):
+            joined.append(_unnamed(members))
+        else:
+            joined.extend(members)
     return joined
 
 
-def _one(members: Sequence[Defect]) -> Defect:
-    label = _row_label(members)
+def _pristine(members: Sequence[Defect]) -> float:
+    return float(np.prod([dict(d.alternatives).get("pristine", 0.0) for d in members]))
+
+
+def _row(members: Sequence[Defect], label: str) -> Defect:
+    probability, pristine = float(np.prod([d.probability for d in members])), _pristine(members)
     extent = np.vstack([d.extent_px for d in members])
-    probability = float(np.prod([d.probability for d in members])) if label else 1.0
-    evidence = float(sum(d.log_bayes_factor for d in members))
-    pristine = float(np.prod([dict(d.alternatives).get("pristine", 0.0) for d in members]))
-    sites = tuple(s for d in members for s in d.sites)
-    rest = max(0.0, 1 - probability - pristine)
-    if label is None:
-        alternatives: tuple[tuple[str, float], ...] = (("pristine", pristine),)
-        return Defect(
-            0, "UNKNOWN", "UNKNOWN", 1 - pristine, extent.mean(0), sites, extent, alternatives, evidence
-        )
-    alternatives = (("UNKNOWN", rest), ("pristine", pristine))
     return replace(
-        members[0], type="LINE", label=label, probability=probability, center_px=extent.mean(0), sites=sites,
-        extent_px=extent, alternatives=alternatives, log_bayes_factor=evidence,
+        members[0], type="LINE", label=label, probability=probability, center_px=extent.mean(0),
+        sites=tuple(s for d in members for s in d.sites), extent_px=extent,
+        alternatives=(("UNKNOWN", max(0.0, 1 - probability - pristine)), ("pristine", pristine)),
+        log_bayes_factor=float(sum(d.log_bayes_factor for d in members)),
+    )
+
+
+def _unnamed(members: Sequence[Defect]) -> Defect:
+    pristine = _pristine(members)
+    extent = np.vstack([d.extent_px for d in members])
+    evidence = float(sum(d.log_bayes_factor for d in members))
+    sites = tuple(s for d in members for s in d.sites)
+    return Defect(
+        0, "UNKNOWN", "UNKNOWN", 1 - pristine, extent.mean(0), sites, extent, (("pristine", pristine),), evidence
     )
 
 

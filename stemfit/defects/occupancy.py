@@ -21,8 +21,16 @@ Hong et al., Nat. Commun. 2015. The image's own densities replace them as far as
 PRIOR_SITES = 100.0
 """Weight of `PRIOR_RATES` against the image, in sites."""
 
+RESOLVED = 2.5
+"""Separation of half and full columns from which their densities are learned: closer populations cannot be unmixed, and
+the density would follow the shape of the scatter."""
+
 MODEL_FLOOR = 0.03
 """Relative error of a column's brightness from the shape of the probe model, added to its statistics."""
+
+
+NAMES = {"V": "vanadium"}
+"""In a label V means vacancy: V_Mo is a missing molybdenum, vanadium_Mo an exchanged one."""
 
 
 class Hypothesis(NamedTuple):
@@ -65,7 +73,7 @@ def hypotheses(host: ProjectedHost, sublattice: str) -> tuple[Hypothesis, ...]:
         return (Hypothesis("pristine", "", own), Hypothesis(f"V_{own}", "SV", ""), *swaps, unknown)
     x = other.rstrip("2")
     if sublattice == "M":
-        swaps = [Hypothesis(f"{m}_{metal}", "SUB", m) for m in METALS if m != metal]
+        swaps = [Hypothesis(f"{NAMES.get(m, m)}_{metal}", "SUB", m) for m in METALS if m != metal]
         anti = [Hypothesis(f"{x}_{metal}", "ANTI", x), Hypothesis(f"{x}2_{metal}", "ANTI", x + "2")]
         return (Hypothesis("pristine", "", metal), Hypothesis(f"V_{metal}", "VM", ""), *swaps, *anti, unknown)
     foreign = [e for e in CHALCOGENS if e != x]
@@ -94,7 +102,7 @@ def occupancy(
     prior = np.array([PRIOR_RATES.get(h.type, 0.0) for h in options])
     prior[0] = 1 - prior.sum()
     rate, level = prior.copy(), half
-    for _ in range(12):
+    for _ in range(12 if _separation(half, full, sigma, imaging.scatter[sublattice]) > RESOLVED else 1):
         each = [_log_likelihood(value, sigma, h, imaging, level, full, imaging.scatter[sublattice]) for h in options]
         likelihood = np.stack(each, axis=1)
         joint = likelihood + np.log(rate)
@@ -105,6 +113,14 @@ def occupancy(
             level = _learned(half, value, sigma, probability[:, 1])
     ratio = level.value / full.value if level is not None else float("nan")
     return SitePosterior(rows, options, probability, likelihood, ratio)
+
+
+def _separation(half: Amplitude | None, full: Amplitude, sigma: FloatArray, scatter: float) -> float:
+    """Distance between half and full columns over their spread; between empty and full ones where nothing is half."""
+    if len(sigma) == 0:
+        return 0.0
+    gap = full.value - (half.value if half is not None else 0.0)
+    return gap / float(np.hypot(np.median(sigma), scatter * full.value))
 
 
 def _log_likelihood(
@@ -133,9 +149,9 @@ def _learned(table: Amplitude, value: FloatArray, sigma: FloatArray, weight: Flo
 
 def can_tell_half(posterior: SitePosterior, brightness: Brightness, imaging: Imaging, sublattice: str) -> float:
     """Distance between full and half columns over their combined spread, median over sites."""
-    full = imaging.amplitudes[posterior.hypotheses[0].column].value
-    sigma = float(np.median(brightness.sigma[posterior.site])) if len(posterior.site) else np.inf
-    return float(full * (1 - posterior.half_ratio) / np.hypot(sigma, imaging.scatter[sublattice] * full))
+    full = imaging.amplitudes[posterior.hypotheses[0].column]
+    half = Amplitude(full.value * posterior.half_ratio, 0.0, full.source)
+    return _separation(half, full, brightness.sigma[posterior.site], imaging.scatter[sublattice])
 
 
 def label_rates(posteriors: Sequence[SitePosterior]) -> dict[str, float]:

@@ -148,7 +148,7 @@ def _from_columns(
     columns: Columns, field: PlaneField, origin: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Columns that sit within a quarter of a bond of P or Q in good crystal."""
-    n = field.index(columns.xy_px) - origin
+    n = field.cell_index(columns.xy_px) - origin
     distance, frac = np.full(len(n), np.inf), np.zeros_like(n)
     for t in THIRDS[:2]:
         nearest = np.rint(n - t) + t
@@ -170,7 +170,7 @@ def _from_planes(
     h, w = shape
     y, x = np.mgrid[: h : max(1, h // 64), : w : max(1, w // 64)]
     xy = np.column_stack([x.ravel(), y.ravel()]).astype(float)
-    return xy, field.index(xy) - origin, np.where(field.strength[y, x].ravel() > 0.5, 1.0, 1e-3)
+    return xy, field.cell_index(xy) - origin, np.where(field.strength[y, x].ravel() > 0.5, 1.0, 1e-3)
 
 
 def _regress(
@@ -186,11 +186,10 @@ def _regress(
     robust, follows = weight, np.ones(len(frac), dtype=bool)
     for final in (False, True):
         cell, rest = _affine(design, xy, weight * follows if final else robust, passes=1 if final else 6)
-        base, a = design @ cell, iso(cell[1], cell[2])
-        nodes, rms, follows = _smooth(base, rest, weight, a, shape)
-    variance = rms**2 * np.linalg.inv(design.T @ design)
+        nodes, rms, follows = _smooth(design @ cell, rest, weight, iso(cell[1], cell[2]), shape)
+    variance = np.asarray(rms**2 * np.linalg.inv(design.T @ design), dtype=np.float64)
     order = [0, 3, 1, 4, 2, 5]  # (origin, a, b) by coordinate -> (origin x, origin y, a x, ...)
-    covariance = np.kron(np.eye(2), variance)[np.ix_(order, order)]
+    covariance = np.kron(np.eye(2), variance)[np.ix_(order, order)].astype(np.float64)
     return Grid(cell[0], cell[1], cell[2], covariance, nodes, shape, rms, strength, contrast)
 
 
@@ -198,7 +197,8 @@ def _affine(design: FloatArray, xy: FloatArray, weight: FloatArray, passes: int)
     """(origin, a, b) rows (3, 2) and the residual (N, 2); reweighted with Cauchy weights if more than one pass."""
     robust = weight
     for _ in range(passes):
-        cell = np.linalg.solve(design.T @ (design * robust[:, None]), design.T @ (xy * robust[:, None]))
+        normal = design.T @ (design * robust[:, None])
+        cell = np.asarray(np.linalg.solve(normal, design.T @ (xy * robust[:, None])), dtype=np.float64)
         rest = xy - design @ cell
         length = np.hypot(*rest.T)
         robust = weight / (1 + (length / (2 * max(1.48 * float(np.median(length)), 1e-3))) ** 2)

@@ -33,7 +33,7 @@ class PlaneField(NamedTuple):
     shift: FloatArray
     strength: FloatArray
 
-    def index(self, xy_px: FloatArray) -> FloatArray:
+    def cell_index(self, xy_px: FloatArray) -> FloatArray:
         """Continuous indices (N, 2) at positions (N, 2) px, relative to the arbitrary phase origin."""
         h, w = self.strength.shape
         row = np.clip(np.rint(xy_px[:, 1]).astype(int), 0, h - 1)

@@ -42,7 +42,8 @@ def find_regions(image: FloatArray, columns: Columns, grid: Grid) -> tuple[tuple
     disc = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius
     lost = binary_closing(np.pad(binary_opening(lost, disc), radius), disc)[radius:-radius, radius:-radius] & lost
     labels, count = label(lost)
-    regions, number = [], np.zeros(image.shape, dtype=np.uint8)
+    regions: list[Region] = []
+    number = np.zeros(image.shape, dtype=np.uint8)
     for k in range(1, count + 1):
         area = labels == k
         if area.sum() < MIN_CELLS * cell or len(regions) >= 254:

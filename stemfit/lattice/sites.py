@@ -78,7 +78,7 @@ def _match(sites: FloatArray, columns: FloatArray, reach: float) -> NDArray[np.i
     found = np.full(len(sites), -1, dtype=np.int64)
     if len(columns) == 0:
         return found
-    distance, site = cKDTree(sites).query(columns)
+    distance, site = (np.asarray(a) for a in cKDTree(sites).query(columns))
     order = np.argsort(-distance)  # nearer columns write last and win
     good = order[distance[order] < reach]
     found[site[good]] = good

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from stemfit.candidates import Candidate
-from stemfit.columns import Columns
 from stemfit.columns.stamps import render
 from stemfit.defects import Defect
 from stemfit.hosts import ProjectedHost
@@ -19,9 +19,11 @@ from stemfit.simulate.image import project
 
 FloatArray = NDArray[np.float64]
 
+PATCH_REACH = 1.3
+"""Lattice constants round a defect within which its candidate is drawn: its first two shells of neighbours."""
+
 
 def whole_field(
-    columns: Columns,
     sites: SiteMap,
     imaging: Imaging,
     host: ProjectedHost,
@@ -38,34 +40,37 @@ def whole_field(
     """
     value = np.array([imaging.amplitudes[host.columns[host.sublattices.index(str(s))]].value for s in sites.sublattice])
     amplitude = value * _gain(imaging, sites.xy_px)
-    xy, keep = sites.xy_px.copy(), np.ones(len(value), dtype=bool)
-    extra_xy, extra = [], []
-    by_id = {c.id: (c, r) for c, r in zip(candidates, relaxed, strict=True)}
     rows = {(int(i), int(j), str(s)): k for k, ((i, j), s) in enumerate(zip(sites.ij, sites.sublattice, strict=True))}
     for defect in defects:
         if defect.best_candidate is None:
             own = [rows[s] for s in defect.sites if s in rows]
             amplitude[own] = np.maximum(brightness.value[own], 0.0)
-            continue
-        place, bright, reach = _patch(*by_id[defect.best_candidate], defect, imaging, lattice)
-        keep &= np.hypot(*(sites.xy_px - defect.center_px).T) > reach
-        extra_xy.append(place)
-        extra.append(bright)
-    xy, amplitude = np.vstack([xy[keep], *extra_xy]), np.concatenate([amplitude[keep], *extra])
-    return imaging.background + render(xy, amplitude, imaging.profile, imaging.background.shape)
+    named = [d for d in defects if d.best_candidate is not None]
+    if not named:
+        return imaging.background + render(sites.xy_px, amplitude, imaging.profile, imaging.background.shape)
+    by_id = {c.id: (c, r) for c, r in zip(candidates, relaxed, strict=True)}
+    reach = PATCH_REACH * lattice.a_px_iso
+    centres = cKDTree(np.vstack([d.extent_px for d in named]))
+    owner = np.concatenate([np.full(len(d.extent_px), k) for k, d in enumerate(named)])
+    keep = centres.query(sites.xy_px)[0] > reach
+    xy, bright = [sites.xy_px[keep]], [amplitude[keep]]
+    for k, defect in enumerate(named):
+        place, value = _columns(*by_id[str(defect.best_candidate)], imaging)
+        distance, nearest = centres.query(place)
+        own_part = (distance <= reach) & (owner[nearest] == k)  # each place is drawn once, by its nearest defect
+        xy.append(place[own_part])
+        bright.append(value[own_part])
+    drawn = render(np.vstack(xy), np.concatenate(bright), imaging.profile, imaging.background.shape)
+    return np.asarray(imaging.background + drawn)
 
 
-def _patch(
-    candidate: Candidate, relaxed: Relaxed, defect: Defect, imaging: Imaging, lattice: Lattice
-) -> tuple[FloatArray, FloatArray, float]:
-    """Columns of a candidate within 1.3 lattice constants of its defect."""
+def _columns(candidate: Candidate, relaxed: Relaxed, imaging: Imaging) -> tuple[FloatArray, FloatArray]:
+    """Positions (N, 2) px and brightness (N,) of all columns of a candidate's patch."""
     atoms = candidate.structure.occupied
     numbers = np.array([s.specie.Z for s in candidate.structure.structure])[atoms]
     seen = project(numbers, relaxed.positions_A[atoms], candidate.matrix, candidate.offset_px)
-    reach = float(np.hypot(*(defect.extent_px - defect.center_px).T).max()) + 1.3 * lattice.a_px_iso
-    inside = np.hypot(*(seen.xy_px - defect.center_px).T) <= reach
-    value = np.array([imaging.amplitude(t).value for t, k in zip(seen.types, inside, strict=True) if k])
-    return seen.xy_px[inside], value * _gain(imaging, seen.xy_px[inside]), reach
+    value = np.array([imaging.amplitude(t).value for t in seen.types])
+    return seen.xy_px, value * _gain(imaging, seen.xy_px)
 
 
 def _gain(imaging: Imaging, xy_px: FloatArray) -> FloatArray:

@@ -1,0 +1,142 @@
+"""Columns against known truth: found, not invented, as precise as promised."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from stemfit.columns import Columns, Profile, find, refine
+from stemfit.columns.noise import measure
+from stemfit.columns.normal import overlap
+from stemfit.columns.stamps import drawn, gather, render, scatter, stamp
+from stemfit.synthetic import Acquisition, Crystal, crystal, record
+
+SHAPE = (250, 280)
+
+
+def recorded(counts: float, seed: int = 3, **how: float) -> tuple[np.ndarray, Crystal]:
+    sample = crystal(SHAPE, rotation_deg=11.7, halved=3, removed=2, seed=seed, tail_fraction=0.0)
+    taken, truth = record(sample, Acquisition(counts=counts, background=0.1, background_variation=0.0, **how), seed)
+    return np.asarray(taken.image, dtype=float), truth
+
+
+def matched(columns: Columns, truth: Crystal, margin: float = 28.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distance from each true column well inside to the nearest found one, that one's row, and which true ones."""
+    h, w = SHAPE
+    x, y = truth.columns.xy_px.T
+    rows = np.flatnonzero((x > margin) & (y > margin) & (x < w - margin) & (y < h - margin))
+    apart = np.linalg.norm(truth.columns.xy_px[rows, None] - columns.xy_px[None], axis=2)
+    return apart.min(1), apart.argmin(1), rows
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[Columns, Crystal]:
+    image, truth = recorded(counts=60.0)
+    return find(image), truth
+
+
+def test_every_column_is_found_and_no_vacancy_is_filled(fitted: tuple[Columns, Crystal]) -> None:
+    columns, truth = fitted
+    apart, _, rows = matched(columns, truth)
+    occupied = truth.columns.state[rows] != "empty"
+    assert (apart[occupied] < 1.0).all()
+    assert (apart[~occupied] > 4.0).all()
+
+
+def test_halved_columns_measure_half(fitted: tuple[Columns, Crystal]) -> None:
+    columns, truth = fitted
+    _, nearest, rows = matched(columns, truth)
+    whole = (truth.columns.state[rows] == "full") & (truth.columns.sublattice[rows] == "X")
+    full = np.median(columns.intensity[nearest[whole]])
+    half = columns.intensity[nearest[truth.columns.state[rows] == "half"]]
+    assert np.allclose(half / full, 0.5, atol=0.12)
+
+
+def test_stated_errors_are_the_real_ones() -> None:
+    pulls_x, pulls_i = [], []
+    for seed in range(3):
+        image, truth = recorded(counts=60.0, seed=seed)
+        columns = find(image)
+        _, nearest, rows = matched(columns, truth)
+        full = truth.columns.state[rows] == "full"
+        offset = columns.xy_px[nearest[full]] - truth.columns.xy_px[rows[full]]
+        pulls_x.append(offset[:, 0] / np.sqrt(columns.cov[nearest[full], 0, 0]))
+        scale = np.sum(columns.intensity[nearest[full]]) / np.sum(truth.columns.intensity[rows[full]])
+        error = columns.intensity[nearest[full]] - scale * truth.columns.intensity[rows[full]]
+        pulls_i.append(error / np.sqrt(columns.cov[nearest[full], 2, 2]))
+    x, i = np.concatenate(pulls_x), np.concatenate(pulls_i)
+    assert len(x) > 300
+    assert 0.85 < x.std() < 1.2
+    # Brightness errors are stated too small by a quarter to a third: the shared profile's own error is not in them yet.
+    assert 0.85 < i.std() < 1.5
+
+
+def test_an_image_without_atoms_has_no_columns() -> None:
+    noise = np.random.default_rng(0).poisson(20.0, SHAPE).astype(float)
+    assert len(find(noise)) <= 2
+
+
+def test_brightness_and_offset_of_the_image_do_not_matter() -> None:
+    image, _ = recorded(counts=60.0)
+    plain, scaled = find(image), find(7.5 * image + 300.0)
+    assert len(plain) == len(scaled)
+    inner = (np.abs(plain.xy_px - [140, 125]) < [112, 97]).all(1)
+    assert np.allclose(plain.xy_px[inner], scaled.xy_px[inner], atol=0.02)
+    assert np.allclose(7.5 * plain.intensity[inner], scaled.intensity[inner], rtol=0.02)
+
+
+def test_noise_is_measured() -> None:
+    rng = np.random.default_rng(1)
+    model = gaussian_filter(rng.uniform(0, 1, (200, 260)), 3.0)
+    model = 20 + 300 * (model - model.min())
+    image = 3.0 * rng.poisson(model / 3.0) + rng.normal(0, 4.0, model.shape)
+    noise = measure(image, model, 0)
+    assert noise.gain == pytest.approx(3.0, rel=0.1)
+    assert noise.variance(model).mean() == pytest.approx((3.0 * model + 16).mean(), rel=0.06)
+    assert noise.pixels_per_sample < 1.15
+    blurred = model + gaussian_filter(image - model, 1.0)
+    assert measure(blurred, model, 0).pixels_per_sample > 5
+
+
+def test_scatter_is_the_transpose_of_gather() -> None:
+    rng = np.random.default_rng(2)
+    stamps = stamp(rng.uniform(-3, 43, (9, 2)), PROFILE, (40, 41))
+    image, weights = rng.normal(size=(40, 41)), rng.normal(size=stamps.core.shape)
+    assert np.sum(scatter(stamps, weights) * image) == pytest.approx(np.sum(weights * gather(stamps, image)))
+
+
+PROFILE = Profile(np.array([[5.0, 0.8], [0.8, 3.5]]), 5.5, 0.25)
+
+
+def test_windows_with_one_blur_equal_the_full_drawing() -> None:
+    xy = np.array([[20.3, 25.8], [31.6, 22.1]])
+    value, grad_x, grad_y = drawn(xy, PROFILE, (60, 64))
+    together = render(xy, np.array([2.0, 3.0]), PROFILE, (60, 64))
+    assert np.allclose(np.tensordot([2.0, 3.0], value, 1), together, atol=2e-4 * together.max())
+    step = 1e-5
+    along = np.array([step, 0.0])
+    numeric = (drawn(xy + along, PROFILE, (60, 64))[0] - drawn(xy - along, PROFILE, (60, 64))[0]) / (2 * step)
+    assert np.allclose(numeric, grad_x, atol=1e-8)
+    assert not np.allclose(numeric, grad_y, atol=1e-4)
+
+
+def test_closed_form_overlap_is_the_integral_of_two_cores() -> None:
+    core = Profile(PROFILE.core_cov_px2, 10.0, 0.0)
+    a, b = (drawn(np.array([p]), core, (80, 80))[0][0] for p in ([40.2, 39.7], [43.1, 41.0]))
+    value, _, _ = overlap(np.array([[40.2 - 43.1, 39.7 - 41.0]]), core.core_cov_px2)
+    assert value[0] == pytest.approx(float(np.sum(a * b)), rel=1e-6)
+
+
+def test_held_columns_stay_and_measure_nothing_where_nothing_is(fitted: tuple[Columns, Crystal]) -> None:
+    image, truth = recorded(counts=60.0)
+    columns, _ = fitted
+    h, w = SHAPE
+    x, y = truth.columns.xy_px.T
+    empty = (truth.columns.state == "empty") & (x > 14) & (y > 14) & (x < w - 14) & (y < h - 14)
+    at = truth.columns.xy_px[empty]
+    seeds = np.vstack([columns.xy_px, at])
+    fixed = np.arange(len(seeds)) >= len(columns)
+    again = refine(image, seeds, columns.profile.width_px, fixed=fixed, prune=False, start=columns)
+    assert np.allclose(again.xy_px[fixed], at)
+    assert (np.abs(again.intensity[fixed]) < 5 * np.sqrt(again.cov[fixed, 2, 2])).all()
