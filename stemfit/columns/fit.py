@@ -348,10 +348,10 @@ def _covariance(state: _State, weight: FloatArray, seen: FloatArray, members: in
     local = np.zeros((n, 3 * m + 1, 3 * m + 1))
     local[:, :-1, :-1] = block.reshape(n, m, m, 3, 3).transpose(0, 1, 3, 2, 4).reshape(n, 3 * m, 3 * m)
     # The last unknown is the background under these columns: known from their own neighbourhood alone.
-    area = np.pi * (distance[:, -1] + state.profile.width_px) ** 2
-    level = visible[:, 2]
+    area = np.pi * (distance[:, -1] + 2 * state.profile.width_px) ** 2
+    level, core = visible[:, 2], 1 - state.profile.tail_fraction
     local[:, -1, -1] = level * area
-    local[:, 2:-1:3, -1] = local[:, -1, 2:-1:3] = np.sqrt(visible[near, 2] * level[:, None])
+    local[:, 2:-1:3, -1] = local[:, -1, 2:-1:3] = core * np.sqrt(visible[near, 2] * level[:, None])
     diagonal = np.arange(3 * m + 1)
     local[:, diagonal, diagonal] *= 1 + 1e-9
     return np.asarray(np.linalg.inv(local)[:, :3, :3]) * state.noise.pixels_per_sample

@@ -89,11 +89,11 @@ def assemble(
     col = (3 * j[:, None, None] + np.arange(3)[None, None, :]).repeat(3, axis=1)
     columns = coo_array((block.ravel(), (row.ravel(), col.ravel())), shape=(3 * n, 3 * n)).tocsr()
     columns = columns + coo_array((fixed.ravel().astype(float), (np.arange(3 * n),) * 2), shape=(3 * n, 3 * n)).tocsr()
-    return _border(columns, xy_px, weight, seen, basis, mean_weight)
+    return _border(columns, xy_px, weight, seen, basis, mean_weight, 1 - profile.tail_fraction)
 
 
 def _border(
-    columns: csr_array, xy_px: FloatArray, weight: FloatArray, seen: FloatArray, basis: Spline, mean_weight: float
+    columns: csr_array, xy_px: FloatArray, weight: FloatArray, seen: FloatArray, basis: Spline, mean_weight: float, share: float
 ) -> csc_array:
     """Add the background's rows and columns.
 
@@ -105,7 +105,7 @@ def _border(
     iy = np.clip(np.rint(xy_px[:, 1]).astype(int), 0, h - 1)
     ix = np.clip(np.rint(xy_px[:, 0]).astype(int), 0, w - 1)
     at = np.einsum("na,nb->nab", basis.rows[iy], basis.cols[ix]).reshape(n, -1)  # (N, MY*MX)
-    at *= (np.sqrt(weight[:, 2] * mean_weight) * seen)[:, None]
+    at *= (np.sqrt(weight[:, 2] * mean_weight) * seen * share)[:, None]
     which, k = np.nonzero(at)
     coupling = coo_array((at[which, k], (3 * which + 2, k)), shape=(3 * n, at.shape[1])).tocsr()
     gram = mean_weight * kron(csr_array(basis.rows.T @ basis.rows), csr_array(basis.cols.T @ basis.cols))
