@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,15 +16,15 @@ from matplotlib.patches import Polygon
 from numpy.testing import assert_allclose
 
 from stemfit import figures
+from stemfit.figures import legend, outlines, panels
 from stemfit.figures import map as annotated
-from stemfit.figures import panels
 from stemfit.figures.labels import place
 from stemfit.figures.sheet import WIDTH_MM, YELLOW, Sheet, contrast, formula, label_text, probability_text, scale_bar
 
 
 @pytest.fixture(scope="module")
 def analysis():
-    return fake_analysis(shape=(280, 350))
+    return fake_analysis(shape=(186, 230), a_px=20)
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +93,45 @@ def test_the_legend_fits_and_its_signs_show(analysis):
     sites = replace(
         analysis.sites, column=np.where(np.arange(len(analysis.sites.column)) % 50, analysis.sites.column, -1)
     )
-    figure = figures.overlay(replace(analysis, sites=sites))  # columns that stand on no site have no name
-    figure.canvas.draw()
-    legend = figure.axes[1].get_legend()
-    assert "unnamed" in [text.get_text() for text in legend.get_texts()]
-    assert legend.get_window_extent().x1 <= figure.bbox.x1
-    signs = [line for line in legend.get_lines() if line.get_marker() == "o"]
+    entries = legend.legend_rows(replace(analysis, sites=sites))  # columns that stand on no site have no name
+    texts = [entry.get_label() for row in entries for entry in row]
+    assert {"unnamed", "not analysed", "defect"} < set(texts)
+    sheet = Sheet(20.0)
+    legend.draw_legend(sheet, entries, 0.0)
+    drawn = [axes.get_legend() for axes in sheet.figure.axes]
+    boxes = [each.get_window_extent() for each in drawn]
+    assert [text.get_text() for each in drawn for text in each.get_texts()] == texts
+    assert all(sheet.figure.bbox.x0 < box.x0 < box.x1 < sheet.figure.bbox.x1 for box in boxes)
+    assert all(above.y0 > below.y0 + 0.8 * above.height for above, below in pairwise(boxes))
+    signs = [line for each in drawn for line in each.get_lines() if line.get_marker() == "o"]
     assert all("white" not in (line.get_markeredgecolor(), line.get_markerfacecolor()) for line in signs)
+
+
+def test_what_is_far_apart_is_not_enclosed_together():
+    together = np.array([[50.0, 50.0], [60.0, 50.0], [55.0, 58.0]])
+    apart = np.array([[20.0, 20.0], [120.0, 25.0], [70.0, 90.0]])
+    line = np.array([[10.0 * k, 3.0 * k] for k in range(8)])
+    assert len(outlines.rings(together, 5.0)) == 1
+    assert len(outlines.rings(line, 4.2)) == 1
+    circles = outlines.rings(apart, 5.0)
+    assert len(circles) == 3
+    for circle, point in zip(circles, apart, strict=True):
+        assert_allclose(np.hypot(*(circle - point).T), 5.0)
+    joined = outlines.links(apart, 5.0)
+    assert len(joined) == 2  # a tree
+    assert all(np.min(np.hypot(*(apart - end).T)) == pytest.approx(5.0) for link in joined for end in link)
+
+
+def test_everything_printed_stays_on_the_page(figure):
+    figure.draw_without_rendering()
+    for text in figure.texts:
+        box = text.get_window_extent()
+        assert figure.bbox.x0 + 1 < box.x0 < box.x1 < figure.bbox.x1 - 1
+
+
+def test_many_suspects_are_fainter(analysis):
+    few, many = (outlines.suspect_style(1.0, analysis.suspects[:1] * n) for n in (2, outlines.MANY_SUSPECTS + 1))
+    assert many["alpha"] < 0.7 * few["alpha"]
 
 
 def test_suspects_are_thinner(analysis, figure):
@@ -116,38 +149,41 @@ def test_columns_are_drawn_by_species(analysis, figure):
     assert sum(len(line.get_xdata()) for line in open_dots) == changed >= 3
 
 
-def test_markers_shrink_and_vanish():
-    small, large = fake_analysis(shape=(210, 290)), fake_analysis(shape=(500, 690), line=False)
-    scale = [annotated.POINTS_PER_MM * WIDTH_MM / a.micrograph.image.shape[1] for a in (small, large)]
-    sizes = [annotated._marker_pt(a, s) for a, s in zip((small, large), scale, strict=True)]
-    assert len(large.columns) > 400
-    assert sizes[1] < 0.6 * sizes[0]
-    assert annotated._marker_pt(large, scale[1] / 6) < annotated.SMALLEST_MARKER_PT
+def test_markers_shrink_and_vanish(analysis):
+    sizes = [annotated._marker_pt(analysis, points_per_px) for points_per_px in (1.0, 0.5, 0.1)]
+    assert_allclose(sizes[1], 0.5 * sizes[0])
+    assert sizes[2] < annotated.SMALLEST_MARKER_PT < sizes[1]
     axes = Sheet(60.0).axes(0, 0, WIDTH_MM, 60)
-    annotated._columns(axes, large, scale[1] / 6)
+    annotated._columns(axes, analysis, 0.1)
     assert len(axes.lines) == 0
 
 
-def test_many_defects_are_counted_instead_of_named():
-    crowded = fake_analysis(shape=(500, 690), vacancies=annotated.MOST_LABELS + 4, region=False)
+@pytest.fixture(scope="module")
+def crowded():
+    return fake_analysis(shape=(240, 330), a_px=14, vacancies=legend.MOST_LABELS + 4, region=False)
+
+
+def test_many_defects_are_counted_instead_of_named(crowded):
     figure = figures.overlay(crowded)
     on_map = [text.get_text() for text in figure.axes[0].texts]
     assert not any("V_" in text for text in on_map)
-    assert sum(text.isdigit() for text in on_map) == panels.CLOSE_UPS
-    entries = [text.get_text() for text in figure.axes[2].get_legend().get_texts()]
-    assert any(entry.startswith(f"{annotated.MOST_LABELS + 4} × ") for entry in entries)
+    numbers = [text for text in on_map if text.isdigit()]
+    close_ups = [text.get_text().split()[0] for text in figure.texts]
+    assert len(numbers) == panels.CLOSE_UPS
+    assert numbers == close_ups
+    entries = [text.get_text() for axes in figure.axes if axes.get_legend() for text in axes.get_legend().get_texts()]
+    assert any(entry.startswith(f"{legend.MOST_LABELS + 4} × ") for entry in entries)
 
 
-def test_close_ups_show_every_kind_of_defect():
-    crowded = fake_analysis(shape=(500, 690), vacancies=20, region=False)
+def test_close_ups_show_every_kind_of_defect(crowded):
     chosen = panels._chosen(crowded)
     assert {d.label for d in chosen} == {d.label for d in crowded.defects}
     assert len(chosen) == panels.CLOSE_UPS
-    assert [d.id for d in chosen] == list(dict.fromkeys(d.id for d in chosen))
+    assert [d.id for d in chosen] == sorted({d.id for d in chosen})
 
 
 def test_without_anything_to_show():
-    bare = fake_analysis(shape=(210, 290), vacancies=0, region=False, suspects=False, line=False)
+    bare = fake_analysis(shape=(120, 150), a_px=20, vacancies=0, region=False, suspects=False, line=False)
     figure = figures.overlay(replace(bare, defects=()))
     assert lines(figure.axes[0], YELLOW) == []
     assert len(figure.axes) == 7  # map, legend, three panels, two colour bars

@@ -15,18 +15,20 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from stemfit.defects import Defect
-from stemfit.figures.map import draw_legend, draw_map, legend_entries, legend_height, outline
+from stemfit.figures.legend import LEGEND_ROW_MM, draw_legend, legend_rows
+from stemfit.figures.map import draw_map, reach_px
+from stemfit.figures.outlines import defect_style, draw_outline
 from stemfit.figures.sheet import (
+    INNER_MM,
     SMALL_PT,
     TEXT_PT,
-    WIDTH_MM,
     Sheet,
     contrast,
     grey,
     label_text,
-    probability_text,
     scale_bar,
     shade,
+    statement,
 )
 from stemfit.result.types import Analysis
 
@@ -37,7 +39,7 @@ Panels = tuple[FloatArray, FloatArray, FloatArray]
 TALLEST_MM = 110.0
 GAP_MM, PAIR_GAP_MM, TILE_GAP_MM = 1.2, 3.0, 0.4
 TITLE_MM, BAR_MM = 3.6, 7.0
-TILE_MM = (WIDTH_MM - PAIR_GAP_MM - 4 * TILE_GAP_MM) / 6
+TILE_MM = (INNER_MM - PAIR_GAP_MM - 4 * TILE_GAP_MM) / 6
 RESIDUAL_MAP = "RdBu_r"
 
 CLOSE_UPS = 6
@@ -54,33 +56,33 @@ def overlay(analysis: Analysis) -> Figure:
         89 mm wide. Write it with `save`.
     """
     height, width = analysis.micrograph.image.shape
-    map_height = min(WIDTH_MM * height / width, TALLEST_MM)
-    third = (WIDTH_MM - 2 * GAP_MM) / 3
-    entries, shown = legend_entries(analysis), _chosen(analysis)
+    map_height = min(INNER_MM * height / width, TALLEST_MM)
+    third = (INNER_MM - 2 * GAP_MM) / 3
+    rows, shown = legend_rows(analysis), _chosen(analysis)
     legend_top = map_height + 1.0
-    triple_top = legend_top + legend_height(entries)
+    triple_top = legend_top + LEGEND_ROW_MM * len(rows)
     triple_height = min(third * height / width, TALLEST_MM / 2)
     close_up_top = triple_top + triple_height + BAR_MM
 
     sheet = Sheet(close_up_top + -(-len(shown) // 2) * (TITLE_MM + TILE_MM))
-    draw_map(sheet.axes(0.0, 0.0, WIDTH_MM, map_height), analysis, shown, map_height)
-    draw_legend(sheet, entries, legend_top)
+    draw_map(sheet.axes(0.0, 0.0, INNER_MM, map_height), analysis, shown, map_height)
+    draw_legend(sheet, rows, legend_top)
     panels = analysis.micrograph.image, analysis.simulated, _residual(analysis)
     limits = contrast(analysis.micrograph.image[analysis.region_map == 0])
     _triple(sheet, panels, limits, triple_top, third, triple_height)
     for k, defect in enumerate(shown):
-        left = (k % 2) * (WIDTH_MM + PAIR_GAP_MM) / 2
+        left = (k % 2) * (INNER_MM + PAIR_GAP_MM) / 2
         _close_up(sheet, analysis, panels, defect, left, close_up_top + (k // 2) * (TITLE_MM + TILE_MM))
     return sheet.figure
 
 
 def _chosen(analysis: Analysis) -> list[Defect]:
-    """The defects that get a close-up: the surest of every label first, then the surest of the rest."""
+    """The defects that get a close-up, by number: the surest of every label first, then the surest of the rest."""
     by_probability = sorted(analysis.defects, key=lambda d: (-d.probability, d.id))
     first = {defect.label: defect for defect in reversed(by_probability)}.values()
     first_ids = {defect.id for defect in first}
     ranked = sorted(by_probability, key=lambda d: d.id not in first_ids)  # stable
-    return ranked[:CLOSE_UPS]
+    return sorted(ranked[:CLOSE_UPS], key=lambda d: d.id)
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -147,7 +149,7 @@ def _bar(
 
 def _close_up(sheet: Sheet, analysis: Analysis, panels: Panels, defect: Defect, left: float, top: float) -> None:
     """Image, model and residual about one defect, side by side under its name."""
-    text = f"{defect.id}  {label_text(defect.label)}  {probability_text(defect.probability)}"
+    text = f"{defect.id}  {label_text(defect.label)}  {statement(defect.probability)}"
     sheet.text(left, top + 0.6, text)
     (x0, x1), (y0, y1) = _view(analysis, defect)
     low, high = contrast(
@@ -161,7 +163,7 @@ def _close_up(sheet: Sheet, analysis: Analysis, panels: Panels, defect: Defect, 
             _diverging(axes, panel)
         axes.set(xlim=(x0, x1), ylim=(y1, y0))
         if k == 0:
-            outline(axes, analysis, defect, 0.7)
+            draw_outline(axes, defect.extent_px, reach_px(analysis), defect_style(0.7))
             scale_bar(axes, analysis.calibration.pixel_size_A, 0.45, SMALL_PT)
 
 

@@ -17,11 +17,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.textpath import TextPath
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
 WIDTH_MM = 89.0
+MARGIN_MM = 1.0
+INNER_MM = WIDTH_MM - 2 * MARGIN_MM
 DPI = 360
 POINTS_PER_MM = 72 / 25.4
 SMALL_PT, TEXT_PT = 5.0, 6.0
@@ -31,22 +34,31 @@ YELLOW = "#F0E442"
 
 
 class Sheet:
-    """A figure on which axes are placed in millimetres from the top left corner."""
+    """A figure on which axes are placed in millimetres from the top left corner of what the margin leaves."""
 
-    def __init__(self, height_mm: float) -> None:
-        self.height_mm = height_mm
-        self.figure = Figure(figsize=(WIDTH_MM / 25.4, height_mm / 25.4), dpi=DPI, facecolor="white")
+    def __init__(self, inner_height_mm: float) -> None:
+        self.height_mm = inner_height_mm + 2 * MARGIN_MM
+        self.figure = Figure(figsize=(WIDTH_MM / 25.4, self.height_mm / 25.4), dpi=DPI, facecolor="white")
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Bare axes."""
-        box = (left / WIDTH_MM, 1 - (top + height) / self.height_mm, width / WIDTH_MM, height / self.height_mm)
-        axes = self.figure.add_axes(box)
+        x, y = self._place(left, top + height)
+        axes = self.figure.add_axes((x, y, width / WIDTH_MM, height / self.height_mm))
         axes.set_axis_off()
         return axes
 
     def text(self, left: float, top: float, text: str, size_pt: float = TEXT_PT) -> None:
         """Text that hangs from (left, top)."""
-        self.figure.text(left / WIDTH_MM, 1 - top / self.height_mm, text, size=size_pt, va="top", ha="left")
+        self.figure.text(*self._place(left, top), text, size=size_pt, va="top", ha="left")
+
+    def _place(self, left: float, top: float) -> tuple[float, float]:
+        """Millimetres to shares of the page, counted from its lower left corner."""
+        return (MARGIN_MM + left) / WIDTH_MM, 1 - (MARGIN_MM + top) / self.height_mm
+
+
+def text_width_pt(text: str, size_pt: float = TEXT_PT) -> float:
+    """Length of a text as it will be printed."""
+    return float(TextPath((0, 0), text, size=size_pt).get_extents().width) if text.strip() else 0.0
 
 
 def label_text(label: str) -> str:
@@ -65,6 +77,11 @@ def formula(species: str) -> str:
 def probability_text(probability: float) -> str:
     """Two decimals, never 1.00: that would be a claim of certainty."""
     return ">0.99" if probability > 0.99 else f"{probability:.2f}"
+
+
+def statement(probability: float) -> str:
+    """The same as a statement about P."""
+    return "P > 0.99" if probability > 0.99 else f"P = {probability_text(probability)}"
 
 
 def contrast(values: FloatArray) -> tuple[float, float]:
@@ -92,8 +109,8 @@ def masked(name: str) -> Colormap:
     return matplotlib.colormaps[name].with_extremes(bad="#C8CDD6")
 
 
-def scale_bar(axes: Axes, pixel_size_A: float, share: float = 0.22, size_pt: float = TEXT_PT) -> None:
-    """A round number of nanometres, at most `share` of the width, in the lower left corner."""
+def scale_bar(axes: Axes, pixel_size_A: float, share: float = 0.22, size_pt: float = TEXT_PT) -> FloatArray:
+    """A round number of nanometres, at most `share` of the width, in the lower left corner; its corners (2, 2)."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     width, height = right - left, bottom - top
     per_nm = 10 / pixel_size_A
@@ -104,13 +121,16 @@ def scale_bar(axes: Axes, pixel_size_A: float, share: float = 0.22, size_pt: flo
     x, y = left + margin, bottom - margin
     thick = size_pt / 3
     axes.plot(
-        [x, x + length * per_nm], [y, y], color="white", linewidth=thick, solid_capstyle="butt",
+        [x, x + length * per_nm], [y, y], color="white", linewidth=thick, solid_capstyle="butt", zorder=5,
         path_effects=[withStroke(linewidth=thick + 0.8, foreground="black")],
     )  # fmt: skip
-    lettering(axes, (x, y - 0.3 * margin), f"{length:g} nm", "white", ha="left", va="bottom", size=size_pt)
+    lettering(axes, (x, y - 0.3 * margin), f"{length:g} nm", "white", ha="left", va="bottom", size=size_pt, zorder=5)
+    return np.array([[x, y - 2 * margin], [x + length * per_nm, y + margin]])
 
 
-def lettering(axes: Axes, at: Sequence[float], text: str, colour: str, size: float = TEXT_PT, **options: Any) -> None:
+def lettering(
+    axes: Axes, at: Sequence[float] | FloatArray, text: str, colour: str, size: float = TEXT_PT, **options: Any
+) -> None:
     """Text that can be read on any grey."""
     stroke = [withStroke(linewidth=0.23 * size, foreground="black")]
     axes.text(float(at[0]), float(at[1]), text, color=colour, clip_on=True, size=size, path_effects=stroke, **options)

@@ -1,0 +1,66 @@
+"""How columns are drawn: one sign for each type of column, the same on the map and in its legend."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stemfit.figures.sheet import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
+from stemfit.optics.scattering import column_elements
+from stemfit.result.tables import columns_csv
+from stemfit.result.types import Analysis
+
+GUEST_COLOURS = (GREEN, PURPLE, VERMILLION, BLUE)
+
+
+class Marks(NamedTuple):
+    """How columns of one type are drawn."""
+
+    species: str
+    colour: str
+    filled: bool
+
+
+def marks_of(analysis: Analysis, species: NDArray[np.str_]) -> list[Marks]:
+    """Filled dots for the host's own columns, rings for what is there instead, white ones for what has no name.
+
+    The host's own elements come first among the guests, so that a column with a vacancy has the same colour everywhere.
+    """
+    own = list(dict.fromkeys(analysis.host.host.columns))
+    counted = Counter(name for name in species.tolist() if name and name not in own)
+    elements = {element for column in own for element in column_elements(column)}
+    guests = sorted(counted, key=lambda name: (not elements.issuperset(column_elements(name)), -counted[name], name))
+    colours = [GUEST_COLOURS[k % len(GUEST_COLOURS)] for k in range(len(guests))]
+    return [
+        *(Marks(name, colour, True) for name, colour in zip(own, (ORANGE, SKY), strict=False) if name in species),
+        *(Marks(name, colour, False) for name, colour in zip(guests, colours, strict=True)),
+        *([Marks("", "white", False)] if "" in species else []),
+    ]
+
+
+def species_of(analysis: Analysis) -> NDArray[np.str_]:
+    """Column type of every observed column as the result states it, empty where unknown."""
+    return np.array([row["species"] for row in csv.DictReader(io.StringIO(columns_csv(analysis)))], dtype=np.str_)
+
+
+def dot(marks: Marks, size_pt: float) -> dict[str, Any]:
+    """Filled dots with a thin dark edge where there is room for one; rings a little wider, so that they stay open."""
+    edge = 0.1 * size_pt if size_pt > 2 else 0.0
+    return {
+        "linestyle": "none",
+        "marker": "o",
+        "markersize": size_pt if marks.filled else 1.35 * size_pt,
+        "markerfacecolor": marks.colour if marks.filled else "none",
+        "markeredgecolor": "black" if marks.filled else marks.colour,
+        "markeredgewidth": edge if marks.filled else max(0.4, 0.25 * size_pt),
+    }
+
+
+def on_paper(marks: Marks) -> Marks:
+    """White rings would not show beside the image."""
+    return marks._replace(colour="#9AA0AA") if marks.colour == "white" else marks
