@@ -86,9 +86,8 @@ def _within(polygon_px: FloatArray, half: FloatArray, shape: tuple[int, ...]) ->
     """Middle of what the image shows of a polygon, moved so that a box of half size (w, h) about it stays inside."""
     size = np.array(shape[::-1], dtype=float)
     seen = np.clip(polygon_px, 0, size - 1)
-    return np.clip(
-        (seen.min(axis=0) + seen.max(axis=0)) / 2, np.minimum(half, size / 2), np.maximum(size - half, size / 2)
-    )
+    low, high = np.minimum(half, size / 2), np.maximum(size - half, size / 2)
+    return np.asarray(np.clip((seen.min(axis=0) + seen.max(axis=0)) / 2, low, high))
 
 
 def _text_size(text: str, points_per_px: float) -> FloatArray:
