@@ -320,3 +320,14 @@ def test_a_weak_stray_column_is_not_reported() -> None:
     )
     found, _ = find_defects(weak, chain.sites, chain.posteriors, chain.lattice.a_px_iso, chain.region_map)
     assert all(d.type != "UNKNOWN" for d in found)
+
+
+def test_a_row_is_called_what_its_members_mostly_are() -> None:
+    def leaning(label: str, kind: str, other: str, i: int) -> Defect:
+        plain = single(label, kind, (i, 0, "X"))
+        return replace(plain, alternatives=((other, 0.05), ("pristine", 0.04), ("UNKNOWN", 0.01)))
+
+    doubles = join([leaning("V_S2", "DV", "V_S", i) for i in range(3)], 20.0)
+    singles = join([leaning("V_S", "SV", "V_S2", i) for i in range(3)], 20.0)
+    assert [d.label for d in doubles] == ["CVL-6"]
+    assert [d.label for d in singles] == ["SVL-3"]
