@@ -95,7 +95,7 @@ def test_the_legend_fits_and_its_signs_show(analysis):
     )
     entries = legend.legend_rows(replace(analysis, sites=sites))  # columns that stand on no site have no name
     texts = [entry.get_label() for row in entries for entry in row]
-    assert {"unnamed", "not analysed", "defect"} < set(texts)
+    assert {"unnamed", "not analysed", "defect with probability"} < set(texts)
     sheet = Sheet(20.0)
     legend.draw_legend(sheet, entries, 0.0)
     drawn = [axes.get_legend() for axes in sheet.figure.axes]

@@ -35,7 +35,7 @@ def legend_rows(analysis: Analysis) -> list[list[Sign]]:
         counts = [Line2D([], [], label=text, **defect_style(1.0)) for text in _counts(analysis.defects)]
         signs.append(Line2D([], [], linestyle="none", marker="$1$", color="black", mew=0, ms=3.5, label="close-up 1"))
     elif analysis.defects:
-        signs.append(Line2D([], [], label="defect", **defect_style(1.0)))
+        signs.append(Line2D([], [], label="defect with probability", **defect_style(1.0)))
     if analysis.suspects:
         signs.append(Line2D([], [], label=f"suspected ({len(analysis.suspects)})", **defect_style(0.5)))
     if analysis.regions:
