@@ -331,3 +331,14 @@ def test_a_row_is_called_what_its_members_mostly_are() -> None:
     singles = join([leaning("V_S", "SV", "V_S2", i) for i in range(3)], 20.0)
     assert [d.label for d in doubles] == ["CVL-6"]
     assert [d.label for d in singles] == ["SVL-3"]
+
+
+@pytest.mark.parametrize("level", [-9.0, 0.0, 25.0])
+def test_a_double_vacancy_alone_does_not_redefine_the_half_column(level: float) -> None:
+    seen = planted(error=0.015)
+    value, rows = seen.value.copy(), chosen_chalcogens(2)
+    value[rows] = level
+    posterior = posterior_of(value, seen.sigma)
+    assert (posterior.probability[np.isin(posterior.site, rows), column(posterior, "V_S2")] > 0.9).all()
+    assert posterior.half is not None
+    assert 0.3 < posterior.half.value / 420.0 < 0.6  # coherent scattering leaves a third, independent atoms a half

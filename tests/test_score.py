@@ -1,0 +1,256 @@
+"""Candidates against the image: the right one wins, what looks the same ties, what fits nothing is unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from chain import PIXEL_A, Chain, FloatArray, pristine, redrawn, row_of, run, taken, vacancies
+
+from stemfit.candidates import Candidate, propose
+from stemfit.defects import Defect, with_learned_halves
+from stemfit.relax import Relaxed, keep
+from stemfit.score import Ranking, Score, rank
+from stemfit.synthetic import Crystal, crystal
+
+Relaxer = Callable[[Sequence[Candidate]], Sequence[Relaxed]]
+
+RIVALS = {"X": ("V_S", "V_S2", "O_S", "Se_S", "Mo_S2"), "M": ("V_Mo", "W_Mo", "S2_Mo")}
+
+
+def claim(chain: Chain, row: int, label: str, kind: str = "SV", rivals: Sequence[str] | None = None) -> Defect:
+    """A claim about a site, with all rivals of its sublattice thinkable."""
+    sublattice = str(chain.sites.sublattice[row])
+    names = [n for n in (rivals or RIVALS[sublattice]) if n != label]
+    others = tuple((n, 0.1 / (len(names) + 1)) for n in [*names, "pristine"])
+    site = (int(chain.sites.ij[row, 0]), int(chain.sites.ij[row, 1]), sublattice)
+    xy = chain.sites.xy_px[row]
+    return Defect(1, kind, label, 0.9, xy, (site,), xy[None], others, 10.0)
+
+
+def judged(chain: Chain, defects: Sequence[Defect], relaxer: Relaxer = keep) -> tuple[list[Candidate], Ranking]:
+    rates = {**chain.rates, "pristine": 0.97}
+    made = [c for d in defects for c in propose(d, chain.host, chain.lattice, chain.sites, rates)]
+    imaging = with_learned_halves(chain.imaging, chain.posteriors)
+    ranking = rank(
+        defects, made, relaxer(made), chain.image, chain.columns, imaging, chain.lattice, chain.sites,
+        chain.brightness, rates["UNKNOWN"],
+    )
+    return made, ranking
+
+
+def site_near(chain: Chain, xy: FloatArray) -> int:
+    return int(np.argmin(np.linalg.norm(chain.sites.xy_px - xy, axis=1)))
+
+
+def by_label(made: Sequence[Candidate], scores: Sequence[Score]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for c, s in zip(made, scores, strict=True):
+        total[c.label] = total.get(c.label, 0.0) + s.posterior
+    return total
+
+
+@cache
+def all_true() -> list[tuple[str, list[Candidate], Ranking]]:
+    """Every defect of the vacancy image, claimed under a wrong name."""
+    chain, answers = vacancies(), []
+    for true in chain.truth.defects:
+        row = site_near(chain, true.center_px)
+        wrong = {"V_S": "V_S2", "V_S2": "V_S", "V_Mo": "S2_Mo"}[true.label]
+        answers.append((true.label, *judged(chain, [claim(chain, row, wrong)])))
+    return answers
+
+
+def test_the_true_label_wins_over_the_one_that_was_claimed() -> None:
+    for label, made, ranking in all_true():
+        shares = by_label(made, ranking.scores)
+        assert max(shares, key=lambda n: shares[n]) == label
+        assert shares[label] > 0.8
+        (restated,) = ranking.claimed
+        assert restated.label == label
+        assert restated.probability > 0.5
+        assert restated.log_bayes_factor > 5
+        assert restated.type == {"V_S": "SV", "V_S2": "DV", "V_Mo": "VM"}[label]
+
+
+def test_the_best_candidate_is_the_highest_of_its_label() -> None:
+    for label, made, ranking in all_true():
+        own = {s.candidate: s.posterior for c, s in zip(made, ranking.scores, strict=True) if c.label == label}
+        assert own[str(ranking.claimed[0].best_candidate)] == pytest.approx(max(own.values()), rel=1e-6)
+
+
+def test_posteriors_and_probabilities_sum_to_one() -> None:
+    for _, _, ranking in all_true():
+        assert sum(s.posterior for s in ranking.scores) == pytest.approx(1.0)
+        for defect in ranking.claimed + ranking.doubted:
+            assert defect.probability + sum(p for _, p in defect.alternatives) == pytest.approx(1.0)
+
+
+def test_top_and_bottom_tie_and_nothing_else_does() -> None:
+    for label, made, ranking in all_true():
+        for c, s in zip(made, ranking.scores, strict=True):
+            twins = {o.id for o in made if o.label == c.label and o is not c}
+            assert twins <= set(s.tie_with)
+            if c.label == label:
+                assert set(s.tie_with) == twins
+        pairs = [[s for c, s in zip(made, ranking.scores, strict=True) if c.label == n] for n in ("V_S", "O_S")]
+        for pair in (p for p in pairs if p):
+            assert len(pair) == 2
+            assert pair[0].log_likelihood == pytest.approx(pair[1].log_likelihood, abs=1e-6)
+
+
+def test_the_credible_set_is_the_smallest_with_95_percent() -> None:
+    for _, _, ranking in all_true():
+        inside = [s.posterior for s in ranking.scores if s.in_95_set]
+        outside = [s.posterior for s in ranking.scores if not s.in_95_set]
+        assert sum(inside) >= 0.95
+        assert sum(inside) - min(inside) < 0.95
+        assert min(inside) >= max(outside, default=0.0) - 1e-12
+
+
+def test_the_right_model_looks_like_the_image_and_the_perfect_crystal_does_not() -> None:
+    for label, made, ranking in all_true():
+        right = next(s for c, s in zip(made, ranking.scores, strict=True) if c.label == label)
+        perfect = next(s for c, s in zip(made, ranking.scores, strict=True) if c.label == "pristine")
+        assert right.ncc > 0.95  # 100 counts in a metal peak: noise is some 5 % of the variance
+        assert right.reduced_chi2 == pytest.approx(1.0, abs=0.2)
+        assert right.log_likelihood > perfect.log_likelihood + 5
+        assert -1 <= right.ssim <= 1
+
+
+def test_a_claim_that_the_pixels_do_not_support_becomes_a_suspect() -> None:
+    chain = pristine()
+    at = np.array(chain.image.shape[::-1]) / 2
+    row = int(np.argmin(np.linalg.norm(chain.sites.xy_px - at, axis=1) + 1e3 * (chain.sites.sublattice != "X")))
+    _, ranking = judged(chain, [claim(chain, row, "V_S")])
+    assert ranking.claimed == ()
+    (doubted,) = ranking.doubted
+    assert dict(doubted.alternatives)["pristine"] > 0.95
+
+
+def test_kept_structures_neither_move_nor_gain() -> None:
+    for _, _, ranking in all_true():
+        assert all(s.evidence_relaxed_minus_unrelaxed == 0.0 for s in ranking.scores)
+        assert all(s.max_displacement_A == 0.0 for s in ranking.scores)
+
+
+# Displacements
+
+MOVE_A = 0.25
+"""Of the three metals round a double vacancy, toward it: what density-functional theory gives is 0.2 to 0.3 A."""
+
+EMPTY = (-1, 1, "X")
+
+
+def neighbours(sample: Crystal) -> list[tuple[int, int, str]]:
+    centre = sample.columns.xy_px[row_of(sample.columns, EMPTY)]
+    metals = np.flatnonzero(sample.columns.sublattice == "M")
+    near = metals[np.argsort(np.linalg.norm(sample.columns.xy_px[metals] - centre, axis=1))[:3]]
+    return [(int(i), int(j), "M") for i, j in sample.columns.ij[near]]
+
+
+@cache
+def contracted(move_A: float) -> Chain:
+    """A double vacancy whose three metals have moved toward it."""
+    sample = crystal((200, 220), pixel_size_A=PIXEL_A, rotation_deg=23.0, seed=6)
+    centre = sample.columns.xy_px[row_of(sample.columns, EMPTY)]
+    moves = {}
+    for site in neighbours(sample):
+        inward = centre - sample.columns.xy_px[row_of(sample.columns, site)]
+        moves[site] = inward / np.linalg.norm(inward) * move_A / PIXEL_A
+    image, truth = taken(redrawn(sample, {EMPTY: 0.0}, moves))
+    return run(truth, image, "MoS2")
+
+
+def pulled(move_A: float) -> Relaxer:
+    """Move the three metals next to a V_S2 toward it; everything else is kept."""
+
+    def relax(candidates: Sequence[Candidate]) -> list[Relaxed]:
+        return [_pulled(c, move_A) if c.label == "V_S2" else keep([c])[0] for c in candidates]
+
+    return relax
+
+
+def _pulled(candidate: Candidate, move_A: float) -> Relaxed:
+    positions = np.array(candidate.structure.structure.cart_coords)
+    numbers = np.array([s.specie.Z for s in candidate.structure.structure])
+    away = positions[:, :2] - candidate.center_A
+    metals = np.flatnonzero(numbers == 42)
+    near = metals[np.argsort(np.linalg.norm(away[metals], axis=1))[:3]]
+    positions[near, :2] -= move_A * away[near] / np.linalg.norm(away[near], axis=1, keepdims=True)
+    return Relaxed(positions, None, "definet", "0" * 64)
+
+
+def gain(image_move_A: float, relaxer_move_A: float) -> Score:
+    chain = contracted(image_move_A)
+    at = chain.truth.columns.xy_px[row_of(chain.truth.columns, EMPTY)]
+    made, ranking = judged(chain, [claim(chain, site_near(chain, at), "V_S2", "DV")], pulled(relaxer_move_A))
+    return next(s for c, s in zip(made, ranking.scores, strict=True) if c.label == "V_S2")
+
+
+def test_a_displacement_that_is_there_is_evidence_for_it() -> None:
+    right = gain(MOVE_A, MOVE_A)
+    assert right.max_displacement_A == pytest.approx(MOVE_A)
+    assert right.evidence_relaxed_minus_unrelaxed > 2.0
+    assert gain(MOVE_A, -MOVE_A).evidence_relaxed_minus_unrelaxed < -2.0  # the broken twin: outward
+
+
+def test_a_displacement_that_is_not_there_is_evidence_against_it() -> None:
+    assert gain(0.0, MOVE_A).evidence_relaxed_minus_unrelaxed < -2.0
+
+
+def test_moved_neighbours_do_not_hide_the_vacancy() -> None:
+    chain = contracted(MOVE_A)
+    at = chain.truth.columns.xy_px[row_of(chain.truth.columns, EMPTY)]
+    for relaxer in (keep, pulled(MOVE_A)):
+        _, ranking = judged(chain, [claim(chain, site_near(chain, at), "V_S", "SV")], relaxer)
+        assert [d.label for d in ranking.claimed] == ["V_S2"]
+
+
+# Garbage
+
+
+@cache
+def wrecked() -> tuple[Chain, int]:
+    """A site at 0.75 of its brightness whose neighbours are pushed about and joined by a stray column."""
+    sample = crystal((200, 220), pixel_size_A=PIXEL_A, rotation_deg=23.0, seed=6)
+    around, turn = neighbours(sample), np.array([[0.0, -1.0], [1.0, 0.0]])
+    centre = sample.columns.xy_px[row_of(sample.columns, EMPTY)]
+    moves = {}
+    for site, sign in zip(around, (1, 1, -1), strict=True):
+        radius = sample.columns.xy_px[row_of(sample.columns, site)] - centre
+        moves[site] = sign * 3.0 * (turn @ radius) / np.linalg.norm(radius)  # 0.48 A sideways
+    image, truth = taken(redrawn(sample, {EMPTY: 1.6}, moves))
+    chain = run(truth, image, "MoS2")
+    return chain, site_near(chain, centre)
+
+
+def test_a_patch_that_nothing_explains_is_unknown() -> None:
+    chain, row = wrecked()
+    _, ranking = judged(chain, [claim(chain, row, "V_S", rivals=("V_S", "V_S2"))])
+    (said,) = ranking.claimed
+    assert (said.type, said.label) == ("UNKNOWN", "UNKNOWN")
+    assert said.probability > 0.9
+    assert said.best_candidate is None
+
+
+def test_a_patch_that_is_explained_is_not_unknown() -> None:
+    for _, _, ranking in all_true():
+        assert dict(ranking.claimed[0].alternatives)["UNKNOWN"] < 0.2
+
+
+# Neighbours
+
+
+def test_a_vacancy_next_door_does_not_change_the_verdict() -> None:
+    sample = crystal((200, 220), pixel_size_A=PIXEL_A, rotation_deg=23.0, seed=6)
+    pair = [(-1, 1, "X"), (0, 1, "X")]
+    image, truth = taken(redrawn(sample, {pair[0]: 0.42, pair[1]: 0.0}))
+    chain = run(truth, image, "MoS2")
+    rows = [site_near(chain, truth.columns.xy_px[row_of(truth.columns, s)]) for s in pair]
+    claims = [claim(chain, rows[0], "V_S2", "DV"), replace(claim(chain, rows[1], "V_S", "SV"), id=2)]
+    _, ranking = judged(chain, claims)
+    assert {d.id: d.label for d in ranking.claimed} == {1: "V_S", 2: "V_S2"}
