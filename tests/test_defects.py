@@ -338,7 +338,9 @@ def test_a_double_vacancy_alone_does_not_redefine_the_half_column(level: float) 
     seen = planted(error=0.015)
     value, rows = seen.value.copy(), chosen_chalcogens(2)
     value[rows] = level
-    posterior = posterior_of(value, seen.sigma)
+    brightness = Brightness(value, seen.sigma)
+    imaging = fit_imaging(COLUMNS, SITES, brightness, HOST, None, None)  # microscope unknown: S is 22 % uncertain
+    posterior = occupancy(SITES, brightness, imaging, HOST, "X")
     assert (posterior.probability[np.isin(posterior.site, rows), column(posterior, "V_S2")] > 0.9).all()
     assert posterior.half is not None
     assert 0.3 < posterior.half.value / 420.0 < 0.6  # coherent scattering leaves a third, independent atoms a half
