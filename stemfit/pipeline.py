@@ -15,7 +15,7 @@ from stemfit import columns as column
 from stemfit import warn
 from stemfit.calibrate import calibrate
 from stemfit.candidates import propose
-from stemfit.defects import find_defects, label_rates, occupancy
+from stemfit.defects import find_defects, label_rates, occupancy, with_learned_halves
 from stemfit.imaging import fit_imaging
 from stemfit.lattice import find_regions, fit_grid, honeycomb, identify, measure, name_lattice, name_sites
 from stemfit.micrograph import Micrograph
@@ -97,14 +97,16 @@ def analyze(
         posteriors = [occupancy(sites, brightness, imaging, host, name) for name in host.sublattices]
         found, suspects = find_defects(seen, sites, posteriors, lattice.a_px_iso, region_map)
     with clock("candidates"):
-        rates = label_rates(posteriors)
+        rates, imaging = label_rates(posteriors), with_learned_halves(imaging, posteriors)
         candidates = tuple(
             c for d in found for c in propose(d, host, lattice, sites, rates, settings.max_candidates)
         )
     with clock("relax"):
         relaxed = tuple(relaxer(candidates))
     with clock("score"):
-        ranking = rank(found, candidates, relaxed, image, seen, imaging, lattice, rates["UNKNOWN"])
+        ranking = rank(
+            found, candidates, relaxed, image, seen, imaging, lattice, sites, brightness, rates["UNKNOWN"]
+        )
     with clock("simulate"):
         drawn = whole_field(sites, imaging, host, lattice, ranking.claimed, candidates, relaxed, brightness)
         simulated = np.where(region_map > 0, np.nan, drawn)

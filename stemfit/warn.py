@@ -55,8 +55,8 @@ def _scale(calibration: Calibration) -> list[str]:
         return []
     off = 100 * (stated / calibration.pixel_size_A - 1)
     return [
-        f"the file's pixel size, {stated:.5g} A, is {abs(off):.1f} % too {'large' if off > 0 else 'small'}: the lattice "
-        f"gives {calibration.pixel_size_A:.5g} A, which is used"
+        f"the file's pixel size, {stated:.5g} A, is {abs(off):.1f} % too {'large' if off > 0 else 'small'}: "
+        f"the lattice gives {calibration.pixel_size_A:.5g} A, which is used"
     ]
 
 
@@ -69,5 +69,5 @@ def _halves(posterior: SitePosterior, brightness: Brightness, imaging: Imaging) 
         return []
     return [
         f"single vacancies cannot be told from full columns one by one here: {half.label} is {apart:.1f} sigma from a "
-        "full column (noise and scatter of the chalcogen columns); a missing SV is no proof of its absence"
+        "full column (noise and scatter of these columns); a missing SV is no proof of its absence"
     ]

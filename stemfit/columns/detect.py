@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import convolve, gaussian_filter, gaussian_laplace, maximum_filter
+from scipy.spatial import cKDTree
 
 from stemfit.columns.fit import refine
 from stemfit.columns.types import Columns
@@ -19,7 +20,7 @@ def find(image: FloatArray) -> Columns:
     """Find and fit all atomic columns of an image.
 
     Peaks of a Laplacian of Gaussian at the scale of the columns are fitted jointly; what the fit does not need is
-    dropped, and what it leaves over as further peaks is added, until neither happens.
+    dropped. Peaks of what it leaves over get one more chance, in a second fit that starts from the first.
 
     Parameters
     ----------
@@ -32,7 +33,13 @@ def find(image: FloatArray) -> Columns:
         Possibly none.
     """
     sigma = column_scale(image)
-    return refine(image, peaks(image, sigma), sigma)
+    found = refine(image, peaks(image, sigma), sigma)
+    missed = peaks(image - found.model, found.profile.width_px)
+    if len(found) == 0 or len(missed) == 0:
+        return found
+    near, _ = cKDTree(found.xy_px).query(missed)
+    missed = missed[np.asarray(near) > 2 * found.profile.width_px]
+    return refine(image, np.vstack([found.xy_px, missed]), sigma, start=found) if len(missed) else found
 
 
 def dominant_period(image: FloatArray) -> float:

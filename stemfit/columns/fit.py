@@ -152,19 +152,14 @@ def _measured(image: FloatArray, state: _State, basis: Spline) -> _State:
 def _begin(image: FloatArray, xy: FloatArray, sigma: float, basis: Spline, start: Columns | None) -> _State:
     if start is not None:
         coef = _project(start.background, basis)
-        return _State(xy, np.full(len(xy), _typical(start)), start.profile, coef, start.noise)
+        known = min(len(start), len(xy))  # the seeds of a second fit begin with the columns of the first
+        intensity = np.concatenate([start.intensity[:known], np.zeros(len(xy) - known)])
+        return _State(xy, intensity, start.profile, coef, start.noise)
     size = 2 * round(2.5 * sigma) + 1
     coef = _project(uniform_filter(minimum_filter(uniform_filter(image, 3), size), size), basis)
     read = float(np.std(image)) or 1.0
     profile = Profile(np.eye(2) * sigma**2, TAIL_RATIO * sigma, 0.0)
     return _State(xy, np.full(len(xy), read * 2 * np.pi * sigma**2), profile, coef, Noise(0.0, 0.0, read, 1.0))
-
-
-def _typical(columns: Columns) -> float:
-    """Brightness to start from: the median column, or one that stands out of the noise where there is none."""
-    if len(columns):
-        return float(np.median(columns.intensity))
-    return 2 * np.pi * columns.profile.width_px**2 * columns.noise.read_sigma
 
 
 def _project(image: FloatArray, basis: Spline) -> FloatArray:

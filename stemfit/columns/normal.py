@@ -93,7 +93,8 @@ def assemble(
 
 
 def _border(
-    columns: csr_array, xy_px: FloatArray, weight: FloatArray, seen: FloatArray, basis: Spline, mean_weight: float, share: float
+    columns: csr_array, xy_px: FloatArray, weight: FloatArray, seen: FloatArray, basis: Spline, mean_weight: float,
+    share: float,
 ) -> csc_array:
     """Add the background's rows and columns.
 

@@ -3,18 +3,21 @@
 from stemfit.defects.find import CLAIM, find_defects
 from stemfit.defects.occupancy import (
     MODEL_FLOOR,
+    RELAXED_ERROR,
     Hypothesis,
     SitePosterior,
     can_tell_half,
     hypotheses,
     label_rates,
     occupancy,
+    with_learned_halves,
 )
 from stemfit.defects.types import Defect, Site, type_of
 
 __all__ = [
     "CLAIM",
     "MODEL_FLOOR",
+    "RELAXED_ERROR",
     "Defect",
     "Hypothesis",
     "Site",
@@ -25,4 +28,5 @@ __all__ = [
     "label_rates",
     "occupancy",
     "type_of",
+    "with_learned_halves",
 ]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stemfit.columns import Columns
 from stemfit.defects.motifs import join
-from stemfit.defects.occupancy import SitePosterior
+from stemfit.defects.occupancy import MODEL_FLOOR, SitePosterior
 from stemfit.defects.types import Defect
 from stemfit.lattice import SiteMap
 
@@ -77,8 +77,9 @@ def _off_lattice(
     taken = np.zeros(len(columns), dtype=bool)
     taken[sites.column[sites.column >= 0]] = True
     sigma = np.sqrt(columns.cov[:, 2, 2])
-    bright = float(np.median(columns.intensity)) if len(columns) else 0.0
-    strong = ~taken & (columns.intensity > OFF_LATTICE_SIGMAS * sigma) & (columns.intensity > 0.25 * bright)
+    bright = float(np.percentile(columns.intensity, 75)) if len(columns) else 0.0
+    error = np.hypot(sigma, MODEL_FLOOR * bright)
+    strong = ~taken & (columns.intensity > OFF_LATTICE_SIGMAS * error)
     h, w = region_map.shape
     margin = 2.0 * columns.profile.width_px
     found = []

@@ -11,12 +11,15 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from stemfit.defects.types import Defect
+from stemfit.defects.types import Defect, type_of
 
 FloatArray = NDArray[np.float64]
 
 NEIGHBOURS = 1.15
 """Findings closer than this, in lattice constants, belong together: equal sites are 1.00 apart, the next shell 1.73."""
+
+NEAR_TIE = 0.02
+"""Probability from which a vacancy among the alternatives may complete a row: three in a row are no accident."""
 
 MIN_MEMBERS = 3
 """Two vacancies side by side are two vacancies."""
@@ -53,7 +56,8 @@ def _pristine(members: Sequence[Defect]) -> float:
 
 
 def _row(members: Sequence[Defect], label: str) -> Defect:
-    probability, pristine = float(np.prod([d.probability for d in members])), _pristine(members)
+    kind = "SV" if label.startswith("SVL") else "DV"
+    probability, pristine = float(np.prod([_share(d, kind) for d in members])), _pristine(members)
     extent = np.vstack([d.extent_px for d in members])
     return replace(
         members[0], type="LINE", label=label, probability=probability, center_px=extent.mean(0),
@@ -73,12 +77,26 @@ def _unnamed(members: Sequence[Defect]) -> Defect:
     )
 
 
+def _may_be(defect: Defect, kind: str) -> bool:
+    """Whether a finding is a vacancy of this kind, or something that brightness hardly tells from it."""
+    return _share(defect, kind) > NEAR_TIE
+
+
+def _share(defect: Defect, kind: str) -> float:
+    """Probability of a vacancy of this kind."""
+    named = defect.probability if defect.type == kind else 0.0
+    return named + sum(p for label, p in defect.alternatives if type_of(label, "") == kind)
+
+
 def _row_label(members: Sequence[Defect]) -> str | None:
     """SVL-n or CVL-n where all members are the same vacancy on consecutive sites of one lattice direction."""
-    types = {d.type for d in members}
-    if types not in ({"SV"}, {"DV"}) or any(len(d.sites) != 1 for d in members):
+    if any(len(d.sites) != 1 or d.sites[0][2] != "X" for d in members):
         return None
-    if {d.sites[0][2] for d in members} != {"X"}:
+    kinds = [kind for kind in ("SV", "DV") if all(_may_be(d, kind) for d in members)]
+    if not kinds:
+        return None
+    kind = max(kinds, key=lambda k: sum(_share(d, k) for d in members))
+    if not any(d.type == kind for d in members):
         return None
     ij = np.array([d.sites[0][:2] for d in members])
     for direction in ((1, 0), (0, 1), (1, -1)):
@@ -87,5 +105,5 @@ def _row_label(members: Sequence[Defect]) -> str | None:
         step = 1 if 0 in direction else 2
         consecutive = np.ptp(along) == step * (len(ij) - 1)
         if np.ptp(across) == 0 and consecutive:
-            return f"SVL-{len(ij)}" if types == {"SV"} else f"CVL-{2 * len(ij)}"
+            return f"SVL-{len(ij)}" if kind == "SV" else f"CVL-{2 * len(ij)}"
     return None

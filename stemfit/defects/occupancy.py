@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,16 +15,32 @@ from stemfit.lattice import Brightness, SiteMap
 
 FloatArray = NDArray[np.float64]
 
-PRIOR_RATES = {"SV": 1e-2, "DV": 3e-3, "VM": 1e-3, "SUB": 5e-4, "ANTI": 2e-4, "UNKNOWN": 1e-3}
+PRIOR_RATES = {"SV": 1e-2, "DV": 3e-3, "VM": 1e-3, "SUB": 5e-4, "ANTI": 2e-4, "UNKNOWN": 1e-4}
 """Share of sites that a type takes before the image is asked (per label for SUB and ANTI): orders of magnitude from
 Hong et al., Nat. Commun. 2015. The image's own densities replace them as far as it holds evidence."""
+
+BOTH_EXCHANGED = 1e-5
+"""The same for a column whose two atoms are both exchanged: between independent events and clusters."""
 
 PRIOR_SITES = 100.0
 """Weight of `PRIOR_RATES` against the image, in sites."""
 
+RELAXED_ERROR = 0.08
+"""Error of the brightness measured at a vacancy, relative to the full column: its neighbours have moved towards it by
+up to a tenth of an Angstrom, and what they shed there moves with them."""
+
+TAIL_SHARE, TAIL_WIDTH = 0.02, 2.5
+"""Pristine columns scatter with tails (jitter, stray light, a passing adatom): this share of them this much wider."""
+
 RESOLVED = 2.5
 """Separation of half and full columns from which their densities are learned: closer populations cannot be unmixed, and
 the density would follow the shape of the scatter."""
+
+HALF_RANGE = (0.28, 0.62)
+"""What one of two stacked atoms can be worth, of the pair: from coherent (1/3.5, at 40 mrad) to incoherent scattering
+(1/2), and beyond by a tenth. Outside it the half column would learn to be an empty or a full one."""
+
+LEARNED = ("SV", "DV", "VM")
 
 MODEL_FLOOR = 0.03
 """Relative error of a column's brightness from the shape of the probe model, added to its statistics."""
@@ -51,15 +68,18 @@ class SitePosterior(NamedTuple):
     hypotheses : tuple of Hypothesis
         The first is pristine, the last UNKNOWN.
     probability, log_likelihood : (K, H) array
-    half_ratio : float
-        Brightness of the half-empty column over the full one, after the image was asked (nan where there is none).
+    rate : (H,) array
+        Share of sites of each hypothesis.
+    half : Amplitude or None
+        Brightness of the half-empty column after the image was asked; None where columns hold one atom.
     """
 
     site: NDArray[np.int64]
     hypotheses: tuple[Hypothesis, ...]
     probability: FloatArray
     log_likelihood: FloatArray
-    half_ratio: float
+    rate: FloatArray
+    half: Amplitude | None
 
 
 def hypotheses(host: ProjectedHost, sublattice: str) -> tuple[Hypothesis, ...]:
@@ -99,7 +119,7 @@ def occupancy(
     full = imaging.amplitudes[options[0].column]
     value, sigma = brightness.value[rows] / gain, brightness.sigma[rows] / gain
     half = imaging.amplitudes.get(options[1].column) if options[1].type == "SV" else None
-    prior = np.array([PRIOR_RATES.get(h.type, 0.0) for h in options])
+    prior = np.array([_prior_rate(h) for h in options])
     prior[0] = 1 - prior.sum()
     rate, level = prior.copy(), half
     for _ in range(12 if _separation(half, full, sigma, imaging.scatter[sublattice]) > RESOLVED else 1):
@@ -108,11 +128,27 @@ def occupancy(
         joint = likelihood + np.log(rate)
         probability = np.exp(joint - joint.max(1, keepdims=True))
         probability /= probability.sum(1, keepdims=True)
-        rate = (probability.sum(0) + PRIOR_SITES * prior) / (len(rows) + PRIOR_SITES)
+        rate = _densities(options, probability, prior)
         if half is not None:
-            level = _learned(half, value, sigma, probability[:, 1])
-    ratio = level.value / full.value if level is not None else float("nan")
-    return SitePosterior(rows, options, probability, likelihood, ratio)
+            level = _learned(half, full.value, value, sigma, probability[:, 1] * (probability[:, 1] > 0.5))
+    return SitePosterior(rows, options, probability, likelihood, rate, level)
+
+
+def _prior_rate(h: Hypothesis) -> float:
+    """Share of sites beforehand; a column with both atoms exchanged (E2_X2) takes two events."""
+    twice = h.type == "SUB" and h.column.endswith("2")
+    return BOTH_EXCHANGED if twice else PRIOR_RATES.get(h.type, 0.0)
+
+
+def _densities(options: Sequence[Hypothesis], probability: FloatArray, prior: FloatArray) -> FloatArray:
+    """Share of sites of each hypothesis: vacancies as the image has them, everything foreign as known beforehand.
+
+    Foreign atoms nearly as bright as a vacancy would otherwise take over its sites, each a little, round by round.
+    """
+    learned = (probability.sum(0) + PRIOR_SITES * prior) / (len(probability) + PRIOR_SITES)
+    rate = np.where([h.type in LEARNED for h in options], learned, prior)
+    rate[0] = max(1.0 - rate[1:].sum(), 0.05)
+    return np.asarray(rate / rate.sum())
 
 
 def _separation(half: Amplitude | None, full: Amplitude, sigma: FloatArray, scatter: float) -> float:
@@ -120,7 +156,7 @@ def _separation(half: Amplitude | None, full: Amplitude, sigma: FloatArray, scat
     if len(sigma) == 0:
         return 0.0
     gap = full.value - (half.value if half is not None else 0.0)
-    return gap / float(np.hypot(np.median(sigma), scatter * full.value))
+    return float(gap / np.hypot(np.median(sigma), scatter * full.value))
 
 
 def _log_likelihood(
@@ -135,31 +171,38 @@ def _log_likelihood(
     # Nothing is emptier than empty: a dip below is an error of tails and background, the same for all hypotheses.
     value = np.maximum(value, 0.0)
     spread = np.hypot(scatter, MODEL_FLOOR) * level.value
-    variance = sigma**2 + spread**2 + level.sigma**2 + (MODEL_FLOOR * full.value) ** 2
-    return np.asarray(-0.5 * (value - level.value) ** 2 / variance - 0.5 * np.log(2 * np.pi * variance))
+    relaxed = RELAXED_ERROR if h.type in ("SV", "DV", "VM") else 0.0
+    variance = sigma**2 + spread**2 + level.sigma**2 + (np.hypot(MODEL_FLOOR, relaxed) * full.value) ** 2
+    normal = -0.5 * (value - level.value) ** 2 / variance - 0.5 * np.log(2 * np.pi * variance)
+    if h.type:
+        return np.asarray(normal)
+    wide = -0.5 * (value - level.value) ** 2 / (TAIL_WIDTH**2 * variance) - 0.5 * np.log(2 * np.pi * variance)
+    return np.asarray(np.logaddexp(normal + np.log(1 - TAIL_SHARE), wide + np.log(TAIL_SHARE / TAIL_WIDTH)))
 
 
-def _learned(table: Amplitude, value: FloatArray, sigma: FloatArray, weight: FloatArray) -> Amplitude:
+def _learned(
+    table: Amplitude, full: float, value: FloatArray, sigma: FloatArray, weight: FloatArray
+) -> Amplitude:
     """Table value and the columns that it explains, each by its error."""
     precision = weight / np.maximum(sigma**2, 1e-300)
     total = precision.sum() + 1 / table.sigma**2
     mean = (float((precision * value).sum()) + table.value / table.sigma**2) / total
+    mean = float(np.clip(mean, HALF_RANGE[0] * full, HALF_RANGE[1] * full))
     return Amplitude(mean, float(1 / np.sqrt(total)), table.source)
 
 
 def can_tell_half(posterior: SitePosterior, brightness: Brightness, imaging: Imaging, sublattice: str) -> float:
     """Distance between full and half columns over their combined spread, median over sites."""
     full = imaging.amplitudes[posterior.hypotheses[0].column]
-    half = Amplitude(full.value * posterior.half_ratio, 0.0, full.source)
-    return _separation(half, full, brightness.sigma[posterior.site], imaging.scatter[sublattice])
+    return _separation(posterior.half, full, brightness.sigma[posterior.site], imaging.scatter[sublattice])
 
 
 def label_rates(posteriors: Sequence[SitePosterior]) -> dict[str, float]:
-    """Share of sites that carry each label in this image, with the prior's share where the image is silent."""
-    rates: dict[str, float] = {}
-    for p in posteriors:
-        n = len(p.site)
-        for k, h in enumerate(p.hypotheses):
-            prior = PRIOR_RATES.get(h.type, 0.9)
-            rates[h.label] = (float(p.probability[:, k].sum()) + PRIOR_SITES * prior) / (n + PRIOR_SITES)
-    return rates
+    """Share of sites that carry each label in this image."""
+    return {h.label: float(r) for p in posteriors for h, r in zip(p.hypotheses, p.rate, strict=True)}
+
+
+def with_learned_halves(imaging: Imaging, posteriors: Sequence[SitePosterior]) -> Imaging:
+    """Imaging whose half-empty columns are as bright as this image shows them."""
+    learned = {p.hypotheses[1].column: p.half for p in posteriors if p.half is not None}
+    return replace(imaging, amplitudes={**imaging.amplitudes, **learned})

@@ -148,6 +148,8 @@ def _from_columns(
     columns: Columns, field: PlaneField, origin: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Columns that sit within a quarter of a bond of P or Q in good crystal."""
+    if len(columns) == 0:
+        return np.empty((0, 2)), np.empty((0, 2)), np.empty(0)
     n = field.cell_index(columns.xy_px) - origin
     distance, frac = np.full(len(n), np.inf), np.zeros_like(n)
     for t in THIRDS[:2]:
@@ -160,7 +162,8 @@ def _from_columns(
     col = np.clip(np.rint(columns.xy_px), 0, [w - 1, h - 1]).astype(int)
     good = (distance < 0.25) & (field.strength[col[:, 1], col[:, 0]] > 0.5)
     sigma2 = np.maximum(columns.cov[good, 0, 0] + columns.cov[good, 1, 1], 1e-6)
-    return columns.xy_px[good], frac[good], 1.0 / (sigma2 + np.median(sigma2))
+    typical = float(np.median(sigma2)) if good.any() else 1.0
+    return columns.xy_px[good], frac[good], 1.0 / (sigma2 + typical)
 
 
 def _from_planes(
@@ -230,6 +233,17 @@ def _smooth(
 
 
 def _kernel_mean(tree: cKDTree, values: FloatArray, weight: FloatArray, at: FloatArray, width: float) -> FloatArray:
-    distance, index = tree.query(at, k=min(80, tree.n))
+    """Local linear regression (Gaussian kernel) of values (N, 2) at points (M, 2).
+
+    Linear, not constant: at the image edge the neighbours lie on one side, and a mean of them would lag behind the
+    distortion. The slope is held by a weak prior where a point has few neighbours.
+    """
+    distance, index = (np.asarray(a) for a in tree.query(at, k=min(80, tree.n)))
     kernel = weight[index] * np.exp(-0.5 * (distance / width) ** 2) + 1e-12 * weight[index]
-    return np.asarray(np.einsum("nk,nkc->nc", kernel, values[index]) / kernel.sum(1)[:, None])
+    kernel = kernel / kernel.sum(1, keepdims=True)
+    offset = (tree.data[index] - at[:, None]) / width
+    design = np.concatenate([np.ones((*offset.shape[:2], 1)), offset], axis=2)
+    normal = np.einsum("nka,nk,nkb->nab", design, kernel, design)
+    normal[:, [1, 2], [1, 2]] += 0.05
+    right = np.einsum("nka,nk,nkc->nac", design, kernel, values[index])
+    return np.asarray(np.linalg.solve(normal, right)[:, 0])

@@ -16,6 +16,10 @@ FloatArray = NDArray[np.float64]
 WEAK = 0.5
 """Lattice amplitude, relative to good crystal, below which there is no lattice (a lone vacancy leaves 0.8)."""
 
+EMPTY = 0.4
+"""Brightness between the hollows' level (0) and the crystal's mean (1), averaged over half a cell, below which nothing
+is there. Removing one chalcogen column leaves more than 0.6 in the host that shows it best."""
+
 MIN_CELLS = 6.0
 """Smaller areas are left to the defect search."""
 
@@ -37,7 +41,8 @@ def find_regions(image: FloatArray, columns: Columns, grid: Grid) -> tuple[tuple
     level, dark = float(np.median(smooth[crystal])), float(np.median(columns.background[crystal]))
     excess = (gaussian_filter(columns.background, 0.25 * grid.a_px_iso) - dark) / max(level - dark, 1e-12)
     dirty = excess > 1.5
-    lost = (grid.strength < WEAK) | dirty
+    empty = smooth < dark + EMPTY * (level - dark)
+    lost = (grid.strength < WEAK) | dirty | empty
     radius = max(1, round(0.3 * grid.a_px_iso))
     disc = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius
     lost = binary_closing(np.pad(binary_opening(lost, disc), radius), disc)[radius:-radius, radius:-radius] & lost
@@ -66,7 +71,7 @@ def _named(
     edge = bool(area[0].any() or area[-1].any() or area[:, 0].any() or area[:, -1].any())
     if float(np.median(excess[area])) > 1.5 or brightness > 1.3 * level:
         kind = "contamination"
-    elif brightness < dark + 0.5 * (level - dark):
+    elif brightness < dark + EMPTY * (level - dark):
         kind = "vacuum" if edge else "hole"
     else:
         kind = "unindexed"

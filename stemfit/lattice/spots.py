@@ -38,18 +38,20 @@ def reciprocal_cell(image: FloatArray) -> FloatArray:
     """
     snr = _signal_to_noise(image)
     spots = _spots(snr, image.shape)
-    best, best_score = None, 0.0
-    for k1, k2 in combinations(spots, 2):
-        for first, second in ((k1, k2), (k1, -k2)):
-            score = _score(snr, image.shape, first, second)
-            if score > best_score:
-                best, best_score = np.array([first, second]), score
-    if best is None:
+    pairs = [np.array(p) for k1, k2 in combinations(spots, 2) for p in ((k1, k2), (k1, -k2))]
+    scores = [_score(snr, image.shape, *pair) for pair in pairs]
+    for k in np.argsort(scores)[::-1][:20]:
+        cell = _primitive(snr, image.shape, pairs[k]) if scores[k] > 0 else None
+        if cell is not None and _explains(cell, spots[0], image.shape):
+            break
+    else:
+        cell = None
+    if cell is None:
         raise NotAnalysable(
             f"no lattice: {len(spots)} spots stand out in the Fourier transform and no three close a hexagon",
             remedy="use an atomic-resolution image of a hexagonal 2D crystal seen from above",
         )
-    return _polish(image, _primitive(snr, image.shape, best))
+    return _polish(image, cell)
 
 
 def _windowed(image: FloatArray) -> FloatArray:
@@ -109,6 +111,15 @@ def _score(snr: FloatArray, shape: tuple[int, int], k1: FloatArray, k2: FloatArr
     if min(values) < MIN_SNR:
         return 0.0
     return float(np.sum(np.log(values)) - np.log(anisotropy(k1, k2)) * 10)
+
+
+def _explains(cell: FloatArray, spot: FloatArray, shape: tuple[int, int]) -> bool:
+    """Whether a spot is a whole-number combination of the cell, within two bins.
+
+    The strongest spot of a crystal must be: a square lattice, too, has three spots that nearly close a hexagon.
+    """
+    order = np.rint(np.linalg.solve(cell.T, spot))
+    return bool((np.abs(order @ cell - spot) * np.array(shape[::-1]) < 2.0 + np.abs(order).max()).all())
 
 
 def _primitive(snr: FloatArray, shape: tuple[int, int], g: FloatArray) -> FloatArray:

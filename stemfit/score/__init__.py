@@ -1,0 +1,21 @@
+"""How well each candidate explains the image, and how sure that makes us."""
+
+from stemfit.score.fit import Fit, fit
+from stemfit.score.rank import Ranking, Score, ncc, rank, score_defect
+from stemfit.score.scene import Others, Scene, columns_of, make_scene, position_error_A, position_scatter
+
+__all__ = [
+    "Fit",
+    "Others",
+    "Ranking",
+    "Scene",
+    "Score",
+    "columns_of",
+    "fit",
+    "make_scene",
+    "ncc",
+    "position_error_A",
+    "position_scatter",
+    "rank",
+    "score_defect",
+]

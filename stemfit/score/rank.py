@@ -1,0 +1,206 @@
+"""How well each candidate explains the image, and how sure that makes us."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+from skimage.metrics import structural_similarity
+
+from stemfit.candidates import Candidate
+from stemfit.columns import Columns
+from stemfit.defects import CLAIM, Defect, type_of
+from stemfit.imaging import Imaging
+from stemfit.lattice import Brightness, Lattice, SiteMap
+from stemfit.relax import Relaxed, keep
+from stemfit.score.fit import fit
+from stemfit.score.scene import Others, Scene, make_scene, position_scatter
+
+FloatArray = NDArray[np.float64]
+
+TIE = 1.0
+"""Candidates whose log posteriors differ by less than this are not told apart (odds below 2.7)."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One candidate against the image.
+
+    Attributes
+    ----------
+    candidate : str
+        Id of the candidate.
+    log_likelihood : float
+        Natural logarithm of the evidence of the patch, nuisances marginalised; comparable within one defect.
+    posterior : float
+        Over the candidates of the defect.
+    in_95_set : bool
+        Member of the smallest set with 95 % of the posterior.
+    ncc, ssim, reduced_chi2 : float
+        Secondary measures on the patch.
+    evidence_relaxed_minus_unrelaxed : float
+        Natural logarithm.
+    max_displacement_A : float
+        Largest displacement of an atom by the relaxer.
+    tie_with : tuple of str
+        Candidates that this image cannot tell from this one.
+    """
+
+    candidate: str
+    log_likelihood: float
+    posterior: float
+    in_95_set: bool
+    ncc: float
+    ssim: float
+    reduced_chi2: float
+    evidence_relaxed_minus_unrelaxed: float
+    max_displacement_A: float
+    tie_with: tuple[str, ...]
+
+
+class Ranking(NamedTuple):
+    """Scores (one per candidate, in their order), and the defects restated: still claimed, or suspects now."""
+
+    scores: tuple[Score, ...]
+    claimed: tuple[Defect, ...]
+    doubted: tuple[Defect, ...]
+
+
+def score_defect(
+    defect: Defect, candidates: Sequence[Candidate], relaxed: Sequence[Relaxed], micrograph_image: FloatArray,
+    columns: Columns, imaging: Imaging, lattice: Lattice, unknown_prior: float, others: Others,
+) -> tuple[tuple[Score, ...], float]:
+    """Score the candidates of one defect.
+
+    The evidence of a candidate is the likelihood of the patch with everything integrated out that the candidate does
+    not fix: a common shift, brightness and background plane, and for every column its own scatter in brightness and
+    position as measured on the pristine crystal. All of that is linear, so the integral is exact (Gaussian).
+
+    Returns
+    -------
+    scores : tuple of Score
+    unknown : float
+        Posterior probability that none of the candidates is right: the same geometry as the best, with the columns of
+        the defect free.
+    """
+    scene = make_scene(defect, micrograph_image, columns, imaging, lattice, others)
+    sigma_px = position_scatter(columns, lattice)
+    fits = [fit(c, r, scene, imaging, sigma_px, lattice) for c, r in zip(candidates, relaxed, strict=True)]
+    unrelaxed = [
+        fit(c, keep([c])[0], scene, imaging, sigma_px, lattice)
+        if _largest(c, r) > 1e-6
+        else f
+        for c, r, f in zip(candidates, relaxed, fits, strict=True)
+    ]
+    log_posterior = np.array([f.log_evidence + c.log_prior for f, c in zip(fits, candidates, strict=True)])
+    top = int(np.argmax(log_posterior))
+    free = fit(candidates[top], relaxed[top], scene, imaging, sigma_px, lattice, loose=True).log_evidence
+    everything = np.append(log_posterior, free + np.log(unknown_prior))
+    total = float(logsumexp(everything))
+    posterior = np.exp(log_posterior - float(logsumexp(log_posterior)))
+    chosen = _credible(posterior)
+    scores = tuple(
+        Score(
+            c.id, f.log_evidence, float(p), bool(k), ncc(scene, f.model), _ssim(scene, f.model), f.residual_chi2,
+            f.log_evidence - u.log_evidence, _largest(c, r),
+            tuple(o.id for o, q in zip(candidates, log_posterior, strict=True) if o is not c and abs(q - own) < TIE),
+        )
+        for c, r, f, u, p, k, own in zip(
+            candidates, relaxed, fits, unrelaxed, posterior, chosen, log_posterior, strict=True
+        )
+    )
+    return scores, float(np.exp(everything[-1] - total))
+
+
+def rank(
+    defects: Sequence[Defect], candidates: Sequence[Candidate], relaxed: Sequence[Relaxed], image: FloatArray,
+    columns: Columns, imaging: Imaging, lattice: Lattice, sites: SiteMap, brightness: Brightness, unknown_prior: float,
+) -> Ranking:
+    """Score all candidates and restate every defect by what the pixels say.
+
+    A claim that the pixels do not support (pristine above one half) becomes a suspect, together with its candidates.
+    """
+    scores: dict[str, Score] = {}
+    restated = []
+    for defect in defects:
+        own = [(c, r) for c, r in zip(candidates, relaxed, strict=True) if c.defect == defect.id]
+        if not own:
+            restated.append(defect)
+            continue
+        cs, rs = [c for c, _ in own], [r for _, r in own]
+        others = measured_on([d for d in defects if d.id != defect.id], columns, sites, brightness)
+        found, unknown = score_defect(defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others)
+        scores.update({s.candidate: s for s in found})
+        restated.append(_restated(defect, cs, found, unknown))
+    pristine = {d.id: dict(d.alternatives).get("pristine", 0.0) for d in restated}
+    return Ranking(
+        tuple(scores[c.id] for c in candidates),
+        tuple(d for d in restated if pristine[d.id] < CLAIM),
+        tuple(d for d in restated if pristine[d.id] >= CLAIM),
+    )
+
+
+def measured_on(defects: Sequence[Defect], columns: Columns, sites: SiteMap, brightness: Brightness) -> Others:
+    """Brightness on the sites of these defects; stray columns as they were found."""
+    rows = {(int(i), int(j), str(s)): k for k, ((i, j), s) in enumerate(zip(sites.ij, sites.sublattice, strict=True))}
+    own = [rows[site] for d in defects for site in d.sites if site in rows]
+    stray_px = [xy for d in defects for site, xy in zip(d.sites, d.extent_px, strict=True) if site[2] == "-"]
+    stray = [int(np.argmin(np.sum((columns.xy_px - xy) ** 2, axis=1))) for xy in stray_px]
+    return Others(
+        np.vstack([sites.xy_px[own], columns.xy_px[stray]]),
+        np.concatenate([brightness.value[own], columns.intensity[stray]]),
+        np.concatenate([brightness.sigma[own], np.sqrt(columns.cov[stray, 2, 2])]),
+    )
+
+
+def _restated(defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score], unknown: float) -> Defect:
+    weight: dict[str, float] = {}
+    for c, s in zip(candidates, scores, strict=True):
+        weight[c.label] = weight.get(c.label, 0.0) + s.posterior * (1 - unknown)
+    weight["UNKNOWN"] = weight.get("UNKNOWN", 0.0) + unknown
+    named = {label: p for label, p in weight.items() if label != "pristine"}
+    label = max(named, key=lambda name: named[name])
+    others = sorted(((n, p) for n, p in weight.items() if n != label), key=lambda item: -item[1])
+    evidence = {c.label: -np.inf for c in candidates}
+    for c, s in zip(candidates, scores, strict=True):
+        evidence[c.label] = max(evidence[c.label], s.log_likelihood)
+    best = max(
+        ((s.posterior, c.id) for c, s in zip(candidates, scores, strict=True) if c.label == label), default=(0.0, None)
+    )[1]
+    factor = evidence.get(label, max(evidence.values())) - evidence["pristine"]
+    return replace(
+        defect, type=type_of(label, defect.type), label=label, probability=weight[label], alternatives=tuple(others),
+        log_bayes_factor=float(factor), best_candidate=best,
+    )
+
+
+def _credible(posterior: FloatArray) -> NDArray[np.bool_]:
+    """Smallest set that holds 95 %."""
+    order = np.argsort(-posterior)
+    before = np.concatenate([[0.0], np.cumsum(posterior[order])[:-1]])
+    chosen = np.zeros(len(posterior), dtype=bool)
+    chosen[order[before < 0.95]] = True
+    return chosen
+
+
+def ncc(scene: Scene, model: FloatArray) -> float:
+    """Normalised cross-correlation of image and model on the disc."""
+    use = scene.weight > 0
+    return float(np.corrcoef(scene.image[use], model[use])[0, 1])
+
+
+def _ssim(scene: Scene, model: FloatArray) -> float:
+    use = scene.weight > 0
+    span = float(np.ptp(model[use])) or 1.0
+    size = min(7, *(n - 1 + n % 2 for n in scene.image.shape))
+    _, field = structural_similarity(scene.image, model, data_range=span, win_size=size, full=True)
+    return float(field[use].mean())
+
+
+def _largest(candidate: Candidate, relaxed: Relaxed) -> float:
+    moved = np.linalg.norm(relaxed.positions_A - candidate.structure.structure.cart_coords, axis=1)
+    return float(moved[candidate.structure.occupied].max())

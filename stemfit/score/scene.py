@@ -1,0 +1,182 @@
+"""The part of the image that speaks about one defect, and what a structure predicts there."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from stemfit.candidates import Candidate
+from stemfit.columns import Columns, Profile
+from stemfit.columns.fit import averaged_profile
+from stemfit.columns.stamps import render
+from stemfit.defects import MODEL_FLOOR, RELAXED_ERROR, Defect
+from stemfit.imaging import Imaging
+from stemfit.lattice import Lattice
+from stemfit.relax import Relaxed
+from stemfit.simulate.image import project
+
+FloatArray = NDArray[np.float64]
+
+REACH = 2.0
+"""Lattice constants around the outermost site of a defect within which candidates are compared with the image."""
+
+MIN_POSITION_SCATTER = 0.01
+"""Least scatter of a column about its predicted place, in lattice constants: 3 pm, what the best relaxers reach."""
+
+RESIDUAL_A, UNRELAXED_A, FADE_A = 0.08, 0.15, 2.0
+"""Error of a predicted position next to a defect, per axis: half of what atoms move there (0.05 to 0.30 A in DFT),
+which potentials and a network taught by them leave; all of it where nothing was relaxed. It fades over `FADE_A` beyond
+the first neighbours (2 A). It is the same for all candidates of a defect: widths that differ would decide by volume."""
+
+NEIGHBOUR_ERROR = 0.05
+"""Extra uncertainty of a neighbouring defect's column, of the brightest column: it may have relaxed."""
+
+NEIGHBOUR_REACH = 0.35
+"""A predicted column this close to a site of another defect, in lattice constants, is that site's column."""
+
+
+class Others(NamedTuple):
+    """What is measured on the sites of all other defects: a candidate must not be blamed for its neighbours.
+
+    Attributes
+    ----------
+    xy_px : (K, 2) array
+    value, sigma : (K,) array
+        Integrated intensity and its standard error, image units x px^2.
+    """
+
+    xy_px: FloatArray
+    value: FloatArray
+    sigma: FloatArray
+
+
+class Scene(NamedTuple):
+    """The part of an image that candidates of one defect are compared on."""
+
+    image: FloatArray  # (h, w)
+    surroundings: FloatArray  # (h, w) background and all columns beyond the reach
+    weight: FloatArray  # (h, w) inverse variance per independent sample, 0 outside the disc
+    corner: FloatArray  # (2,) image position of the first pixel, px
+    pixel: float  # image px per pixel here
+    profile: Profile  # on these pixels
+    gain: float
+    extent: FloatArray  # (K, 2) sites of the defect, relative to the corner, on these pixels
+    others: Others  # relative to the corner, on these pixels
+
+
+def position_scatter(columns: Columns, lattice: Lattice) -> float:
+    """Scatter of columns about the lattice beyond their measurement error, px per axis (jitter, true shifts)."""
+    own = float(np.median(columns.cov[:, 0, 0] + columns.cov[:, 1, 1])) / 2 if len(columns) else 0.0
+    excess = np.sqrt(max(lattice.residual_rms_px**2 - own, 0.0))
+    return float(max(excess, MIN_POSITION_SCATTER * lattice.a_px_iso))
+
+
+def make_scene(
+    defect: Defect, image: FloatArray, columns: Columns, imaging: Imaging, lattice: Lattice, others: Others
+) -> Scene:
+    """Cut out the disc round a defect, with the model of all that lies further out.
+
+    Oversampled images are averaged down to a core of about 1.5 px: nothing is lost, and the work falls with the square.
+    """
+    centre = defect.center_px
+    size = float(np.hypot(*(defect.extent_px - centre).T).max()) + REACH * lattice.a_px_iso
+    n = max(1, int(imaging.profile.width_px / 1.5))
+    h, w = image.shape
+    x0, y0 = np.maximum(np.floor(centre - size).astype(int), 0)
+    x1, y1 = x0 + (min(w - x0, int(2 * size) + 2) // n) * n, y0 + (min(h - y0, int(2 * size) + 2) // n) * n
+    away = np.hypot(*(columns.xy_px - centre).T)
+    use = (away > size + 0.25 * lattice.a_px_iso) & (away < size + 10 * columns.profile.width_px)
+    around = render(columns.xy_px[use] - [x0, y0], columns.intensity[use], columns.profile, (y1 - y0, x1 - x0))
+    variance = imaging.noise.variance(columns.model[y0:y1, x0:x1]) * imaging.noise.pixels_per_sample
+    gain = float(imaging.gain[min(max(round(centre[1]), 0), h - 1), min(max(round(centre[0]), 0), w - 1)])
+    small = [_averaged(a, n) for a in (image[y0:y1, x0:x1], columns.background[y0:y1, x0:x1] + around, variance / n**2)]
+    y, x = np.mgrid[: small[0].shape[0], : small[0].shape[1]]
+    corner = np.array([x0, y0]) + (n - 1) / 2
+    disc = np.hypot(n * x + corner[0] - centre[0], n * y + corner[1] - centre[1]) < size
+    shape = averaged_profile(imaging.profile, n)
+    seen = np.hypot(*(others.xy_px - centre).T) < size + 0.25 * lattice.a_px_iso
+    near = Others((others.xy_px[seen] - corner) / n, others.value[seen] / n**2, others.sigma[seen] / n**2)
+    extent = (defect.extent_px - corner) / n
+    return Scene(small[0], small[1], disc / small[2], corner, float(n), shape, gain, extent, near)
+
+
+def _averaged(image: FloatArray, n: int) -> FloatArray:
+    return np.asarray(image.reshape(image.shape[0] // n, n, image.shape[1] // n, n).mean((1, 3)))
+
+
+def columns_of(
+    candidate: Candidate, relaxed: Relaxed, scene: Scene, imaging: Imaging
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Columns of a structure inside the scene.
+
+    Returns
+    -------
+    xy (N, 2), amplitude (N,), its standard error (N,), and the standard error (N,) of the position from the relaxation,
+    all on the scene's pixels.
+    """
+    structure = candidate.structure
+    atoms = structure.occupied
+    numbers = np.array([s.specie.Z for s in structure.structure])[atoms]
+    seen = project(numbers, relaxed.positions_A[atoms], candidate.matrix, candidate.offset_px)
+    centre = candidate.matrix @ candidate.center_A + candidate.offset_px
+    y, x = np.nonzero(scene.weight > 0)
+    here = (centre - scene.corner) / scene.pixel
+    reach = scene.pixel * float(np.hypot(x - here[0], y - here[1]).max())
+    pixels_per_A = float(np.sqrt(abs(np.linalg.det(candidate.matrix))))
+    inside = np.hypot(*(seen.xy_px - centre).T) <= reach + 0.8 * pixels_per_A
+    known = [imaging.amplitude(t) for t, k in zip(seen.types, inside, strict=True) if k]
+    brighter = scene.gain / scene.pixel**2
+    value = brighter * np.array([a.value for a in known])
+    own = np.array([a.sigma if a.source == "table" else 0.0 for a in known])
+    scatter = np.array([imaging.scatter_of(t) for t, k in zip(seen.types, inside, strict=True) if k])
+    error = np.hypot(brighter * own, np.hypot(scatter, MODEL_FLOOR) * value)
+    xy = (seen.xy_px[inside] - scene.corner) / scene.pixel
+    a_px = 3.2 * pixels_per_A / scene.pixel
+    empty, dip = _emptied(candidate, imaging)
+    xy = np.vstack([xy, (empty - scene.corner) / scene.pixel])
+    value, error = np.append(value, np.zeros(len(dip))), np.append(error, brighter * dip)
+    scale = pixels_per_A / scene.pixel
+    doubt = scale * position_error_A(candidate, relaxed, np.asarray(cKDTree(scene.extent).query(xy)[0]) / scale)
+    return _with_others(xy, value, error, doubt, scene.others, a_px)
+
+
+def _emptied(candidate: Candidate, imaging: Imaging) -> tuple[FloatArray, FloatArray]:
+    """Places (K, 2) px of missing atoms, and how far from nothing their brightness may appear (K,).
+
+    A vacancy that is modelled as exactly nothing loses to any faint atom: tails and relaxing neighbours leave light.
+    """
+    gone = np.flatnonzero(~candidate.structure.occupied)
+    places = candidate.structure.structure.cart_coords[gone, :2] @ candidate.matrix.T + candidate.offset_px
+    symbols = [candidate.structure.structure[int(k)].specie.symbol for k in gone]
+    full = [imaging.amplitude(s + "2" if s + "2" in imaging.amplitudes else s).value for s in symbols]
+    return places.reshape(-1, 2), np.hypot(MODEL_FLOOR, RELAXED_ERROR) * np.array(full)
+
+
+def _with_others(
+    xy: FloatArray, value: FloatArray, error: FloatArray, place: FloatArray, others: Others, a_px: float
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Give columns on the sites of other defects their measured brightness, and add those that no site predicts."""
+    if len(others.value) == 0:
+        return xy, value, error, place
+    distance, nearest = (np.asarray(a) for a in cKDTree(xy).query(others.xy_px))
+    known = distance < NEIGHBOUR_REACH * a_px
+    value, error = value.copy(), error.copy()
+    value[nearest[known]] = np.maximum(others.value[known], 0.0)
+    error[nearest[known]] = np.hypot(others.sigma[known], NEIGHBOUR_ERROR * value.max())
+    more = ~known & (others.value > 0)
+    return (
+        np.vstack([xy, others.xy_px[more]]), np.append(value, others.value[more]),
+        np.append(error, np.hypot(others.sigma[more], NEIGHBOUR_ERROR * value.max())),
+        np.append(place, np.zeros(more.sum())),
+    )
+
+
+def position_error_A(candidate: Candidate, relaxed: Relaxed, away_A: FloatArray) -> FloatArray:
+    """Standard error (N,) of predicted positions per axis, Angstrom, `away_A` (N,) from the defect's nearest site."""
+    if relaxed.sigma_A is not None:
+        return np.full(len(away_A), float(np.sqrt(np.mean(relaxed.sigma_A[candidate.structure.occupied] ** 2))))
+    least = UNRELAXED_A if relaxed.relaxer == "keep" else RESIDUAL_A
+    return np.asarray(least * np.exp(-np.maximum(away_A - 2.0, 0.0) / FADE_A))
