@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -110,29 +111,41 @@ def _center(structure: DefectStructure, family: Sequence[DefectStructure]) -> Fl
     return next(s.center_A for s in family if s.sites)
 
 
-def _variants(label: str, defect: Defect, host: ProjectedHost, lattice: Lattice) -> list[DefectStructure]:
+def _variants(label: str, defect: Defect, host: ProjectedHost, lattice: Lattice) -> tuple[DefectStructure, ...]:
     """All structures of one label at one place."""
-    from definet.structures import build, line, pristine, substitution
+    if defect.type != "LINE":
+        return _point(label, host, defect.sites[0][2])
+    n = len(defect.sites)
+    if label not in ("pristine", defect.label):
+        return ()
+    rival = f"CVL-{2 * n}" if label.startswith("SVL") else f"SVL-{n}"
+    names = (label,) if label == "pristine" else (label, rival)
+    return _rows(names, host, n, _direction(defect, lattice))
 
-    if defect.type == "LINE":
-        n = len(defect.sites)
-        crystal = pristine(host.name, n + PATCH_CELLS - 2)
-        if label == "pristine":
-            return [crystal]
-        if label != defect.label:
-            return []
-        rival = f"CVL-{2 * n}" if label.startswith("SVL") else f"SVL-{n}"
-        return [line(crystal, name, direction=_direction(defect, lattice)) for name in (label, rival)]
+
+@lru_cache(maxsize=64)
+def _rows(labels: tuple[str, ...], host: ProjectedHost, length: int, direction: int) -> tuple[DefectStructure, ...]:
+    """Rows of vacancies in a supercell that keeps their periodic images apart."""
+    from definet.structures import line, pristine
+
+    crystal = pristine(host.name, length + PATCH_CELLS - 2)
+    return tuple(crystal if name == "pristine" else line(crystal, name, direction=direction) for name in labels)
+
+
+@lru_cache(maxsize=256)
+def _point(label: str, host: ProjectedHost, sublattice: str) -> tuple[DefectStructure, ...]:
+    """Structures of a point defect; the same objects for every defect that may be one, so that each is relaxed once."""
+    from definet.structures import build, pristine, substitution
+
     crystal = pristine(host.name, PATCH_CELLS)
-    sublattice = defect.sites[0][2]
     if label == "pristine":
-        return [crystal]
+        return (crystal,)
     if host.sublattices == ("A", "B"):
-        return [_flat_defect(crystal, label, sublattice)]
+        return (_flat_defect(crystal, label, sublattice),)
     if label.startswith("vanadium_"):
-        return [replace(substitution(crystal, label.replace("vanadium", "V")), label=label)]
+        return (replace(substitution(crystal, label.replace("vanadium", "V")), label=label),)
     made = build(crystal, label)
-    return [made, build(crystal, label, layer="bottom")] if _half_of_column(label, host) else [made]
+    return (made, build(crystal, label, layer="bottom")) if _half_of_column(label, host) else (made,)
 
 
 def _flat_defect(crystal: DefectStructure, label: str, sublattice: str) -> DefectStructure:

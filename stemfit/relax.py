@@ -65,11 +65,12 @@ def _definet(device: str) -> Relaxer:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
 
     def run(candidates: Sequence[Candidate]) -> list[Relaxed]:
-        changed = [c for c in candidates if c.structure.sites]
-        moved = iter(relax([c.structure for c in changed], checkpoint, device) if changed else [])
+        # Many defects have the same candidates: each structure is relaxed once.
+        different = {id(c.structure): c.structure for c in candidates if c.structure.sites}
+        moved = relax(list(different.values()), checkpoint, device) if different else []
+        positions = dict(zip(different, (m.positions_A for m in moved), strict=True))
         return [
-            Relaxed(next(moved).positions_A if c.structure.sites else c.structure.structure.cart_coords, None,
-                    "definet", digest)
+            Relaxed(positions.get(id(c.structure), c.structure.structure.cart_coords), None, "definet", digest)
             for c in candidates
         ]
 

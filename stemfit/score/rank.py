@@ -17,8 +17,8 @@ from stemfit.defects import CLAIM, Defect, type_of
 from stemfit.imaging import Imaging
 from stemfit.lattice import Brightness, Lattice, SiteMap
 from stemfit.relax import Relaxed, keep
-from stemfit.score.fit import fit
-from stemfit.score.scene import Others, Scene, make_scene, position_scatter
+from stemfit.score.fit import Fit, fit
+from stemfit.score.scene import Others, Scene, columns_of, make_scene, position_scatter
 
 FloatArray = NDArray[np.float64]
 
@@ -89,13 +89,10 @@ def score_defect(
     """
     scene = make_scene(defect, micrograph_image, columns, imaging, lattice, others)
     sigma_px = position_scatter(columns, lattice)
-    fits = [fit(c, r, scene, imaging, sigma_px, lattice) for c, r in zip(candidates, relaxed, strict=True)]
-    unrelaxed = [
-        fit(c, keep([c])[0], scene, imaging, sigma_px, lattice)
-        if _largest(c, r) > 1e-6
-        else f
-        for c, r, f in zip(candidates, relaxed, fits, strict=True)
-    ]
+    fits = _fits(list(zip(candidates, relaxed, strict=True)), scene, imaging, sigma_px, lattice)
+    unrelaxed = _fits([(c, keep([c])[0]) for c in candidates], scene, imaging, sigma_px, lattice)
+    moved = [_largest(c, r) > 1e-6 for c, r in zip(candidates, relaxed, strict=True)]
+    unrelaxed = [u if m else f for m, f, u in zip(moved, fits, unrelaxed, strict=True)]
     log_posterior = np.array([f.log_evidence + c.log_prior for f, c in zip(fits, candidates, strict=True)])
     top = int(np.argmax(log_posterior))
     free = fit(candidates[top], relaxed[top], scene, imaging, sigma_px, lattice, loose=True).log_evidence
@@ -142,6 +139,20 @@ def rank(
         tuple(d for d in restated if pristine[d.id] < CLAIM),
         tuple(d for d in restated if pristine[d.id] >= CLAIM),
     )
+
+
+def _fits(
+    pairs: Sequence[tuple[Candidate, Relaxed]], scene: Scene, imaging: Imaging, sigma_px: float, lattice: Lattice
+) -> list[Fit]:
+    """Fit every pair; what looks the same from above (top and bottom) is fitted once."""
+    known: dict[bytes, Fit] = {}
+    keys = []
+    for candidate, relaxed in pairs:
+        seen = columns_of(candidate, relaxed, scene, imaging)
+        keys.append(b"".join(np.round(np.sort(part, axis=0), 2).tobytes() for part in seen))
+        if keys[-1] not in known:
+            known[keys[-1]] = fit(candidate, relaxed, scene, imaging, sigma_px, lattice)
+    return [known[key] for key in keys]
 
 
 def measured_on(defects: Sequence[Defect], columns: Columns, sites: SiteMap, brightness: Brightness) -> Others:
