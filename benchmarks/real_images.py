@@ -47,6 +47,8 @@ def analyse(path: str, host: str, relaxer: str) -> Said | str:
         analysis = pipeline.analyze(micrograph.read(path), pipeline.Settings(host=host), relax.relaxer(relaxer))
     except StemfitError as error:
         return str(error)
+    except Exception as error:  # a fault of ours: said in the table, and the other images still have their turn
+        return f"FAULT {type(error).__name__}: {error}"
     return Said(
         analysis.host.host.name, analysis.host.probability, analysis.lattice.a_px_iso, analysis.lattice.anisotropy,
         len(analysis.columns), Counter(d.type for d in analysis.defects), len(analysis.suspects),
