@@ -273,7 +273,7 @@ def _table(defects: list[dict[str, Any]]) -> list[str]:
         others = sorted(defect["alternatives"], key=lambda other: -other["probability"])[:2]
         rows.append(
             (
-                str(defect["id"]), defect["type"], defect["label"], _number(defect["probability"], ".3f"),
+                str(defect["id"]), defect["type"], defect["label"], _sure(defect["probability"]),
                 f"{x:.1f}", f"{y:.1f}", _number(defect["log_bayes_factor"], ".1f"),
                 ", ".join(f"{other['label']} {other['probability']:.2g}" for other in others),
             )
@@ -282,6 +282,11 @@ def _table(defects: list[dict[str, Any]]) -> list[str]:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     more = len(defects) - MAX_ROWS
     return [*lines, *([f"... and {more} more in defects.csv"] if more > 0 else [])]
+
+
+def _sure(probability: float) -> str:
+    """Three digits, and never certainty."""
+    return ">0.999" if probability > 0.9995 else f"{probability:.3f}"
 
 
 def _number(value: float | None, form: str) -> str:

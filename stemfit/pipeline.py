@@ -114,7 +114,7 @@ def analyze(
     return Analysis(
         micrograph, seen, call, calibration, lattice, sites, regions, region_map, imaging, ranking.claimed,
         ranking.doubted + suspects, candidates, relaxed, ranking.scores, simulated,
-        warn.collect(identity, calibration, posteriors, brightness, imaging),
+        warn.collect(identity, calibration, posteriors, brightness, imaging, relaxed),
         asdict(settings), _environment(), clock.seconds,
     )
 

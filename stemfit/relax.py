@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stemfit.errors import UsageError
 
 if TYPE_CHECKING:
+    from definet.predict import Relaxed as Prediction
     from stemfit.candidates import Candidate
 
 FloatArray = NDArray[np.float64]
@@ -31,12 +32,15 @@ class Relaxed:
     relaxer : str
         "keep", "definet" or "teacher:<name>".
     checkpoint_sha256 : str or None
+    caution : str
+        Why the relaxer should not be trusted with this structure; empty if nothing is known against it.
     """
 
     positions_A: FloatArray
     sigma_A: FloatArray | None
     relaxer: str
     checkpoint_sha256: str | None
+    caution: str = ""
 
 
 Relaxer = Callable[[Sequence["Candidate"]], Sequence[Relaxed]]
@@ -68,10 +72,13 @@ def _definet(device: str) -> Relaxer:
         # Many defects have the same candidates: each structure is relaxed once.
         different = {id(c.structure): c.structure for c in candidates if c.structure.sites}
         moved = relax(list(different.values()), checkpoint, device) if different else []
-        positions = dict(zip(different, (m.positions_A for m in moved), strict=True))
-        return [
-            Relaxed(positions.get(id(c.structure), c.structure.structure.cart_coords), None, "definet", digest)
-            for c in candidates
-        ]
+        by_structure = dict(zip(different, moved, strict=True))
+        return [_as_relaxed(c, by_structure.get(id(c.structure)), digest) for c in candidates]
 
     return run
+
+
+def _as_relaxed(candidate: Candidate, predicted: Prediction | None, digest: str) -> Relaxed:
+    if predicted is None:
+        return Relaxed(candidate.structure.structure.cart_coords, None, "definet", digest)
+    return Relaxed(predicted.positions_A, None, "definet", digest, predicted.reason)

@@ -9,17 +9,19 @@ import numpy as np
 from stemfit.defects import SitePosterior, can_tell_half
 from stemfit.imaging import Imaging
 from stemfit.lattice import Brightness, Identity
+from stemfit.relax import Relaxed
 from stemfit.result import Calibration
 
 SCALE_TOLERANCE = 0.03
 SURE = 0.95
+ALLOY_SHARE = 0.1
 SEPARATE = 3.0
 """Full and half columns this many combined sigmas apart overlap in 7 % of the cases at the middle."""
 
 
 def collect(
     identity: Identity, calibration: Calibration, posteriors: Sequence[SitePosterior], brightness: Brightness,
-    imaging: Imaging,
+    imaging: Imaging, relaxed: Sequence[Relaxed],
 ) -> tuple[str, ...]:
     """All warnings of an analysis, most consequential first."""
     return tuple(
@@ -28,9 +30,34 @@ def collect(
             *_host(identity),
             *_scale(calibration),
             *(w for p in posteriors for w in _halves(p, brightness, imaging)),
+            *(w for p in posteriors for w in _alloy(p, brightness, imaging)),
+            *_out_of_range(relaxed),
         )
         if text
     )
+
+
+def _alloy(posterior: SitePosterior, brightness: Brightness, imaging: Imaging) -> list[str]:
+    """Say so where many columns of a sublattice are brighter than its majority: vacancies cannot do that."""
+    if len(posterior.site) == 0:
+        return []
+    full = imaging.amplitudes[posterior.hypotheses[0].column].value
+    value, sigma = brightness.value[posterior.site], brightness.sigma[posterior.site]
+    share = float(np.mean((value > 1.25 * full) & (value - full > 2 * sigma)))
+    if share < ALLOY_SHARE:
+        return []
+    return [
+        f"{100 * share:.0f} % of the {posterior.hypotheses[0].column} columns are over a quarter brighter than most: "
+        "an alloy, contamination or another host; what is said of single sites is relative to the majority"
+    ]
+
+
+def _out_of_range(relaxed: Sequence[Relaxed]) -> list[str]:
+    reasons = sorted({r.caution for r in relaxed if r.caution})
+    if not reasons:
+        return []
+    more = f" and {len(reasons) - 2} more" if len(reasons) > 2 else ""
+    return [f"the network relaxed candidates outside its training range: {'; '.join(reasons[:2])}{more}"]
 
 
 def _host(identity: Identity) -> list[str]:

@@ -23,7 +23,7 @@ FloatArray = NDArray[np.float64]
 SIGNIFICANCE = 4.5
 """A column is kept when its intensity exceeds this many of its standard errors: about one false column in 1e5 sites."""
 
-DOUBTFUL = 2.5
+DOUBTFUL = 1.0
 """The same while position and width are not yet fitted: what is a column would lose light to the wrong shape."""
 
 TAIL_RATIO = 2.5
@@ -277,7 +277,10 @@ class _Linear:
         s = self.state
         mean = float(self.inverse_variance.mean())
         matrix = assemble(s.xy, _damped(s.intensity), weight, seen, s.profile, self.basis, mean, self.move)
-        matrix.setdiag(matrix.diagonal() * (1 + 1e-2))
+        diagonal = matrix.diagonal()
+        knots = diagonal[3 * len(s.xy) :]
+        knots += 1e-6 * knots.max()  # one that hardly any pixel sees would make the matrix singular
+        matrix.setdiag(diagonal * (1 + 1e-2))
         return matrix
 
 
