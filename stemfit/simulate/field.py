@@ -49,28 +49,33 @@ def whole_field(
     if not named:
         return imaging.background + render(sites.xy_px, amplitude, imaging.profile, imaging.background.shape)
     by_id = {c.id: (c, r) for c, r in zip(candidates, relaxed, strict=True)}
-    reach = PATCH_REACH * lattice.a_px_iso
     centres = cKDTree(np.vstack([d.extent_px for d in named]))
-    owner = np.concatenate([np.full(len(d.extent_px), k) for k, d in enumerate(named)])
-    keep = centres.query(sites.xy_px)[0] > reach
-    xy, bright = [sites.xy_px[keep]], [amplitude[keep]]
+    distance, nearest = (np.asarray(a) for a in centres.query(sites.xy_px))
+    owner = np.concatenate([np.full(len(d.extent_px), k) for k, d in enumerate(named)])[nearest]
+    owner[distance > PATCH_REACH * lattice.a_px_iso] = -1
+    xy, bright = [sites.xy_px[owner < 0]], [amplitude[owner < 0]]
+    every_site = cKDTree(sites.xy_px)
     for k, defect in enumerate(named):
-        place, value = _columns(*by_id[str(defect.best_candidate)], imaging)
-        distance, nearest = centres.query(place)
-        own_part = (distance <= reach) & (owner[nearest] == k)  # each place is drawn once, by its nearest defect
-        xy.append(place[own_part])
-        bright.append(value[own_part])
+        ideal, place, value = _columns(*by_id[str(defect.best_candidate)], imaging)
+        away, site = (np.asarray(a) for a in every_site.query(ideal))
+        # Each site is drawn once, by the defect nearest to it, wherever relaxation has taken its column.
+        own = (away < 0.3 * lattice.a_px_iso) & (owner[site] == k)
+        xy.append(place[own])
+        bright.append(value[own])
     drawn = render(np.vstack(xy), np.concatenate(bright), imaging.profile, imaging.background.shape)
     return np.asarray(imaging.background + drawn)
 
 
-def _columns(candidate: Candidate, relaxed: Relaxed, imaging: Imaging) -> tuple[FloatArray, FloatArray]:
-    """Positions (N, 2) px and brightness (N,) of all columns of a candidate's patch."""
+def _columns(candidate: Candidate, relaxed: Relaxed, imaging: Imaging) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """All columns of a candidate's patch: ideal and relaxed positions (N, 2) px, and brightness (N,)."""
     atoms = candidate.structure.occupied
     numbers = np.array([s.specie.Z for s in candidate.structure.structure])[atoms]
     seen = project(numbers, relaxed.positions_A[atoms], candidate.matrix, candidate.offset_px)
+    start = candidate.structure.structure.cart_coords[atoms, :2] @ candidate.matrix.T + candidate.offset_px
+    count = np.bincount(seen.column_of_atom)
+    ideal = np.column_stack([np.bincount(seen.column_of_atom, axis) / count for axis in start.T])
     value = np.array([imaging.amplitude(t).value for t in seen.types])
-    return seen.xy_px, value * _gain(imaging, seen.xy_px)
+    return ideal, seen.xy_px, value * _gain(imaging, seen.xy_px)
 
 
 def _gain(imaging: Imaging, xy_px: FloatArray) -> FloatArray:
