@@ -17,7 +17,7 @@ from stemfit.calibrate import calibrate
 from stemfit.candidates import propose
 from stemfit.defects import find_defects, label_rates, occupancy, with_learned_halves
 from stemfit.imaging import fit_imaging
-from stemfit.lattice import find_regions, fit_grid, honeycomb, identify, measure, name_lattice, name_sites
+from stemfit.lattice import find_regions, fit_grid, honeycomb, identify, measure, name_lattice, name_sites, outside
 from stemfit.micrograph import Micrograph
 from stemfit.relax import Relaxer
 from stemfit.result import Analysis, HostCall
@@ -82,6 +82,8 @@ def analyze(
     with clock("lattice"):
         grid = fit_grid(image, seen)
         regions, region_map = find_regions(image, seen, grid)
+        if settings.roi is not None:
+            regions, region_map = outside(settings.roi, regions, region_map)
         honey = honeycomb(grid, seen, region_map)
         brightness, seen = measure(image, seen, honey)
         identity = identify(

@@ -39,7 +39,11 @@ def find(image: FloatArray) -> Columns:
         return found
     near, _ = cKDTree(found.xy_px).query(missed)
     missed = missed[np.asarray(near) > 2 * found.profile.width_px]
-    return refine(image, np.vstack([found.xy_px, missed]), sigma, start=found) if len(missed) else found
+    if len(missed) == 0:
+        return found
+    again = refine(image, np.vstack([found.xy_px, missed]), sigma, start=found)
+    # A second fit that loses columns has traded them for tail and background: the first one stands.
+    return again if len(again) >= len(found) else found
 
 
 def dominant_period(image: FloatArray) -> float:

@@ -2,11 +2,11 @@
 
 from stemfit.lattice.cell import Grid, fit_grid
 from stemfit.lattice.identify import Identity, identify, name_lattice, name_sites
-from stemfit.lattice.regions import find_regions
+from stemfit.lattice.regions import find_regions, outside
 from stemfit.lattice.sites import Brightness, Honeycomb, honeycomb, measure
 from stemfit.lattice.types import Lattice, Region, SiteMap
 
 __all__ = [
     "Brightness", "Grid", "Honeycomb", "Identity", "Lattice", "Region", "SiteMap", "find_regions", "fit_grid",
-    "honeycomb", "identify", "measure", "name_lattice", "name_sites",
+    "honeycomb", "identify", "measure", "name_lattice", "name_sites", "outside",
 ]

@@ -58,6 +58,21 @@ def find_regions(image: FloatArray, columns: Columns, grid: Grid) -> tuple[tuple
     return tuple(regions), number
 
 
+def outside(
+    roi: tuple[int, int, int, int], regions: tuple[Region, ...], number: NDArray[np.uint8]
+) -> tuple[tuple[Region, ...], NDArray[np.uint8]]:
+    """Add what lies outside the rectangle (x0, y0, x1, y1) that the user asked for, as a region.
+
+    The lattice is still fitted on the whole image; only the search for defects is confined.
+    """
+    x0, y0, x1, y1 = roi
+    beyond = np.ones(number.shape, dtype=bool)
+    beyond[max(y0, 0) : y1, max(x0, 0) : x1] = False
+    polygon = np.array([[x0, y0], [x1 - 1, y0], [x1 - 1, y1 - 1], [x0, y1 - 1]], dtype=np.float64)
+    mask = np.where(beyond, len(regions) + 1, number).astype(np.uint8)
+    return (*regions, Region("unindexed", "outside the rectangle that was asked for", polygon)), mask
+
+
 def _named(
     area: NDArray[np.bool_], smooth: FloatArray, levels: tuple[float, float], strength: FloatArray, excess: FloatArray,
     cell: float,
