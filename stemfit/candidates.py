@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from stemfit.defects import Defect
+from stemfit.defects import Defect, type_of
 from stemfit.hosts import ProjectedHost
 from stemfit.lattice import Lattice, SiteMap
 
@@ -90,7 +90,7 @@ def propose(
     for k, structure in enumerate(structures[:most], 1):
         center = _center(structure, structures)
         prior = float(np.log(rates.get(structure.label, 1e-6) / count[structure.label]))
-        kind = "" if structure.label == "pristine" else _type(structure.label, defect)
+        kind = "" if structure.label == "pristine" else type_of(structure.label, defect.type)
         made.append(
             Candidate(
                 f"{defect.id}-{k}", defect.id, kind, structure.label, structure, center, matrix,
@@ -98,10 +98,6 @@ def propose(
             )
         )
     return tuple(made)
-
-
-def _type(label: str, defect: Defect) -> str:
-    return defect.type if label == defect.label else "alternative"
 
 
 def _center(structure: DefectStructure, family: Sequence[DefectStructure]) -> FloatArray:
