@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,13 @@ class Amplitude:
     source: str
 
 
+class Tail(NamedTuple):
+    """Pristine columns whose brightness scatters more than the rest: this share of them, this many times wider."""
+
+    share: float
+    width: float
+
+
 @dataclass(frozen=True)
 class Imaging:
     """Everything that turns columns into pixels here.
@@ -54,7 +62,9 @@ class Imaging:
     amplitudes : dict of str to Amplitude
         By column type: ``"Mo"``, ``"S2"``, ``"S"``, ``"SSe"``, ...
     scatter : dict of str to float
-        Relative brightness scatter of pristine columns beyond their measurement error, by sublattice.
+        Relative brightness scatter of most pristine columns beyond their measurement error, by sublattice.
+    tails : dict of str to Tail
+        Of that scatter, by sublattice.
     """
 
     profile: Profile
@@ -63,12 +73,18 @@ class Imaging:
     gain: FloatArray
     amplitudes: dict[str, Amplitude]
     scatter: dict[str, float]
+    tails: dict[str, Tail]
 
     def scatter_of(self, column: str) -> float:
-        """Relative brightness scatter to expect of a column type, from the sublattice that it would stand on."""
+        """Relative brightness scatter (rms) to expect of a column type, from the sublattice that it would stand on."""
         if "M" not in self.scatter:
-            return max(self.scatter.values())
-        return self.scatter["M" if any(e in METALS for e in column_elements(column)) else "X"]
+            return max(self.rms_scatter(s) for s in self.scatter)
+        return self.rms_scatter("M" if any(e in METALS for e in column_elements(column)) else "X")
+
+    def rms_scatter(self, sublattice: str) -> float:
+        """The same of a sublattice."""
+        share, width = self.tails[sublattice]
+        return float(self.scatter[sublattice] * np.sqrt(1 + share * (width**2 - 1)))
 
     def amplitude(self, column: str) -> Amplitude:
         """Brightness of a column type; an unlisted stack is the sum of its atoms, 25 % uncertain."""
@@ -80,6 +96,13 @@ class Imaging:
         value = sum(a.value for a in atoms)
         return Amplitude(value, 0.25 * value, "table")
 
+
+USUAL_TAIL, TAIL_PRIOR = Tail(0.02, 2.5), 100.0
+"""What is expected of the scatter before the image is asked (jitter, stray light, a passing adatom), in columns."""
+
+FOREIGN, NOT_A_FEW = 6.0, 0.05
+"""Spreads above the majority beyond which a bright column is another atom, and the share from which such columns are no
+exception."""
 
 GAIN_NEIGHBOURS = 60
 """Sites whose median makes the local gain: about three cells around, so that no point defect can pull it."""
@@ -107,18 +130,19 @@ def fit_imaging(
     gain = _gain_field(sites, relative, columns.background.shape)
     at = np.rint(sites.xy_px).astype(int)
     flat = brightness.value / gain[at[:, 1], at[:, 0]]
-    amplitudes, scatter = {}, {}
+    amplitudes, scatter, tails = {}, {}, {}
     for sublattice, column in zip(host.sublattices, host.columns, strict=True):
         use = sites.analysed & (sites.sublattice == sublattice)
         value, spread = _majority(flat[use])
         own = _median(brightness.sigma[use]) / value
         scatter[sublattice] = float(np.sqrt(max((spread / value) ** 2 - own**2, 0.0)))
+        tails[sublattice] = _bright_tail((flat[use] - value) / spread)
         if column not in amplitudes:
             amplitudes[column] = Amplitude(value, 1.25 * spread / np.sqrt(max(use.sum(), 1)), "image")
     for column in foreign_columns(host):
         if column not in amplitudes:
             amplitudes[column] = _from_table(column, host, amplitudes, voltage_kV, detector_mrad)
-    return Imaging(columns.profile, columns.noise, columns.background, gain, amplitudes, scatter)
+    return Imaging(columns.profile, columns.noise, columns.background, gain, amplitudes, scatter, tails)
 
 
 def foreign_columns(host: ProjectedHost) -> tuple[str, ...]:
@@ -160,6 +184,28 @@ def _gain_field(sites: SiteMap, relative: FloatArray, shape: tuple[int, int]) ->
     rows, cols = np.linspace(0, h - 1, shape[0]), np.linspace(0, w - 1, shape[1])
     field = map_coordinates(nodes, np.meshgrid(rows, cols, indexing="ij"), order=1)
     return np.asarray(field / field.mean())
+
+
+def _bright_tail(z: FloatArray) -> Tail:
+    """Tail of the scatter from the columns brighter than most: no vacancy can make them so.
+
+    Two zero-mean normal distributions of half-width are fitted to the bright half, starting from `USUAL_TAIL` with the
+    weight of `TAIL_PRIOR` columns. A few columns beyond `FOREIGN` are other atoms and do not speak about the scatter;
+    many are a sublattice that is not uniform.
+    """
+    bright = z[z > 0]
+    far = bright > FOREIGN
+    if far.mean() < NOT_A_FEW if len(bright) else True:
+        bright = bright[~far]
+    share, width = USUAL_TAIL
+    for _ in range(50):
+        core, wide = (1 - share) * np.exp(-0.5 * bright**2), share / width * np.exp(-0.5 * (bright / width) ** 2)
+        of_tail = wide / (core + wide)
+        share = float((of_tail.sum() + TAIL_PRIOR * USUAL_TAIL.share) / (len(bright) + TAIL_PRIOR))
+        few = TAIL_PRIOR * USUAL_TAIL.share
+        variance = (of_tail @ bright**2 + few * USUAL_TAIL.width**2) / (of_tail.sum() + few)
+        width = max(float(np.sqrt(variance)), USUAL_TAIL.width)
+    return Tail(share, width)
 
 
 def _majority(values: FloatArray) -> tuple[float, float]:

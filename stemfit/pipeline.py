@@ -85,7 +85,7 @@ def analyze(
         if settings.roi is not None:
             regions, region_map = outside(settings.roi, regions, region_map)
         honey = honeycomb(grid, seen, region_map)
-        brightness, seen = measure(image, seen, honey)
+        brightness, seen, honey = measure(image, seen, honey, grid, region_map)
         identity = identify(
             honey, brightness, grid.a_px_iso, asked=settings.host, voltage_kV=optics[0], detector_mrad=optics[1],
             stated_pixel_A=micrograph.pixel_size_A, stated_by_user=settings.pixel_size_A is not None,

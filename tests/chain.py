@@ -137,7 +137,7 @@ def run(truth: Crystal, image: FloatArray, host: str, asked: str = "", fitted: C
     grid = fit_grid(image, seen)
     regions, region_map = find_regions(image, seen, grid)
     honey = honeycomb(grid, seen, region_map)
-    brightness, seen = measure(image, seen, honey)
+    brightness, seen, honey = measure(image, seen, honey, grid, region_map)
     identity = identify(honey, brightness, grid.a_px_iso, asked=asked or host)
     lattice = name_lattice(grid, identity.metal_third)
     crystal_host = projected(host)

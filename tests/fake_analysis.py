@@ -10,7 +10,7 @@ import numpy as np
 from stemfit.columns import Columns, Noise, Profile
 from stemfit.defects import Defect
 from stemfit.hosts import ProjectedHost
-from stemfit.imaging import Amplitude, Imaging
+from stemfit.imaging import USUAL_TAIL, Amplitude, Imaging
 from stemfit.lattice import Region, SiteMap
 from stemfit.micrograph import Micrograph
 from stemfit.relax import Relaxed
@@ -155,7 +155,8 @@ def fake_analysis(
         columns, HostCall(HOST, "inferred", 0.97, (("WS2", 0.02), ("MoSe2", 0.01))),
         Calibration(HOST.a_A / a_px, 0.0003, "lattice", 0.11), lattice,
         SiteMap(ij, sublattice, xy, column, margin & ~hole), regions, masked.astype(np.uint8),
-        Imaging(profile, noise, background, np.ones(shape), amplitudes, {"M": 0.02, "X": 0.03}),
+        Imaging(profile, noise, background, np.ones(shape), amplitudes, {"M": 0.02, "X": 0.03},
+            {"M": USUAL_TAIL, "X": USUAL_TAIL}),
         tuple(defects), doubts, candidates, relaxed, scores, simulated,
         ("the pixel size in the file, 0.1100 A, differs from the lattice's by 0.5 %",),
         {"host": "auto", "voltage_kV": None, "out": "<b>bold</b>"}, {"stemfit": "0.1.0", "device": "cpu"},

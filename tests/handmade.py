@@ -12,7 +12,7 @@ from stemfit.candidates import Candidate
 from stemfit.columns import Columns, Noise, Profile
 from stemfit.defects import Defect
 from stemfit.hosts import ProjectedHost
-from stemfit.imaging import Amplitude, Imaging
+from stemfit.imaging import USUAL_TAIL, Amplitude, Imaging
 from stemfit.lattice import Lattice, Region, SiteMap
 from stemfit.micrograph import Micrograph
 from stemfit.relax import Relaxed
@@ -116,7 +116,8 @@ def analysis(path: Path = Path("image.tif"), sha256: str = "ab" * 32, polarity: 
         sites=site_map,
         regions=(Region("vacuum", "no columns", np.array([[0.0, 0.0], [239.0, 0.0], [239.0, 9.0], [0.0, 9.0]])),),
         region_map=region_map,
-        imaging=Imaging(profile, noise, flat, np.ones(SHAPE), amplitudes, {"M": 0.02, "X": 0.03}),
+        imaging=Imaging(profile, noise, flat, np.ones(SHAPE), amplitudes, {"M": 0.02, "X": 0.03},
+            {"M": USUAL_TAIL, "X": USUAL_TAIL}),
         defects=(defect(1, "SV", "V_Se", SV, sv, "1-1"), defect(2, "DV", "V_Se2", DV, dv, "2-1"), unknown),
         suspects=(suspect,),
         candidates=tuple(patch for patch, _ in pairs),

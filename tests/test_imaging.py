@@ -11,7 +11,7 @@ from chain import pristine, vacancies
 from stemfit.columns import Columns, Noise, Profile
 from stemfit.errors import UsageError
 from stemfit.hosts import projected
-from stemfit.imaging import Amplitude, Imaging, fit_imaging, foreign_columns
+from stemfit.imaging import USUAL_TAIL, Amplitude, Imaging, Tail, fit_imaging, foreign_columns
 from stemfit.lattice import Brightness, SiteMap
 from stemfit.optics.scattering import column_elements
 from stemfit.synthetic import cell_vectors, lattice_sites
@@ -138,10 +138,28 @@ def test_an_unlisted_stack_is_the_sum_of_its_atoms_and_uncertain() -> None:
 
 
 def test_scatter_belongs_to_the_sublattice_a_column_would_stand_on() -> None:
-    imaging = replace(fitted(planted()), scatter={"M": 0.02, "X": 0.05})
+    none = Tail(0.0, 1.0)
+    imaging = replace(fitted(planted()), scatter={"M": 0.02, "X": 0.05}, tails={"M": none, "X": none})
     assert [imaging.scatter_of(c) for c in ("W", "Mo", "S", "SSe", "MoS")] == [0.02, 0.02, 0.05, 0.05, 0.02]
-    flat = replace(imaging, scatter={"A": 0.01, "B": 0.04})
+    flat = replace(imaging, scatter={"A": 0.01, "B": 0.04}, tails={"A": none, "B": none})
     assert flat.scatter_of("C") == 0.04
+    wider = replace(imaging, tails={"M": none, "X": Tail(0.25, 3.0)})
+    assert wider.scatter_of("S") == pytest.approx(0.05 * np.sqrt(0.75 + 0.25 * 9))
+
+
+def test_the_bright_side_tells_how_pristine_columns_scatter() -> None:
+    seen = planted(scatter=0.04)
+    assert fitted(seen).tails["X"].share < 0.06
+    dim, mixed, doped = (seen.value.copy() for _ in range(3))
+    chosen = np.random.default_rng(5).permutation(np.flatnonzero(~METAL))
+    dim[chosen[:90]] *= 0.45  # vacancies are dim: they say nothing about the scatter of pristine columns
+    assert fitted(Brightness(dim, seen.sigma)).tails["X"].share < 0.06
+    mixed[chosen[:140]] *= 1.5  # a sublattice of two populations is not uniform
+    found = fitted(Brightness(mixed, seen.sigma)).tails["X"]
+    assert found.share > 0.25
+    assert found.width > 5
+    doped[chosen[:5]] *= 1.6  # a few bright columns are other atoms
+    assert fitted(Brightness(doped, seen.sigma)).tails["X"].width < 1.2 * USUAL_TAIL.width
 
 
 @pytest.mark.parametrize("chain", [pristine, vacancies])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import convolve, gaussian_filter, gaussian_laplace, maximum_filter
-from scipy.spatial import cKDTree
 
-from stemfit.columns.fit import refine
+from stemfit.columns.fit import SIGNIFICANCE, refine
 from stemfit.columns.types import Columns
 
 FloatArray = NDArray[np.float64]
@@ -15,17 +16,22 @@ FloatArray = NDArray[np.float64]
 SCALES = (0.10, 0.14, 0.20, 0.28, 0.38)
 """Blob sizes tried, in units of the dominant period (0.87 a or a/2 of a hexagonal crystal, probes of 0.1 to 0.2 a)."""
 
+FAINT = 2.5
+"""Height of a first seed over the noise of the filtered image: many are false, the fit decides."""
 
-def find(image: FloatArray) -> Columns:
+
+def find(image: FloatArray, device: str = "cpu") -> Columns:
     """Find and fit all atomic columns of an image.
 
     Peaks of a Laplacian of Gaussian at the scale of the columns are fitted jointly; what the fit does not need is
-    dropped. Peaks of what it leaves over get one more chance, in a second fit that starts from the first.
+    dropped. Peaks of what it leaves over get one more chance before the last stage.
 
     Parameters
     ----------
     image : (H, W) array
         Image units; atoms bright.
+    device : str
+        Of torch.
 
     Returns
     -------
@@ -33,17 +39,7 @@ def find(image: FloatArray) -> Columns:
         Possibly none.
     """
     sigma = column_scale(image)
-    found = refine(image, peaks(image, sigma), sigma)
-    missed = peaks(image - found.model, found.profile.width_px)
-    if len(found) == 0 or len(missed) == 0:
-        return found
-    near, _ = cKDTree(found.xy_px).query(missed)
-    missed = missed[np.asarray(near) > 2 * found.profile.width_px]
-    if len(missed) == 0:
-        return found
-    again = refine(image, np.vstack([found.xy_px, missed]), sigma, start=found)
-    # A second fit that loses columns has traded them for tail and background: the first one stands.
-    return again if len(again) >= len(found) else found
+    return refine(image, peaks(image, sigma), sigma, more=partial(peaks, least=SIGNIFICANCE), device=device)
 
 
 def dominant_period(image: FloatArray) -> float:
@@ -76,12 +72,12 @@ def column_scale(image: FloatArray) -> float:
     return sizes[int(np.argmax(answers))]
 
 
-def peaks(image: FloatArray, sigma_px: float) -> FloatArray:
-    """Seeds (N, 2) px: local maxima of the Laplacian of Gaussian above 2.5 times its noise."""
+def peaks(image: FloatArray, sigma_px: float, least: float = FAINT) -> FloatArray:
+    """Seeds (N, 2) px: local maxima of the Laplacian of Gaussian above `least` times its noise."""
     response = -gaussian_laplace(image, sigma_px)
     where = _maxima(response, sigma_px)
     noise = pixel_noise(image) * laplacian_norm(sigma_px)
-    floor = max(2.5 * noise, 0.05 * float(np.percentile(response[where], 95)) if where.any() else 0.0)
+    floor = max(least * noise, 0.05 * float(np.percentile(response[where], 95)) if where.any() else 0.0)
     row, col = np.nonzero(where & (response > floor))
     return np.column_stack([col, row]).astype(np.float64)
 

@@ -10,24 +10,33 @@ from stemfit.columns.types import Noise
 FloatArray = NDArray[np.float64]
 
 
-def measure(image: FloatArray, model: FloatArray, free_parameters: int, margin_px: int = 0) -> Noise:
+def measure(
+    image: FloatArray, model: FloatArray, free_parameters: int, margin_px: int = 0,
+    trusted: NDArray[np.bool_] | None = None,
+) -> Noise:
     """Fit ``variance = read^2 + gain (model - offset)`` to the residual.
 
     Residual variances are taken in 24 equal-population bins of the model, each winsorised at 4 robust sigmas so that
     adatoms and holes do not count as noise, and corrected for the fitted degrees of freedom. A border of `margin_px`
-    is left out: atoms beyond the edge shed light there that no column accounts for.
+    is left out: atoms beyond the edge shed light there that no column accounts for. So is what is not `trusted`.
     """
+    use = np.ones(image.shape, dtype=bool) if trusted is None else trusted.copy()
     if 0 < margin_px < min(image.shape) // 4:
-        inner = (slice(margin_px, -margin_px),) * 2
-        free_parameters = round(free_parameters * image[inner].size / image.size)
-        image, model = image[inner], model[inner]
-    residual = image - model
-    order = np.argsort(model, axis=None)
+        inner = np.zeros_like(use)
+        inner[margin_px:-margin_px, margin_px:-margin_px] = True
+        use &= inner
+    if use.sum() < 24 * 24:
+        use[:] = True
+    free_parameters = round(free_parameters * use.sum() / image.size)
+    residual = np.where(use, image - model, 0.0)
+    seen, left = model[use], residual[use]
+    order = np.argsort(seen)
     levels, variances = [], []
     for part in np.array_split(order, 24):
-        levels.append(model.ravel()[part].mean())
-        variances.append(_winsorised_variance(residual.ravel()[part]))
-    level, variance = np.array(levels), np.array(variances) * image.size / max(image.size - free_parameters, 1)
+        levels.append(seen[part].mean())
+        variances.append(_winsorised_variance(left[part]))
+    level = np.array(levels)
+    variance = np.array(variances) * len(seen) / max(len(seen) - free_parameters, 1)
     gain, constant = _line(level, variance)
     # Extrapolated to the dark, the line may promise pixels without noise, which would take all the weight.
     floor = 0.1 * float(variance.min())

@@ -7,19 +7,21 @@ It preconditions the conjugate gradients of the exact problem (tails, edges, tru
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline
 from scipy.sparse import block_array, coo_array, csc_array, csr_array, diags_array, kron
+from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
 from stemfit.columns.types import Profile
 
 FloatArray = NDArray[np.float64]
 
-BACKGROUND_DAMPING = 0.05
+BACKGROUND_DAMPING = 0.02
 """Covers what the closed form neglects at the image edge; costs an iteration, not accuracy (the gradient is exact)."""
 
 
@@ -113,3 +115,46 @@ def _border(
     gram = gram + BACKGROUND_DAMPING * diags_array(gram.diagonal())
     parts: list[list[csr_array]] = [[columns, coupling], [csr_array(coupling.T), csr_array(gram)]]
     return csc_array(block_array(parts))
+
+
+BLOCK = 6000
+"""Unknowns that are factorised together: larger problems are cut into tiles, so that the cost grows with the area."""
+
+
+def factor(matrix: csc_array, xy_px: FloatArray, basis: Spline) -> Callable[[FloatArray], FloatArray]:
+    """Solver of `assemble`'s matrix; beyond `BLOCK` unknowns of its diagonal blocks, one per tile of the image."""
+    if matrix.shape[0] <= BLOCK:
+        return _cholesky(matrix)
+    rows, cols = (np.argmax(b, axis=0).astype(float) for b in (basis.rows, basis.cols))
+    knots = np.stack(np.meshgrid(cols, rows), -1).reshape(-1, 2)
+    parts = _tiles(np.vstack([np.repeat(xy_px, 3, axis=0), knots]))
+    compressed = csr_array(matrix)
+    solvers = [(part, _cholesky(csc_array(compressed[part][:, part]))) for part in parts]
+
+    def solve(right: FloatArray) -> FloatArray:
+        answer = np.empty_like(right)
+        for part, own in solvers:
+            answer[part] = own(right[part])
+        return answer
+
+    return solve
+
+
+def _cholesky(matrix: csc_array) -> Callable[[FloatArray], FloatArray]:
+    """Factorise without pivoting: the matrix is symmetric and positive definite."""
+    solver = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    return solver.solve
+
+
+def _tiles(xy_px: FloatArray) -> list[NDArray[np.int64]]:
+    """Indices of points, halved across the longer side until a tile has at most `BLOCK` of them."""
+    waiting, done = [np.arange(len(xy_px))], []
+    while waiting:
+        part = waiting.pop()
+        if len(part) <= BLOCK:
+            done.append(part)
+            continue
+        axis = int(np.argmax(np.ptp(xy_px[part], axis=0)))
+        order = part[np.argsort(xy_px[part, axis], kind="stable")]
+        waiting += [order[: len(order) // 2], order[len(order) // 2 :]]
+    return done

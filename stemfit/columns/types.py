@@ -77,7 +77,8 @@ class Columns:
     intensity : (N,) array
         Integral of the column above the background, image units x px^2.
     cov : (N, 3, 3) array
-        Covariance of (x, y, intensity).
+        Covariance of (x, y, intensity). Intensities are meant relative to each other: the common factor, which tail and
+        background leave open, is not in it.
     profile : Profile
         Shared column shape.
     background : (H, W) array

@@ -29,9 +29,6 @@ RELAXED_ERROR = 0.08
 """Error of the brightness measured at a vacancy, relative to the full column: its neighbours have moved towards it by
 up to a tenth of an Angstrom, and what they shed there moves with them."""
 
-TAIL_SHARE, TAIL_WIDTH = 0.02, 2.5
-"""Pristine columns scatter with tails (jitter, stray light, a passing adatom): this share of them this much wider."""
-
 RESOLVED = 2.5
 """Separation of half and full columns from which their densities are learned: closer populations cannot be unmixed, and
 the density would follow the shape of the scatter."""
@@ -122,8 +119,8 @@ def occupancy(
     prior = np.array([_prior_rate(h) for h in options])
     prior[0] = 1 - prior.sum()
     rate, level = prior.copy(), half
-    for _ in range(12 if _separation(half, full, sigma, imaging.scatter[sublattice]) > RESOLVED else 1):
-        each = [_log_likelihood(value, sigma, h, imaging, level, full, imaging.scatter[sublattice]) for h in options]
+    for _ in range(12 if _separation(half, full, sigma, imaging.rms_scatter(sublattice)) > RESOLVED else 1):
+        each = [_log_likelihood(value, sigma, h, imaging, level, full, sublattice) for h in options]
         likelihood = np.stack(each, axis=1)
         joint = likelihood + np.log(rate)
         probability = np.exp(joint - joint.max(1, keepdims=True))
@@ -161,7 +158,7 @@ def _separation(half: Amplitude | None, full: Amplitude, sigma: FloatArray, scat
 
 def _log_likelihood(
     value: FloatArray, sigma: FloatArray, h: Hypothesis, imaging: Imaging, half: Amplitude | None, full: Amplitude,
-    scatter: float,
+    sublattice: str,
 ) -> FloatArray:
     if h.type == "UNKNOWN":
         return np.where(value < 0, -np.inf, -np.log(4 * full.value))  # anything from nothing to 4 full columns
@@ -170,14 +167,15 @@ def _log_likelihood(
         level = half
     # Nothing is emptier than empty: a dip below is an error of tails and background, the same for all hypotheses.
     value = np.maximum(value, 0.0)
-    spread = np.hypot(scatter, MODEL_FLOOR) * level.value
+    spread = np.hypot(imaging.scatter[sublattice], MODEL_FLOOR) * level.value
     relaxed = RELAXED_ERROR if h.type in ("SV", "DV", "VM") else 0.0
     variance = sigma**2 + spread**2 + level.sigma**2 + (np.hypot(MODEL_FLOOR, relaxed) * full.value) ** 2
     normal = -0.5 * (value - level.value) ** 2 / variance - 0.5 * np.log(2 * np.pi * variance)
     if h.type:
         return np.asarray(normal)
-    wide = -0.5 * (value - level.value) ** 2 / (TAIL_WIDTH**2 * variance) - 0.5 * np.log(2 * np.pi * variance)
-    return np.asarray(np.logaddexp(normal + np.log(1 - TAIL_SHARE), wide + np.log(TAIL_SHARE / TAIL_WIDTH)))
+    share, width = imaging.tails[sublattice]
+    wide = -0.5 * (value - level.value) ** 2 / (width**2 * variance) - 0.5 * np.log(2 * np.pi * variance)
+    return np.asarray(np.logaddexp(normal + np.log(1 - share), wide + np.log(share / width)))
 
 
 def _learned(
@@ -194,7 +192,7 @@ def _learned(
 def can_tell_half(posterior: SitePosterior, brightness: Brightness, imaging: Imaging, sublattice: str) -> float:
     """Distance between full and half columns over their combined spread, median over sites."""
     full = imaging.amplitudes[posterior.hypotheses[0].column]
-    return _separation(posterior.half, full, brightness.sigma[posterior.site], imaging.scatter[sublattice])
+    return _separation(posterior.half, full, brightness.sigma[posterior.site], imaging.rms_scatter(sublattice))
 
 
 def label_rates(posteriors: Sequence[SitePosterior]) -> dict[str, float]:

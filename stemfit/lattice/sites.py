@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemfit.columns import Columns, refine
+from stemfit.columns.stamps import render
 from stemfit.lattice.cell import THIRDS, Grid
 
 FloatArray = NDArray[np.float64]
@@ -20,6 +22,13 @@ REACH = 0.25
 EDGE = 0.6
 """Sites closer to the image edge, in lattice constants, are not judged: a neighbour beyond the edge (0.58 away) sheds
 light on them that no fit can see."""
+
+
+ON_SITE = 3.0
+"""Significance from which a column on a site counts as observed: one false one in 700 empty sites."""
+
+RIM = 1.0
+"""Distance outside the image, in lattice constants, from which columns still shed light into it."""
 
 
 class Honeycomb(NamedTuple):
@@ -55,22 +64,28 @@ class Brightness(NamedTuple):
 def honeycomb(grid: Grid, columns: Columns, region_map: NDArray[np.uint8]) -> Honeycomb:
     """List all sites inside the image and match them with the observed columns."""
     h, w = grid.shape_px
-    reach = int(1.5 * max(h, w) / grid.a_px_iso) + 3
-    centre = np.linalg.solve(np.column_stack([grid.a_px, grid.b_px]), np.array([w / 2, h / 2]) - grid.origin_px)
-    i, j = np.meshgrid(*(np.arange(-reach, reach + 1) + round(float(c)) for c in centre), indexing="ij")
-    ij = np.column_stack([i.ravel(), j.ravel()])
-    near = np.abs(grid.origin_px + ij @ np.stack([grid.a_px, grid.b_px]) - [w / 2, h / 2]) < [0.7 * w, 0.7 * h]
-    ij = ij[near.all(1)]
-    third = np.repeat([0, 1], len(ij))
-    ij = np.vstack([ij, ij])
-    xy = grid.positions(ij + THIRDS[third])
-    seen = ((xy >= 0) & (xy <= [w - 1, h - 1])).all(1)
-    ij, third, xy = ij[seen], third[seen], xy[seen]
+    ij, third, xy = _sites_near(grid, 0.0)
     margin = EDGE * grid.a_px_iso
     clear = ((xy >= margin) & (xy <= [w - 1 - margin, h - 1 - margin])).all(1)
     at = np.rint(xy).astype(int)
     inside = clear & (region_map[at[:, 1], at[:, 0]] == 0)
     return Honeycomb(ij, third, xy, _match(xy, columns.xy_px, REACH * grid.a_px_iso), inside)
+
+
+def _sites_near(grid: Grid, margin_px: float) -> tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]:
+    """Cell indices, thirds and positions of all sites in the image and up to `margin_px` outside it."""
+    h, w = grid.shape_px
+    reach = int(1.5 * (max(h, w) + 2 * margin_px) / grid.a_px_iso) + 3
+    centre = np.linalg.solve(np.column_stack([grid.a_px, grid.b_px]), np.array([w / 2, h / 2]) - grid.origin_px)
+    i, j = np.meshgrid(*(np.arange(-reach, reach + 1) + round(float(c)) for c in centre), indexing="ij")
+    ij = np.column_stack([i.ravel(), j.ravel()])
+    off = np.abs(grid.origin_px + ij @ np.stack([grid.a_px, grid.b_px]) - [w / 2, h / 2])
+    ij = ij[(off < np.array([0.7 * w, 0.7 * h]) + margin_px).all(1)]
+    third = np.repeat([0, 1], len(ij))
+    ij = np.vstack([ij, ij])
+    xy = grid.positions(ij + THIRDS[third])
+    seen = ((xy >= -margin_px) & (xy <= np.array([w - 1, h - 1]) + margin_px)).all(1)
+    return ij[seen], third[seen], xy[seen]
 
 
 def _match(sites: FloatArray, columns: FloatArray, reach: float) -> NDArray[np.int64]:
@@ -85,25 +100,71 @@ def _match(sites: FloatArray, columns: FloatArray, reach: float) -> NDArray[np.i
     return found
 
 
-def measure(image: FloatArray, columns: Columns, sites: Honeycomb) -> tuple[Brightness, Columns]:
+def measure(
+    image: FloatArray, columns: Columns, sites: Honeycomb, grid: Grid, region_map: NDArray[np.uint8],
+    device: str = "cpu",
+) -> tuple[Brightness, Columns, Honeycomb]:
     """Fit all columns again with one held in place at every site that shows none.
+
+    Where that one turns out to be significant, it is freed and counts as observed: on a site less light is needed to
+    believe in a column than anywhere in the image. The columns just outside the image are drawn as their sublattice's
+    median, so that their tails are not mistaken for something inside.
 
     Returns
     -------
     Brightness
         Of every site, unbiased: an empty site scatters about zero.
     Columns
-        The observed columns of the same fit (positions free, same order), with the model of the whole image.
+        The observed columns of the same fit (positions free), those of `columns` first and in their order, with the
+        model of the whole image.
+    Honeycomb
+        Sites with the columns that were found late.
     """
+    beyond = _rim(grid, columns, sites)
+    inner = image - beyond
     empty = np.flatnonzero(sites.column < 0)
+    fitted = _forced(inner, columns, sites.xy_px[empty], region_map == 0, device)
     n = len(columns)
-    seeds = np.vstack([columns.xy_px, sites.xy_px[empty]])
-    fixed = np.arange(len(seeds)) >= n
-    fitted = refine(image, seeds, columns.profile.width_px, fixed=fixed, prune=False, start=columns)
+    late = fitted.intensity[n:] > ON_SITE * np.sqrt(fitted.cov[n:, 2, 2])
+    if late.any():
+        order = np.concatenate([np.arange(n), n + np.flatnonzero(late)])
+        which = sites.column.copy()
+        which[empty[late]] = n + np.arange(late.sum())
+        columns, sites = _subset(fitted, order), sites._replace(column=which)
+        empty = empty[~late]
+        fitted = _forced(inner, columns, sites.xy_px[empty], region_map == 0, device)
+    n = len(columns)
     which = sites.column.copy()
     which[empty] = n + np.arange(len(empty))
-    observed = Columns(
-        fitted.xy_px[:n], fitted.intensity[:n], fitted.cov[:n], fitted.profile, fitted.background, fitted.model,
-        fitted.noise,
+    brightness = Brightness(fitted.intensity[which], np.sqrt(fitted.cov[which, 2, 2]))
+    observed = _subset(fitted, np.arange(n))
+    return brightness, replace(observed, model=observed.model + beyond), sites
+
+
+def _forced(
+    image: FloatArray, columns: Columns, empty_px: FloatArray, trusted: NDArray[np.bool_], device: str
+) -> Columns:
+    """Fit with columns held at `empty_px`, after the free ones."""
+    seeds = np.vstack([columns.xy_px, empty_px])
+    fixed = np.arange(len(seeds)) >= len(columns)
+    return refine(
+        image, seeds, columns.profile.width_px, fixed=fixed, prune=False, start=columns, trusted=trusted, device=device
     )
-    return Brightness(fitted.intensity[which], np.sqrt(fitted.cov[which, 2, 2])), observed
+
+
+def _subset(columns: Columns, order: NDArray[np.int64]) -> Columns:
+    return replace(
+        columns, xy_px=columns.xy_px[order], intensity=columns.intensity[order], cov=columns.cov[order]
+    )
+
+
+def _rim(grid: Grid, columns: Columns, sites: Honeycomb) -> FloatArray:
+    """Light (H, W) that the columns outside the image shed into it."""
+    h, w = grid.shape_px
+    _, third, xy = _sites_near(grid, RIM * grid.a_px_iso)
+    out = ~((xy >= 0) & (xy <= [w - 1, h - 1])).all(1)
+    typical = np.zeros(2)
+    for k in (0, 1):
+        own = sites.column[(sites.third == k) & (sites.column >= 0)]
+        typical[k] = float(np.median(columns.intensity[own])) if len(own) else 0.0
+    return render(xy[out], typical[third[out]], columns.profile, grid.shape_px)

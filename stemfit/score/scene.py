@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from stemfit.candidates import Candidate
 from stemfit.columns import Columns, Profile
-from stemfit.columns.fit import averaged_profile
+from stemfit.columns.resample import averaged_profile
 from stemfit.columns.stamps import render
 from stemfit.defects import MODEL_FLOOR, RELAXED_ERROR, Defect
 from stemfit.imaging import Imaging

@@ -1,0 +1,118 @@
+"""Error bars of the joint fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from stemfit.columns.linear import Linear, Solve, conjugate_gradients, two_level
+from stemfit.columns.normal import blocks
+from stemfit.columns.types import Profile
+
+FloatArray = NDArray[np.float64]
+
+MEMBERS = 8
+"""Columns of a local matrix: one, its six neighbours, and a spare."""
+
+SAMPLES = 1500
+"""Column errors drawn to calibrate the local error bars: their scale is then known to 3 %."""
+
+DRAWS = (1, 8)
+"""Fewest and most simulated noise images."""
+
+OUTLIER = 5.0
+"""A response beyond this many local standard errors counts as this many: a column that the local matrix misjudges."""
+
+ITERATIONS, ACCURACY = 24, 1e-5
+"""Conjugate gradients per noise image: these answers are not corrected by an outer loop."""
+
+
+def quick_sigma(weight: FloatArray, seen: FloatArray, profile: Profile) -> FloatArray:
+    """Standard error (N,) of the intensity of a column alone on a known background."""
+    energy = (1 - profile.tail_fraction) ** 2 / (4 * np.pi * np.sqrt(np.linalg.det(profile.core_cov_px2)))
+    return np.asarray(1 / np.sqrt(energy * weight[:, 2] * np.maximum(seen, 1e-3)))
+
+
+def covariance(
+    xy_px: FloatArray, intensity: FloatArray, weight: FloatArray, seen: FloatArray, profile: Profile, problem: Linear,
+    solve: Solve,
+) -> FloatArray:
+    """Covariance (N, 3, 3) of x, y and intensity of every column.
+
+    The local inverse (a column with its neighbours and the background under them) is scaled by what the whole problem
+    does to simulated noise, tails and background included; the errors of the shared profile are added exactly.
+    Intensities are meant up to one common factor.
+    """
+    local = local_covariance(xy_px, intensity, weight, seen, profile)
+    if len(local) == 0:
+        return local
+    rng = np.random.default_rng(0)
+    variance = np.diagonal(local, axis1=1, axis2=2)
+    alone = replace(problem, shared=problem.shared[:0], ridge=problem.ridge[: problem.own])
+    precondition = two_level(alone, solve)
+    draws = int(np.clip(round(SAMPLES / len(local)), *DRAWS))
+    ratios = [_noise_response(alone, precondition, rng).reshape(-1, 3) ** 2 / variance for _ in range(draws)]
+    ratio = np.minimum(np.concatenate(ratios), OUTLIER**2)[np.tile(seen > 0.9, draws)]
+    if len(ratio):
+        free = ratio[:, :2][ratio[:, :2] > 0]
+        position = np.sqrt(free.mean()) if len(free) else 1.0
+        scale = np.array([position, position, np.sqrt(ratio[:, 2].mean())])
+        local = local * np.outer(scale, scale)
+    return np.asarray(local + _from_shared(problem, alone, precondition), dtype=np.float64)
+
+
+def _noise_response(alone: Linear, precondition: Solve, rng: np.random.Generator) -> FloatArray:
+    """Errors (3 N,) of the columns for one noise image with the variance that the weights promise."""
+    noise = torch.from_numpy(rng.standard_normal(tuple(alone.weight.shape))).to(alone.weight)
+    right = alone.adjoint(alone.weight.sqrt() * noise)
+    answer = conjugate_gradients(alone, right, precondition, ITERATIONS, ACCURACY)
+    return np.asarray(answer[: 3 * len(alone.intensity)].cpu().numpy())
+
+
+def _from_shared(problem: Linear, alone: Linear, precondition: Solve) -> FloatArray:
+    """What the errors of the shared parameters add (N, 3, 3): R S^-1 R^T of the inverse of a matrix in blocks.
+
+    A common factor of all intensities is taken out: tail and background leave the scale open, comparisons do not care.
+    """
+    n, own = len(problem.intensity), problem.own
+    cross = [problem.adjoint(problem.weight * d) for d in problem.shared]
+    answers = torch.stack(
+        [conjugate_gradients(alone, c[:own], precondition, ITERATIONS, ACCURACY) for c in cross], 1
+    )  # (3N+M, P)
+    full = torch.stack(cross, 1)
+    schur = full[own:] + torch.diag(problem.ridge[own:]) - full[:own].T @ answers
+    root = full[own:].diagonal().sqrt()
+    values, vectors = torch.linalg.eigh((schur + schur.T) / 2 / root / root[:, None])
+    half = answers[: 3 * n] @ (vectors / values.clamp(min=1e-7).sqrt() / root[:, None])
+    rows = half.reshape(n, 3, -1)
+    light = problem.intensity / problem.intensity.norm()
+    rows[:, 2] -= torch.outer(light, light @ rows[:, 2])
+    return np.asarray(torch.einsum("nap,nbp->nab", rows, rows).cpu().numpy())
+
+
+def local_covariance(
+    xy_px: FloatArray, intensity: FloatArray, weight: FloatArray, seen: FloatArray, profile: Profile
+) -> FloatArray:
+    """Own part (N, 3, 3) of the inverse matrix of a column, its neighbours and a constant background."""
+    n = len(xy_px)
+    if n == 0:
+        return np.empty((0, 3, 3))
+    m = min(MEMBERS, n)
+    distance, near = (np.asarray(a).reshape(n, m) for a in cKDTree(xy_px).query(xy_px, k=m))
+    p, q = (np.broadcast_to(near[:, :, None], (n, m, m)), np.broadcast_to(near[:, None, :], (n, m, m)))
+    visible = weight * np.maximum(seen, 1e-3)[:, None]
+    block = blocks(xy_px, intensity, visible, profile, p.ravel(), q.ravel())
+    local = np.zeros((n, 3 * m + 1, 3 * m + 1))
+    local[:, :-1, :-1] = block.reshape(n, m, m, 3, 3).transpose(0, 1, 3, 2, 4).reshape(n, 3 * m, 3 * m)
+    # The last unknown is the background under these columns: known from their own neighbourhood alone.
+    area = np.pi * (distance[:, -1] + 2 * profile.width_px) ** 2
+    level, core = visible[:, 2], 1 - profile.tail_fraction
+    local[:, -1, -1] = level * area
+    local[:, 2:-1:3, -1] = local[:, -1, 2:-1:3] = core * np.sqrt(visible[near, 2] * level[:, None])
+    diagonal = np.arange(3 * m + 1)
+    local[:, diagonal, diagonal] *= 1 + 1e-9
+    return np.asarray(torch.linalg.inv(torch.from_numpy(local)).numpy()[:, :3, :3])
