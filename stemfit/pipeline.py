@@ -78,7 +78,7 @@ def analyze(
     image, optics = micrograph.image, (settings.voltage_kV, settings.detector_mrad)
     clock = _Clock(progress)
     with clock("columns"):
-        seen = column.find(image)
+        seen = column.find(image, calibrate=False)
     with clock("lattice"):
         grid = fit_grid(image, seen)
         regions, region_map = find_regions(image, seen, grid)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import convolve, gaussian_filter, gaussian_laplace, maximum_filter
 
-from stemfit.columns.fit import SIGNIFICANCE, refine
+from stemfit.columns.fit import FINE_SIGMA_PX, SIGNIFICANCE, refine
+from stemfit.columns.resample import averaged
 from stemfit.columns.types import Columns
 
 FloatArray = NDArray[np.float64]
@@ -20,7 +21,7 @@ FAINT = 2.5
 """Height of a first seed over the noise of the filtered image: many are false, the fit decides."""
 
 
-def find(image: FloatArray, device: str = "cpu") -> Columns:
+def find(image: FloatArray, *, calibrate: bool = True, device: str = "cpu") -> Columns:
     """Find and fit all atomic columns of an image.
 
     Peaks of a Laplacian of Gaussian at the scale of the columns are fitted jointly; what the fit does not need is
@@ -30,8 +31,8 @@ def find(image: FloatArray, device: str = "cpu") -> Columns:
     ----------
     image : (H, W) array
         Image units; atoms bright.
-    device : str
-        Of torch.
+    calibrate, device
+        As of `refine`.
 
     Returns
     -------
@@ -39,7 +40,10 @@ def find(image: FloatArray, device: str = "cpu") -> Columns:
         Possibly none.
     """
     sigma = column_scale(image)
-    return refine(image, peaks(image, sigma), sigma, more=partial(peaks, least=SIGNIFICANCE), device=device)
+    return refine(
+        image, peaks(image, sigma), sigma, more=partial(peaks, least=SIGNIFICANCE),
+        calibrate=calibrate, device=device,
+    )
 
 
 def dominant_period(image: FloatArray) -> float:
@@ -60,6 +64,9 @@ def column_scale(image: FloatArray) -> float:
     A scale at which the peaks that noise alone makes (3 standard deviations) reach half their height is not used.
     """
     period = dominant_period(image)
+    bins = max(1, int(SCALES[0] * period))
+    if bins > 1:
+        return bins * column_scale(averaged(image, bins))
     sizes = [max(1.0, s * period) for s in SCALES]
     noise = pixel_noise(image)
     answers = []
@@ -74,6 +81,9 @@ def column_scale(image: FloatArray) -> float:
 
 def peaks(image: FloatArray, sigma_px: float, least: float = FAINT) -> FloatArray:
     """Seeds (N, 2) px: local maxima of the Laplacian of Gaussian above `least` times its noise."""
+    bins = int(sigma_px / FINE_SIGMA_PX)
+    if bins > 1:
+        return (peaks(averaged(image, bins), sigma_px / bins, least) + 0.5) * bins - 0.5
     response = -gaussian_laplace(image, sigma_px)
     where = _maxima(response, sigma_px)
     noise = pixel_noise(image) * laplacian_norm(sigma_px)

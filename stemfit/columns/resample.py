@@ -13,6 +13,12 @@ from stemfit.columns.types import Columns, Profile
 FloatArray = NDArray[np.float64]
 
 
+def averaged(image: FloatArray, bins: int) -> FloatArray:
+    """Mean of `bins` x `bins` pixels; what is left over at the right and the bottom is dropped."""
+    h, w = (n // bins for n in image.shape)
+    return np.asarray(image[: h * bins, : w * bins].reshape(h, bins, w, bins).mean((1, 3)))
+
+
 def resampled(
     columns: Columns, image: FloatArray, factor: float, trusted: NDArray[np.bool_] | None = None
 ) -> Columns:

@@ -37,19 +37,12 @@ def quick_sigma(weight: FloatArray, seen: FloatArray, profile: Profile) -> Float
     return np.asarray(1 / np.sqrt(energy * weight[:, 2] * np.maximum(seen, 1e-3)))
 
 
-def covariance(
-    xy_px: FloatArray, intensity: FloatArray, weight: FloatArray, seen: FloatArray, profile: Profile, problem: Linear,
-    solve: Solve,
-) -> FloatArray:
-    """Covariance (N, 3, 3) of x, y and intensity of every column.
+def calibrated(local: FloatArray, seen: FloatArray, problem: Linear, solve: Solve) -> FloatArray:
+    """Covariance (N, 3, 3) of x, y and intensity of every column in the whole problem.
 
-    The local inverse (a column with its neighbours and the background under them) is scaled by what the whole problem
-    does to simulated noise, tails and background included; the errors of the shared profile are added exactly.
-    Intensities are meant up to one common factor.
+    The local one is scaled by what columns and background together do to simulated noise; the errors of the shared
+    profile are added exactly. Intensities are meant up to one common factor.
     """
-    local = local_covariance(xy_px, intensity, weight, seen, profile)
-    if len(local) == 0:
-        return local
     rng = np.random.default_rng(0)
     variance = np.diagonal(local, axis1=1, axis2=2)
     alone = replace(problem, shared=problem.shared[:0], ridge=problem.ridge[: problem.own])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +11,21 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from stemfit.columns import Columns
+from stemfit.columns.resample import averaged
 from stemfit.errors import NotAnalysable
 from stemfit.lattice.phase import PlaneField, plane_field
 from stemfit.lattice.spots import reciprocal_cell
 from stemfit.lattice.types import interpolate, iso, rotation_deg
 
 FloatArray = NDArray[np.float64]
+Number = TypeVar("Number", bound=np.generic)
 
 THIRDS = np.array([[0.0, 0.0], [1 / 3, 1 / 3], [2 / 3, 2 / 3]])
 """The three-fold axes of a 60 degree cell."""
+
+
+COARSE_SIGMA_PX = 1.2
+"""Width of the columns down to which an image is averaged before its lattice is read: planes are smooth over a cell."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,9 @@ def fit_grid(image: FloatArray, columns: Columns) -> Grid:
     NotAnalysable
         If there is no hexagonal lattice.
     """
+    bins = max(1, int(columns.profile.width_px / COARSE_SIGMA_PX))
+    if bins > 1:
+        return _enlarged(fit_grid(averaged(image, bins), _shrunk(columns, bins)), bins, image.shape)
     g = reciprocal_cell(image)
     a, b = _direct(g)
     dual = np.linalg.inv(np.column_stack([a, b]))
@@ -85,6 +95,27 @@ def fit_grid(image: FloatArray, columns: Columns) -> Grid:
     contrast, shift = _contrast(image, field, origin)
     data = _anchors(columns, field, origin + shift, a, b, image.shape)
     return _regress(*data, a, b, image.shape, field.strength, contrast)
+
+
+def repeated(
+    image: NDArray[Number], bins: int, shape: tuple[int, int]
+) -> NDArray[Number]:
+    """Inverse of `averaged`: every pixel `bins` x `bins` times, the last ones up to the full shape."""
+    index = [np.minimum(np.arange(n) // bins, m - 1) for n, m in zip(shape, image.shape, strict=True)]
+    return image[np.ix_(*index)]
+
+
+def _shrunk(columns: Columns, bins: int) -> Columns:
+    cov = columns.cov / np.outer([bins, bins, 1.0], [bins, bins, 1.0])
+    return replace(columns, xy_px=(columns.xy_px + 0.5) / bins - 0.5, cov=cov, profile=columns.profile.scaled(1 / bins))
+
+
+def _enlarged(grid: Grid, bins: int, shape: tuple[int, int]) -> Grid:
+    return replace(
+        grid, origin_px=(grid.origin_px + 0.5) * bins - 0.5, a_px=bins * grid.a_px, b_px=bins * grid.b_px,
+        covariance=bins**2 * grid.covariance, distortion_px=bins * grid.distortion_px, shape_px=shape,
+        residual_rms_px=bins * grid.residual_rms_px, strength=repeated(grid.strength, bins, shape),
+    )
 
 
 def _direct(g: FloatArray) -> tuple[FloatArray, FloatArray]:

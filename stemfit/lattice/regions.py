@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_closing, binary_opening, gaussian_filter, label
 from skimage.measure import approximate_polygon, find_contours
 
 from stemfit.columns import Columns
-from stemfit.lattice.cell import Grid
+from stemfit.columns.resample import averaged
+from stemfit.lattice.cell import Grid, repeated
 from stemfit.lattice.types import Region
 
 FloatArray = NDArray[np.float64]
@@ -19,6 +22,9 @@ WEAK = 0.5
 EMPTY = 0.4
 """Brightness between the hollows' level (0) and the crystal's mean (1), averaged over half a cell, below which nothing
 is there. Removing one chalcogen column leaves more than 0.6 in the host that shows it best."""
+
+CELL_PX = 10
+"""Lattice constant, px, down to which the image is averaged first: regions are larger than a cell."""
 
 MIN_CELLS = 6.0
 """Smaller areas are left to the defect search."""
@@ -33,29 +39,33 @@ def find_regions(image: FloatArray, columns: Columns, grid: Grid) -> tuple[tuple
     (H, W) uint8 array
         0 analysed, k = k-th region (from 1).
     """
-    cell = 0.5 * np.sqrt(3) * grid.a_px_iso**2
-    smooth = gaussian_filter(image, 0.5 * grid.a_px_iso)
-    crystal = grid.strength > 0.7
+    bins = max(1, int(grid.a_px_iso / CELL_PX))
+    a = grid.a_px_iso / bins
+    cell = 0.5 * np.sqrt(3) * a**2
+    small, background, strength = (averaged(f, bins) for f in (image, columns.background, grid.strength))
+    smooth = gaussian_filter(small, 0.5 * a)
+    crystal = strength > 0.7
     if not crystal.any():
-        crystal = grid.strength > 0.0
-    level, dark = float(np.median(smooth[crystal])), float(np.median(columns.background[crystal]))
-    excess = (gaussian_filter(columns.background, 0.25 * grid.a_px_iso) - dark) / max(level - dark, 1e-12)
+        crystal = strength > 0.0
+    level, dark = float(np.median(smooth[crystal])), float(np.median(background[crystal]))
+    excess = (gaussian_filter(background, 0.25 * a) - dark) / max(level - dark, 1e-12)
     dirty = excess > 1.5
     empty = smooth < dark + EMPTY * (level - dark)
-    lost = (grid.strength < WEAK) | dirty | empty
-    radius = max(1, round(0.3 * grid.a_px_iso))
+    lost = (strength < WEAK) | dirty | empty
+    radius = max(1, round(0.3 * a))
     disc = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius
     lost = binary_closing(np.pad(binary_opening(lost, disc), radius), disc)[radius:-radius, radius:-radius] & lost
     labels, count = label(lost)
     regions: list[Region] = []
-    number = np.zeros(image.shape, dtype=np.uint8)
+    number: NDArray[np.uint8] = np.zeros(small.shape, dtype=np.uint8)
     for k in range(1, count + 1):
         area = labels == k
         if area.sum() < MIN_CELLS * cell or len(regions) >= 254:
             continue
-        regions.append(_named(area, smooth, (level, dark), grid.strength, excess, cell))
+        found = _named(area, smooth, (level, dark), strength, excess, cell)
+        regions.append(replace(found, polygon_px=(found.polygon_px + 0.5) * bins - 0.5))
         number[area] = len(regions)
-    return tuple(regions), number
+    return tuple(regions), repeated(number, bins, (image.shape[0], image.shape[1]))
 
 
 def outside(
