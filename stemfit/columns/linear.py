@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,7 +122,7 @@ def conjugate_gradients(
         x, r = x + step * d, r - step * hd
         z = precondition(r)
         rz, before = float(r @ z), rz
-        if not np.isfinite(rz) or rz < accuracy * first:
+        if not rz > accuracy * first:
             break
         d = z + (rz / before) * d
     return x

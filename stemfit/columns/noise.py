@@ -38,18 +38,20 @@ def measure(
     level = np.array(levels)
     variance = np.array(variances) * len(seen) / max(len(seen) - free_parameters, 1)
     gain, constant = _line(level, variance)
-    # Extrapolated to the dark, the line may promise pixels without noise, which would take all the weight.
-    floor = 0.1 * float(variance.min())
-    offset = -constant / gain if gain > 0 and constant < 0 else 0.0
-    read = np.sqrt(max(constant, floor, 1e-300))
+    # Extrapolated to the dark, the line may promise pixels without noise, which would take all the weight: below half
+    # the least variance that was seen it is cut off.
+    floor = max(0.5 * float(variance.min()), 1e-300)
+    offset = (floor - constant) / gain if gain > 0 and constant < floor else 0.0
+    read = np.sqrt(max(constant, floor))
     noise = Noise(gain, offset, float(read), 1.0)
     return Noise(gain, offset, float(read), _correlation_area(residual, noise.variance(model)))
 
 
 def _winsorised_variance(values: FloatArray) -> float:
     centred = values - np.median(values)
-    quartiles = np.percentile(np.abs(centred), [50, 75])
-    robust = max(quartiles[0] / 0.6745, quartiles[1] / 1.1503, 1e-12)
+    # Of counts near zero most are equal: only the outer ones show the spread.
+    of_normal = np.array([0.6745, 1.1503, 1.9600])
+    robust = max(float((np.percentile(np.abs(centred), [50, 75, 95]) / of_normal).max()), 1e-12)
     return float(np.mean(np.clip(centred, -4 * robust, 4 * robust) ** 2))
 
 

@@ -141,9 +141,17 @@ def factor(matrix: csc_array, xy_px: FloatArray, basis: Spline) -> Callable[[Flo
 
 
 def _cholesky(matrix: csc_array) -> Callable[[FloatArray], FloatArray]:
-    """Factorise without pivoting: the matrix is symmetric and positive definite."""
-    solver = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
-    return solver.solve
+    """Factorise without pivoting, after damping the diagonal until the matrix is positive definite.
+
+    The closed form neglects that the image ends: columns there may seem to exchange with the background for nothing.
+    """
+    damping = 0.0
+    while True:
+        damped = csc_array(matrix + damping * diags_array(matrix.diagonal()))
+        solver = splu(damped, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+        if damping > 1 or (solver.U.diagonal() > 0).all():
+            return solver.solve
+        damping = 4 * damping + 0.02
 
 
 def _tiles(xy_px: FloatArray) -> list[NDArray[np.int64]]:

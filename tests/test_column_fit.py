@@ -1,0 +1,186 @@
+"""The machinery of the joint fit: operators, preconditioner, steps, error bars, what is trusted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from chain import PIXEL_A, run, taken
+from scipy.sparse import csc_array
+
+from stemfit.columns import Columns, Profile, find, refine
+from stemfit.columns.linear import Linear, conjugate_gradients, two_level
+from stemfit.columns.normal import BLOCK, assemble, factor, spline
+from stemfit.columns.resample import averaged
+from stemfit.columns.sigma import calibrated
+from stemfit.columns.stamps import brush, render, stamp
+from stemfit.synthetic import Crystal, crystal
+
+SHAPE = (90, 104)
+PROFILE = Profile(np.array([[2.4, 0.3], [0.3, 2.0]]), 4.0, 0.2)
+
+
+def lattice_xy(spacing: float = 9.0) -> np.ndarray:
+    y, x = np.mgrid[4 : SHAPE[0] : spacing, 5 : SHAPE[1] : spacing]
+    return np.column_stack([x.ravel(), y.ravel()]) + np.random.default_rng(1).normal(0, 0.5, (x.size, 2))
+
+
+def problem(shared: int = 1) -> tuple[Linear, np.ndarray]:
+    xy = lattice_xy()
+    rng = np.random.default_rng(3)
+    intensity = rng.uniform(500, 1500, len(xy))
+    paint = brush(stamp(torch.from_numpy(xy), PROFILE, SHAPE), PROFILE)
+    basis = spline(SHAPE, 40.0)
+    derivative = paint.draw(torch.from_numpy(intensity)[:, None] * paint.stamps.core**2)[None][:shared]
+    size = 3 * len(xy) + basis.rows.shape[1] * basis.cols.shape[1] + shared
+    return Linear(
+        paint, torch.from_numpy(intensity), torch.ones(len(xy), dtype=torch.float64), torch.from_numpy(basis.rows),
+        torch.from_numpy(basis.cols), derivative, torch.from_numpy(rng.uniform(0.02, 0.03, SHAPE)),
+        torch.full((size,), 1e-9, dtype=torch.float64),
+    ), xy
+
+
+def closed_form(of: Linear, xy: np.ndarray) -> csc_array:
+    weight = np.full((len(xy), 3), 0.025)
+    return assemble(
+        xy, of.intensity.numpy(), weight, np.ones(len(xy)), PROFILE, spline(SHAPE, 40.0), 0.025,
+        np.ones(len(xy), dtype=bool),
+    )
+
+
+def test_the_operator_is_the_derivative_of_the_image() -> None:
+    linear, xy = problem(shared=0)
+    step = torch.from_numpy(np.random.default_rng(4).normal(size=len(linear.ridge)) * 1e-4)
+    step[3 * len(xy) :] = 0  # the background is linear anyhow
+    columns = step[: 3 * len(xy)].reshape(-1, 3).numpy()
+    light = linear.intensity.numpy()
+    moved = render(xy + columns[:, :2], light + columns[:, 2], PROFILE, SHAPE) - render(xy, light, PROFILE, SHAPE)
+    predicted = linear.forward(step).numpy()
+    assert np.abs(moved - predicted).max() < 1e-3 * np.abs(predicted).max()
+    backwards = linear.forward(-step).numpy()
+    assert np.abs(moved - backwards).max() > np.abs(predicted).max()  # the broken twin: the wrong sign
+
+
+def test_the_adjoint_is_the_transpose() -> None:
+    linear, _ = problem()
+    rng = np.random.default_rng(5)
+    step, image = torch.from_numpy(rng.normal(size=len(linear.ridge))), torch.from_numpy(rng.normal(size=SHAPE))
+    assert float((linear.forward(step) * image).sum()) == pytest.approx(float(step @ linear.adjoint(image)))
+
+
+@pytest.mark.parametrize("shared", [0, 1])
+def test_conjugate_gradients_solve_the_normal_equations(shared: int) -> None:
+    linear, xy = problem(shared)
+    solver = factor(closed_form(linear, xy), xy, spline(SHAPE, 40.0))
+    solve = two_level(linear, lambda r: torch.from_numpy(solver(r.numpy())))
+    right = linear.adjoint(torch.from_numpy(np.random.default_rng(6).normal(size=SHAPE)))
+    few = conjugate_gradients(linear, right, solve, 60, 1e-16)
+    unit = torch.eye(len(right), dtype=torch.float64)
+    dense = torch.stack([linear.normal(u) for u in unit])
+    exact = torch.linalg.solve(dense, right)
+    energy = torch.sqrt((few - exact) @ dense @ (few - exact) / (exact @ dense @ exact))
+    assert float(energy) < 1e-5
+    plain = conjugate_gradients(linear, right, lambda r: r, 60, 1e-16)  # the broken twin: no preconditioner
+    assert float(torch.sqrt((plain - exact) @ dense @ (plain - exact) / (exact @ dense @ exact))) > 1e-2
+
+
+def test_tiles_solve_their_own_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, xy = problem(0)
+    basis, matrix = spline(SHAPE, 40.0), closed_form(linear, xy)
+    assert matrix.shape[0] < BLOCK
+    right = np.random.default_rng(7).normal(size=matrix.shape[0])
+    whole = factor(matrix, xy, basis)(right)
+    assert np.allclose(matrix @ whole, right)
+    monkeypatch.setattr("stemfit.columns.normal.BLOCK", 100)
+    tiled = factor(matrix, xy, basis)
+    answer = tiled(right)
+    # block Jacobi is symmetric and positive definite, which conjugate gradients need, but not exact
+    other = np.random.default_rng(8).normal(size=len(right))
+    assert other @ answer == pytest.approx(right @ tiled(other))
+    assert right @ answer > 0
+    assert not np.allclose(matrix @ answer, right)
+
+
+def test_calibrated_errors_are_those_of_the_exact_inverse() -> None:
+    linear, xy = problem(1)
+    solver = factor(closed_form(linear, xy), xy, spline(SHAPE, 40.0))
+    dense = torch.stack([linear.normal(u) for u in torch.eye(len(linear.ridge), dtype=torch.float64)])
+    exact = torch.linalg.inv(dense).diagonal()[: 3 * len(xy)].reshape(-1, 3).numpy()
+    inner = ((xy > 12) & (xy < np.array([SHAPE[1], SHAPE[0]]) - 12)).all(1)
+    wrong = np.repeat(np.eye(3)[None], len(xy), 0) * np.median(exact[inner], 0)[:, None] * 0.3
+    found = calibrated(wrong, np.ones(len(xy)), linear, lambda r: torch.from_numpy(solver(r.numpy())))
+    ratio = np.sqrt(np.diagonal(found, axis1=1, axis2=2)[inner] / exact[inner]).mean(0)
+    assert np.allclose(ratio, 1, atol=0.15)
+
+
+def test_a_tail_never_becomes_negative_and_the_brightness_does_not_pay_for_it() -> None:
+    """A core-only crystal at low dose: half of the fits want less than no tail."""
+    for seed in range(4):
+        image, truth = taken(crystal((150, 170), pixel_size_A=PIXEL_A, tail_fraction=0.0, seed=seed), 8.0, seed)
+        columns = find(image, calibrate=False)
+        assert 0 <= columns.profile.tail_fraction < 0.35
+        assert columns.profile.width_px == pytest.approx(truth.profile.core_sigma_px, rel=0.06)
+
+
+@pytest.mark.parametrize("counts", [60.0, 6.0])
+def test_reported_sigma_is_the_real_rms(counts: float) -> None:
+    """Positions and brightness of full columns in the fit that knows the lattice, in units of their error bars."""
+    moved, light = [], []
+    for seed in range(3):
+        sample = crystal((260, 290), pixel_size_A=0.14, rotation_deg=8.6 + 9 * seed, seed=seed, halved=3, removed=2)
+        image, truth = taken(sample, counts, seed)
+        seen = run(truth, image, "MoS2")
+        near = np.linalg.norm(seen.sites.xy_px[:, None] - truth.columns.xy_px[None], axis=2).argmin(1)
+        full = seen.sites.analysed & (truth.columns.state[near] == "full")
+        value, true = seen.brightness.value[full], truth.columns.intensity[near][full]
+        light.append((value - true * value.sum() / true.sum()) / seen.brightness.sigma[full])
+        column = seen.sites.column[full]
+        assert (column >= 0).all()
+        sigma = np.sqrt(np.diagonal(seen.columns.cov[column], axis1=1, axis2=2))[:, :2]
+        moved.append((seen.columns.xy_px[column] - truth.columns.xy_px[near[full]]) / sigma)
+    assert 0.87 < np.concatenate(light).std() < 1.15
+    assert 0.87 < np.concatenate(moved).std() < 1.15
+
+
+def test_light_from_beyond_the_edge_is_drawn() -> None:
+    image, truth = taken(crystal((170, 190), pixel_size_A=PIXEL_A, rotation_deg=17.0, seed=2), 100.0, 2)
+    whole = run(truth, image, "MoS2")
+    rim = np.ones(image.shape, dtype=bool)
+    rim[6:-6, 6:-6] = False
+    z = (image - whole.columns.model) / np.sqrt(whole.columns.noise.variance(whole.columns.model))
+    assert abs(z[rim].mean()) < 0.25
+    assert z[rim].std() < 1.3
+    without = refine(
+        image, whole.columns.xy_px, whole.columns.profile.width_px, prune=False, start=whole.columns, calibrate=False
+    )
+    bare = (image - without.model) / np.sqrt(whole.columns.noise.variance(whole.columns.model))
+    assert bare[rim].std() > 1.15 * z[rim].std()  # the broken twin
+
+
+def test_what_is_not_trusted_bends_nothing() -> None:
+    sample: Crystal = crystal((180, 200), pixel_size_A=PIXEL_A, tail_fraction=0.0, seed=5)
+    image, _ = taken(sample, 100.0, 5)
+    y, x = np.mgrid[:180, :200]
+    hole = np.hypot(x - 60, y - 80) < 45
+    burnt = np.where(hole, image + 4 * image.mean(), image)
+    clean = find(image)
+    seeds, width = clean.xy_px, clean.profile.width_px
+    trusted = refine(burnt, seeds, width, prune=False, start=clean, trusted=~hole)
+    blind = refine(burnt, seeds, width, prune=False, start=clean)
+    far = np.hypot(*(seeds - [60, 80]).T) > 60
+    far &= (np.abs(seeds - [100, 90]) < [80, 70]).all(1)  # the edge lacks the light from beyond it
+
+    def off(columns: Columns) -> float:
+        ratio = columns.intensity[far] / clean.intensity[far]
+        return float(np.std(ratio / np.median(ratio)) + abs(columns.profile.width_px / width - 1))
+
+    assert off(trusted) < 0.03
+    assert off(blind) > 3 * off(trusted)
+    assert trusted.noise.gain == pytest.approx(clean.noise.gain, rel=0.1)
+
+
+def test_averaging_keeps_the_mean() -> None:
+    image = np.random.default_rng(0).normal(size=(31, 45))
+    small = averaged(image, 4)
+    assert small.shape == (7, 11)
+    assert small.mean() == pytest.approx(image[:28, :44].mean())
