@@ -57,7 +57,7 @@ UNEVEN = 1.5
 DISTRUST = 1e-2
 """Weight of a pixel that does not show the crystal: what lies there is still drawn, but bends nothing else."""
 
-FINE_SIGMA_PX = 1.5
+FINE_SIGMA_PX = 1.25
 """Images are averaged down to about this core width before fitting: finer sampling costs time and gains a
 percent (1 / 24 sigma^2)."""
 
@@ -65,7 +65,7 @@ percent (1 / 24 sigma^2)."""
 STAGES = (Stage(2, False, 0, 3), Stage(2, True, 0, 3), Stage(2, True, 3, 4), Stage(3, True, 4, 6))
 """Brightness first, then positions, then the core, then the tail: each needs the one before to be nearly right."""
 
-LAST = Stage(2, True, 4, 10)
+LAST = Stage(1, True, 4, 10)
 """After columns came or went."""
 
 AGAIN = Stage(1, True, 4, 10)
@@ -189,7 +189,7 @@ class _Fitter:
         if self.prune and len(state.xy):
             state = self._measured(self._descend(state, basis, LAST), basis)
             state = self._descend(self._pruned(state, basis, SIGNIFICANCE, weakest=True), basis, LAST)
-            state = self._descend(self._pruned(state, basis, SIGNIFICANCE), basis, LAST)
+            state = self._descend(self._pruned(state, basis, SIGNIFICANCE), basis, LAST._replace(steps=2))
         model, paint = self._model(state, basis)
         problem = self._problem(state, basis, paint, model, Stage(0, True, 4, 0))
         weight = local_weight(paint, problem.weight)
@@ -209,15 +209,18 @@ class _Fitter:
         """Gauss-Newton steps with one preconditioner; a step that makes the fit worse is halved."""
         model, paint = self._model(state, basis)
         solve: Solve | None = None
+        precondition: Solve | None = None
         for _ in range(stage.steps):
             problem = self._problem(state, basis, paint, model, stage)
             if solve is None:
                 solve = self._factor(state, basis, local_weight(paint, problem.weight), stage.move)
-            step = self._direction(state, problem, model, solve, stage.iterations)
+            precondition = precondition or two_level(problem, solve)
+            step = self._direction(state, problem, model, precondition, stage.iterations)
             if stage.profile == 4 and state.profile.tail_fraction <= 0 > step[-1]:  # a tail is never negative
                 stage = stage._replace(profile=3)
                 problem = replace(problem, shared=problem.shared[:3], ridge=problem.ridge[:-1])
-                step = self._direction(state, problem, model, solve, stage.iterations)
+                precondition = two_level(problem, solve)
+                step = self._direction(state, problem, model, precondition, stage.iterations)
             before = float((problem.weight * (self.image - model) ** 2).sum())
             for share in (1.0, 0.3, 0.1):
                 new = moved(state, share * step.cpu().numpy(), stage)
@@ -229,12 +232,12 @@ class _Fitter:
             state = new
         return state
 
-    def _direction(self, state: State, problem: Linear, model: Tensor, solve: Solve, iterations: int) -> Tensor:
+    def _direction(self, state: State, problem: Linear, model: Tensor, precondition: Solve, iterations: int) -> Tensor:
         """Gauss-Newton step; prior included."""
         right = problem.adjoint(problem.weight * (self.image - model))
         if len(problem.shared) == 4:
             right[-1] -= problem.ridge[-1] * state.profile.tail_fraction
-        return conjugate_gradients(problem, right, two_level(problem, solve), iterations)
+        return conjugate_gradients(problem, right, precondition, iterations)
 
     def _model(self, state: State, basis: Spline) -> tuple[Tensor, Brush]:
         xy = torch.from_numpy(state.xy).to(self.image)

@@ -10,6 +10,10 @@ from stemfit.columns.types import Noise
 FloatArray = NDArray[np.float64]
 
 
+ENOUGH = 200_000
+"""Pixels from which a variance is known to a percent in each of 24 bins; of larger images every n-th is taken."""
+
+
 def measure(
     image: FloatArray, model: FloatArray, free_parameters: int, margin_px: int = 0,
     trusted: NDArray[np.bool_] | None = None,
@@ -30,6 +34,8 @@ def measure(
     free_parameters = round(free_parameters * use.sum() / image.size)
     residual = np.where(use, image - model, 0.0)
     seen, left = model[use], residual[use]
+    stride = max(1, len(seen) // ENOUGH)
+    seen, left, free_parameters = seen[::stride], left[::stride], free_parameters // stride
     order = np.argsort(seen)
     levels, variances = [], []
     for part in np.array_split(order, 24):
