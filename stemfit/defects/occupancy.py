@@ -174,8 +174,9 @@ def _log_likelihood(
     if h.type:
         return np.asarray(normal)
     share, width = imaging.tails[sublattice]
-    wide = -0.5 * (value - level.value) ** 2 / (width**2 * variance) - 0.5 * np.log(2 * np.pi * variance)
-    return np.asarray(np.logaddexp(normal + np.log(1 - share), wide + np.log(share / width)))
+    wider = variance + (width**2 - 1) * (sigma**2 + (imaging.scatter[sublattice] * level.value) ** 2)
+    wide = -0.5 * (value - level.value) ** 2 / wider - 0.5 * np.log(2 * np.pi * wider)
+    return np.asarray(np.logaddexp(normal + np.log(1 - share), wide + np.log(share)))
 
 
 def _learned(

@@ -70,7 +70,9 @@ def _design(
 ) -> FloatArray:
     """Derivative images (P, h, w), each times the prior width of its parameter."""
     value, *moves = shapes
-    own = [brightness[:, None, None] * value, *((amplitude * place)[:, None, None] * g for g in moves)]
+    # Light where an atom is missing comes from its neighbours: it lies anywhere within the width of a column.
+    lever = np.where(amplitude == 0, brightness * profile.width_px, amplitude * place)
+    own = [brightness[:, None, None] * value, *(lever[:, None, None] * g for g in moves)]
     shift = SHIFT * a_px
     common = [shift * np.tensordot(amplitude, g, 1) for g in moves]
     peak = LEVEL * float(amplitude.max()) / (2 * np.pi * profile.width_px**2)
