@@ -8,12 +8,13 @@ import platform
 import resource
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 Outcome = TypeVar("Outcome")
 
@@ -29,22 +30,47 @@ class Run(NamedTuple, Generic[Outcome]):
 
 def alone(call: Callable[..., Outcome], *arguments: object) -> Run[Outcome]:
     """Run a call in a process of its own, for a peak memory of its own; imports are not timed."""
+    with process() as run:
+        return run(call, *arguments)
+
+
+ANALYSIS = ("definet.predict", "stemfit.figures", "stemfit.pipeline")
+"""What every analysis imports."""
+
+
+@contextmanager
+def process(modules: Sequence[str] = ANALYSIS) -> Iterator[Callable[..., Run[Any]]]:
+    """Give a function that runs calls in one process, which has imported `modules`; its peak memory can only grow."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        pool.submit(_load).result()
-        return pool.submit(_measure, call, arguments).result()
+        pool.submit(_load, modules).result()
+        yield lambda call, *arguments: pool.submit(_measure, call, arguments).result()
 
 
-def _load() -> None:
-    """Import what every analysis needs."""
-    for name in ("definet.predict", "stemfit.figures", "stemfit.pipeline"):
+def _load(modules: Sequence[str]) -> None:
+    for name in modules:
         import_module(name)
 
 
 def _measure(call: Callable[..., Outcome], arguments: Sequence[object]) -> Run[Outcome]:
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall, cpu = time.perf_counter(), _cpu_s()
     outcome = call(*arguments)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return Run(outcome, wall, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    wall, cpu = time.perf_counter() - wall, _cpu_s() - cpu
+    return Run(outcome, wall, cpu, _peak_MB())
+
+
+def _peak_MB() -> float:
+    """Peak memory of this process: not ru_maxrss where there is better, which a child inherits from its parent."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def _cpu_s() -> float:
+    """CPU time of this process and of the children that it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def headline() -> str:
