@@ -3,6 +3,7 @@
 MX2 honeycombs at 0.12 A/px with 20 halved and 20 removed X2 columns each, metal columns of 100, 20 and 5 counts in the
 peak pixel, three column profiles (`honeycombs`). Judged are the columns one lattice constant or more from the edge.
 
+- **ours** is what an analysis reports, **first fit** the part of it that knows nothing of a lattice.
 - **halves**: share of the halved X2 columns that is found. **in vacancies**: columns found on removed sites.
 - **pm**, **%**: rms error per axis of the positions, rms error of the intensities after one common factor for all
   columns, of whole columns; in brackets the same in units of the Cramer-Rao bound (`cramer_rao`).
@@ -39,6 +40,11 @@ def find_ours(image: FloatArray, hints: Hints) -> Found:
     return ours.columns(image)
 
 
+def find_first(image: FloatArray, hints: Hints) -> Found:
+    """Told nothing, and not looking for a lattice."""
+    return ours.first_columns(image)
+
+
 class Tool(NamedTuple):
     """How a tool is called, what it imports, and what it does once before it is timed."""
 
@@ -49,6 +55,7 @@ class Tool(NamedTuple):
 
 TOOLS = {
     "ours": Tool(find_ours, ours.MODULES),
+    "first fit": Tool(find_first, ours.MODULES),
     "atomap": Tool(peers.atomap, ("scipy.ndimage", "skimage.feature"), peers.import_atomap),
     "blob_log": Tool(peers.blobs, ("scipy.optimize", "skimage.feature")),
     "atomai": Tool(peers.atomai, (), peers.train_atomai),
@@ -235,7 +242,7 @@ def costs(sides: Sequence[int], beside: int | None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed, two profiles, 100 and 5 counts, up to 1024 px")
-    parser.add_argument("--tools", nargs="+", choices=list(TOOLS), default=["ours", "atomap", "blob_log"])
+    parser.add_argument("--tools", nargs="+", choices=list(TOOLS), default=["ours", "first fit", "atomap", "blob_log"])
     parser.add_argument("--seeds", type=int, help="images of each kind; 2, or 1 with --quick")
     parser.add_argument("--largest", type=int, default=2048, choices=SIDES, help="px a side, for cost")
     asked = parser.parse_args()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from honeycombs import LATTICE_A, PIXEL_A, BoolArray, FloatArray
 from peers import Found
+
+if TYPE_CHECKING:
+    from stemfit.columns import Columns
 
 MODULES = ("stemfit.columns", "stemfit.lattice", "stemfit.calibrate", "stemfit.imaging", "stemfit.synthetic")
 
@@ -48,10 +51,25 @@ class Crystal(NamedTuple):
 
 
 def columns(image: FloatArray) -> Found:
-    """Find the columns, told nothing."""
+    """Columns as an analysis reports them: found with no knowledge, then fitted again with the lattice known."""
+    from stemfit import columns as column
+    from stemfit import lattice as grids
+
+    seen = column.find(image, calibrate=False)
+    grid = grids.fit_grid(image, seen)
+    _, region_map = grids.find_regions(image, seen, grid)
+    _, seen, _ = grids.measure(image, seen, grids.honeycomb(grid, seen, region_map), grid, region_map)
+    return _as_found(seen)
+
+
+def first_columns(image: FloatArray) -> Found:
+    """Columns of the first fit, which knows nothing of a lattice."""
     from stemfit.columns import find
 
-    seen = find(image)
+    return _as_found(find(image))
+
+
+def _as_found(seen: Columns) -> Found:
     sigma = np.sqrt(np.einsum("kii->ki", seen.cov))
     return Found(seen.xy_px, seen.intensity, sigma[:, :2], sigma[:, 2])
 
