@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 from stemfit.columns import Columns, refine
 from stemfit.columns.stamps import render
 from stemfit.lattice.cell import THIRDS, Grid
+from stemfit.lattice.types import cells_near
 
 FloatArray = NDArray[np.float64]
 
@@ -79,16 +80,11 @@ def honeycomb(grid: Grid, columns: Columns, region_map: NDArray[np.uint8]) -> Ho
 
 def _sites_near(grid: Grid, margin_px: float) -> tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]:
     """Cell indices, thirds and positions of all sites in the image and up to `margin_px` outside it."""
-    h, w = grid.shape_px
-    reach = int(1.5 * (max(h, w) + 2 * margin_px) / grid.a_px_iso) + 3
-    centre = np.linalg.solve(np.column_stack([grid.a_px, grid.b_px]), np.array([w / 2, h / 2]) - grid.origin_px)
-    i, j = np.meshgrid(*(np.arange(-reach, reach + 1) + round(float(c)) for c in centre), indexing="ij")
-    ij = np.column_stack([i.ravel(), j.ravel()])
-    off = np.abs(grid.origin_px + ij @ np.stack([grid.a_px, grid.b_px]) - [w / 2, h / 2])
-    ij = ij[(off < np.array([0.7 * w, 0.7 * h]) + margin_px).all(1)]
+    ij = cells_near(grid.origin_px, grid.a_px, grid.b_px, grid.shape_px, margin_px)
     third = np.repeat([0, 1], len(ij))
     ij = np.vstack([ij, ij])
     xy = grid.positions(ij + THIRDS[third])
+    h, w = grid.shape_px
     seen = ((xy >= -margin_px) & (xy <= np.array([w - 1, h - 1]) + margin_px)).all(1)
     return ij[seen], third[seen], xy[seen]
 

@@ -101,6 +101,19 @@ class Lattice:
         return base + interpolate(self.distortion_px, base, self.shape_px)
 
 
+def cells_near(
+    origin_px: FloatArray, a_px: FloatArray, b_px: FloatArray, shape: tuple[int, int], margin_px: float
+) -> NDArray[np.int64]:
+    """Indices (K, 2) of all cells of an affine lattice in an image and `margin_px` around it, and some more."""
+    h, w = shape
+    reach = int(1.5 * (max(h, w) + 2 * margin_px) / iso(a_px, b_px)) + 3
+    centre = np.linalg.solve(np.column_stack([a_px, b_px]), np.array([w / 2, h / 2]) - origin_px)
+    i, j = np.meshgrid(*(np.arange(-reach, reach + 1) + round(float(c)) for c in centre), indexing="ij")
+    ij = np.column_stack([i.ravel(), j.ravel()])
+    off = np.abs(origin_px + ij @ np.stack([a_px, b_px]) - [w / 2, h / 2])
+    return np.asarray(ij[(off < np.array([0.7 * w, 0.7 * h]) + margin_px).all(1)])
+
+
 def iso(a_px: FloatArray, b_px: FloatArray) -> float:
     """Lattice constant of the undistorted hexagonal cell of the same area, px."""
     return float(np.sqrt(2 * abs(a_px[0] * b_px[1] - a_px[1] * b_px[0]) / np.sqrt(3)))
