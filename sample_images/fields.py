@@ -8,6 +8,9 @@ from multislice import Optics
 
 from stemfit.synthetic import Acquisition
 
+MARGIN = 14
+SIZE = 512
+
 
 @dataclass(frozen=True)
 class Placed:
@@ -22,7 +25,11 @@ class Placed:
 
 @dataclass(frozen=True)
 class Field:
-    """One image. `stated_scale` is what the file says per true pixel size (None: the file says nothing)."""
+    """One square image of `size` pixels a side.
+
+    `stated_scale` is what the file says per true pixel size (None: the file says nothing), `displaced` by how much
+    atoms next to a defect move more than the potential says.
+    """
 
     name: str
     host: str
@@ -36,10 +43,9 @@ class Field:
     source_fwhm_A: float = 0.8
     stated_scale: float | None = 1.0
     origin_A: tuple[float, float] = field(default=(0.4, -0.7))
+    size: int = SIZE
+    displaced: float = 1.0
 
-
-MARGIN = 14
-SIZE = 512
 
 FIELDS = (
     Field(

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import multislice  # before numpy: it settles the number of threads
 import numpy as np
 import tifffile
-from fields import FIELDS, MARGIN, SIZE, Field
+from fields import FIELDS, MARGIN, Field
 from numpy.typing import NDArray
 from structures import Layout, layout
 
@@ -24,6 +26,23 @@ from stemfit.synthetic import Recording, acquire, cell_vectors, fit_cell
 
 HERE = Path(__file__).parent
 SEAM_A = 4.0  # the periodic box cuts the crystal here, outside the image
+
+
+class Scattered(NamedTuple):
+    """Atoms of a field and the scattered fraction of the beam over its periodic box."""
+
+    atoms: Layout
+    grid: multislice.Grid
+    fraction: NDArray[np.float64]
+
+
+class Rendered(NamedTuple):
+    """What the beam sees of a field: atoms, columns, the noise-free image and its value at a metal column."""
+
+    atoms: Layout
+    columns: dict[str, NDArray[np.generic]]
+    ideal: NDArray[np.float64]
+    brightest: float
 
 
 def main() -> None:
@@ -43,21 +62,44 @@ def main() -> None:
 
 def make(field: Field, cache: Path) -> None:
     """Render one field, record it and write image and truth."""
-    full = SIZE + 2 * MARGIN
-    grid = multislice.grid_for(field.optics, full * field.pixel_A + 2 * SEAM_A)
-    atoms = layout(field.host, field.defects, reach=int(0.95 * grid.box_A / host(field.host).a_exp_A) + 2, store=cache)
-    fraction = _fraction(field, atoms, grid, cache)
-    ideal = multislice.resample(fraction, grid, field.pixel_A, full, field.source_fwhm_A)
+    write(field, *record(field, render(field, cache)), HERE)
+
+
+def render(field: Field, cache: Path) -> Rendered:
+    """Noise-free image of one field, margin included."""
+    atoms, grid, fraction = scatter(field, cache)
+    ideal = multislice.resample(fraction, grid, field.pixel_A, field.size + 2 * MARGIN, field.source_fwhm_A)
+    return with_columns(field, atoms, ideal)
+
+
+def scatter(field: Field, cache: Path, reach_A: float = math.inf) -> Scattered:
+    """Multislice of one field up to `reach_A` from its middle; `cache` keeps relaxations and scattered fractions."""
+    grid = multislice.grid_for(field.optics, (field.size + 2 * MARGIN) * field.pixel_A + 2 * SEAM_A, reach_A)
+    atoms = atoms_of(field, grid.box_A, cache)
+    return Scattered(atoms, grid, _fraction(field, atoms, grid, cache))
+
+
+def atoms_of(field: Field, box_A: float, cache: Path) -> Layout:
+    """All atoms of a field in a box of this side, and beyond."""
+    reach = int(0.95 * box_A / host(field.host).a_exp_A) + 2
+    return layout(field.host, field.defects, reach, cache, field.displaced)
+
+
+def with_columns(field: Field, atoms: Layout, ideal: NDArray[np.float64]) -> Rendered:
+    """Noise-free image together with the columns in it."""
     columns = _columns(field, atoms)
-    brightest = _metal_peak(ideal, columns)
-    recording = acquire(ideal / brightest, field.acquisition, field.seed)
-    truth = _truth(field, atoms, columns, recording, brightest)
-    _write(field, recording, truth)
+    return Rendered(atoms, columns, ideal, _metal_peak(field, ideal, columns))
+
+
+def record(field: Field, seen: Rendered) -> tuple[Recording, dict[str, object]]:
+    """Put dose, scan errors and electronics on a rendered field; the image and its truth."""
+    recording = acquire(seen.ideal / seen.brightest, field.acquisition, field.seed)
+    return recording, _truth(field, seen.atoms, seen.columns, recording, seen.brightest)
 
 
 def _fraction(field: Field, atoms: Layout, grid: multislice.Grid, cache: Path) -> NDArray[np.float64]:
     """Scattered fraction on the scan grid, from the cache if the same atoms and optics were rendered before."""
-    xy = _to_xy_A(field, atoms.uv) + grid.box_A / 2
+    xy = to_xy_A(field, atoms.uv) + grid.box_A / 2
     inside = np.all((xy >= 0) & (xy < grid.box_A), axis=1)
     facts = host(field.host)
     spacing = float(np.ptp([atom.z_A for atom in facts.basis]) / 2) or 2.0  # a flat host is one slice of any height
@@ -79,14 +121,14 @@ def _cell(field: Field) -> NDArray[np.float64]:
     return np.column_stack(cell_vectors(host(field.host).a_exp_A, field.rotation_deg))
 
 
-def _to_xy_A(field: Field, uv: NDArray[np.float64]) -> NDArray[np.float64]:
+def to_xy_A(field: Field, uv: NDArray[np.float64]) -> NDArray[np.float64]:
     """Crystal coordinates to displayed (x, y) from the middle of the field; polarity -1 is turned by 180 degrees."""
     return np.asarray(np.array(field.origin_A) + field.polarity * uv @ _cell(field).T)
 
 
 def _to_ideal_px(field: Field, uv: NDArray[np.float64]) -> NDArray[np.float64]:
     """Crystal coordinates to pixels of the noise-free array."""
-    return _to_xy_A(field, uv) / field.pixel_A + (SIZE + 2 * MARGIN - 1) / 2
+    return to_xy_A(field, uv) / field.pixel_A + (field.size + 2 * MARGIN - 1) / 2
 
 
 def _columns(field: Field, atoms: Layout) -> dict[str, NDArray[np.generic]]:
@@ -113,10 +155,10 @@ def _site(field: Field, thirds: NDArray[np.int64]) -> list[object]:
     return [i, j, letter]
 
 
-def _metal_peak(ideal: NDArray[np.float64], columns: dict[str, NDArray[np.generic]]) -> float:
+def _metal_peak(field: Field, ideal: NDArray[np.float64], columns: dict[str, NDArray[np.generic]]) -> float:
     """Median value at the columns of the first sublattice that lie in the image."""
     at = np.round(columns["xy"][np.all(columns["thirds"] % 3 == 0, axis=1)]).astype(int)
-    at = at[np.all((at >= MARGIN) & (at < MARGIN + SIZE), axis=1)]
+    at = at[np.all((at >= MARGIN) & (at < MARGIN + field.size), axis=1)]
     return float(np.median(ideal[at[:, 1], at[:, 0]]))
 
 
@@ -127,7 +169,7 @@ def _truth(
     thirds = columns["thirds"]
     ideal_sites = thirds[np.all(thirds % 3 != 2, axis=1)]
     carried = scan.to_image(_to_ideal_px(field, ideal_sites / 3))
-    seen = np.all((carried >= 0) & (carried <= SIZE - 1), axis=1)
+    seen = np.all((carried >= 0) & (carried <= field.size - 1), axis=1)
     labels = [_site(field, t) for t in ideal_sites[seen]]
     second = np.array([label[2] in ("X", "B") for label in labels])
     a, b, origin = fit_cell(np.array([label[:2] for label in labels]), second, carried[seen], field.polarity)
@@ -194,7 +236,7 @@ def _type(label: str) -> str:
 def _column_rows(field: Field, columns: dict[str, NDArray[np.generic]], scan: object) -> list[list[object]]:
     """[x_px, y_px, species, i, j, sublattice] of every column in the image, at its relaxed position."""
     at = scan.to_image(columns["xy"])
-    seen = np.all((at >= 0) & (at <= SIZE - 1), axis=1)
+    seen = np.all((at >= 0) & (at <= field.size - 1), axis=1)
     return [
         [*_rounded(p), str(s), *_site(field, t)]
         for p, s, t in zip(at[seen], columns["species"][seen], columns["thirds"][seen], strict=True)
@@ -209,14 +251,15 @@ def _distinct(rows: list[dict[str, object]]) -> list[dict[str, object]]:
     return list({str(row): row for row in rows}.values())
 
 
-def _write(field: Field, recording: Recording, truth: dict[str, object]) -> None:
+def write(field: Field, recording: Recording, truth: dict[str, object], folder: Path) -> None:
+    """Image as TIFF and truth as JSON, named after the field."""
     stated = truth["stated_pixel_size_A"]
     scale = {} if stated is None else {"resolution": (10 / stated, 10 / stated), "metadata": {"unit": "nm"}}
-    tifffile.imwrite(HERE / f"{field.name}.tif", recording.image, imagej=stated is not None, **scale)
+    tifffile.imwrite(folder / f"{field.name}.tif", recording.image, imagej=stated is not None, **scale)
     text = json.dumps(truth, indent=1)
     lines = text.split('"columns": [')[0] + '"columns": [\n  '
     lines += ",\n  ".join(json.dumps(row) for row in truth["columns"]) + "\n ]\n}\n"
-    (HERE / f"{field.name}.json").write_text(lines)
+    (folder / f"{field.name}.json").write_text(lines)
 
 
 if __name__ == "__main__":

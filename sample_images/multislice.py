@@ -16,6 +16,7 @@ their displacements uncorrelated. Random draws in so few configurations would sh
 
 from __future__ import annotations
 
+import math
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -59,13 +60,17 @@ class Optics:
 
 @dataclass(frozen=True)
 class Grid:
-    """Nested grids of a square periodic box: scan (n, step), waves (factor finer), potential (fine times finer)."""
+    """Nested grids of a square periodic box: scan (n, step), waves (factor finer), potential (fine times finer).
+
+    Scan points farther than `reach_A` from the middle are left out.
+    """
 
     n: int
     step_A: float
     factor: int
     fine: int
     window: int
+    reach_A: float = math.inf
 
     @property
     def box_A(self) -> float:
@@ -78,7 +83,7 @@ class Grid:
         return self.step_A / self.factor
 
 
-def grid_for(optics: Optics, at_least_A: float) -> Grid:
+def grid_for(optics: Optics, at_least_A: float, reach_A: float = math.inf) -> Grid:
     """Smallest periodic box of at least this side whose three grids nest and have fast transforms."""
     step = 0.93 * optics.wavelength_A / (4e-3 * optics.semiangle_mrad)  # the aperture edge is softened by one k pixel
     # two thirds of the wave grid's Nyquist frequency must hold the detector
@@ -87,7 +92,7 @@ def grid_for(optics: Optics, at_least_A: float) -> Grid:
     n = scipy.fft.next_fast_len(int(np.ceil(at_least_A / step)))
     fine = int(np.ceil(step / factor / FINE_SAMPLING_A))
     half_window = scipy.fft.next_fast_len(int(np.ceil(WINDOW_A * factor / step / 2)))
-    return Grid(n, step, factor, fine, 2 * half_window)
+    return Grid(n, step, factor, fine, 2 * half_window, reach_A)
 
 
 def thermal_displacements(layer: NDArray[np.int64], rms_A: float, seed: int) -> NDArray[np.float64]:
@@ -127,6 +132,7 @@ def adf_image(
     Returns
     -------
     (n, n) array
+        0 where the beam was not sent.
     """
     total = np.zeros((grid.n, grid.n))
     for shift in thermal_displacements(layer, optics.thermal_A, seed):
@@ -196,9 +202,11 @@ def _scan(
     backward = pyfftw.FFTW(waves, waves, axes=(1, 2), direction="FFTW_BACKWARD", flags=("FFTW_MEASURE",))
     image = np.zeros((grid.n, grid.n))
     for i in range(grid.n):
-        for start in range(0, grid.n, BATCH):
-            stop = min(start + BATCH, grid.n)
+        begin, end = _reached(i, grid)
+        for start in range(begin, end, BATCH):
+            stop = min(start + BATCH, end)
             used = waves[: stop - start]
+            waves[stop - start :] = 0  # transformed with the others: what a fuller batch left would grow
             np.multiply(views[0][i, start:stop], probe, out=used)
             for view in views[1:]:
                 forward()
@@ -211,13 +219,25 @@ def _scan(
     return image
 
 
+def _reached(i: int, grid: Grid) -> tuple[int, int]:
+    """First and last + 1 scan point of row i within reach of the middle of the box."""
+    if math.isinf(grid.reach_A):
+        return 0, grid.n
+    half = math.sqrt(max(0.0, grid.reach_A**2 - (i * grid.step_A - grid.box_A / 2) ** 2))
+    return math.ceil((grid.box_A / 2 - half) / grid.step_A), math.floor((grid.box_A / 2 + half) / grid.step_A) + 1
+
+
 def resample(
-    image: NDArray[np.float64], grid: Grid, pixel_A: float, size: int, source_fwhm_A: float
+    image: NDArray[np.float64], grid: Grid, pixel_A: float, size: int, source_fwhm_A: float,
+    centre_yx_A: tuple[float, float] = (0.0, 0.0),
 ) -> NDArray[np.float64]:
-    """Fourier series of the periodic scan, blurred by the source, at `size` x `size` pixels about the box centre."""
+    """Fourier series of the periodic scan, blurred by the source, at `size` x `size` pixels.
+
+    Their middle lies at `centre_yx_A` from the middle of the box.
+    """
     frequency = np.fft.fftfreq(grid.n, grid.step_A)
     sigma = source_fwhm_A / np.sqrt(8 * np.log(2))
     blur = np.exp(-2 * (np.pi * sigma * frequency) ** 2)
     at = grid.box_A / 2 + (np.arange(size) - (size - 1) / 2) * pixel_A
-    waves = np.exp(2j * np.pi * np.outer(at, frequency)) * blur / grid.n
-    return np.asarray((waves @ np.fft.fft2(image) @ waves.T).real)
+    down, across = (np.exp(2j * np.pi * np.outer(at + off, frequency)) * blur / grid.n for off in centre_yx_A)
+    return np.asarray((down @ np.fft.fft2(image) @ across.T).real)

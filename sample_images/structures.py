@@ -121,8 +121,11 @@ def _relaxation(name: str, label: str, direction: int, store: Path) -> Relaxatio
     return found["shift"], found["gone"], found["ideal"], json.loads(str(found["ended"]))
 
 
-def layout(name: str, placed: tuple[Placed, ...], reach: int, store: Path) -> Layout:
-    """All atoms of the cells -reach .. reach with the defects in them; relaxations are kept in the folder `store`."""
+def layout(name: str, placed: tuple[Placed, ...], reach: int, store: Path, displaced: float = 1.0) -> Layout:
+    """All atoms of the cells -reach .. reach with the defects in them; relaxations are kept in the folder `store`.
+
+    Displacements are those of the potential times `displaced`.
+    """
     facts = host(name)
     cells = np.arange(-reach, reach + 1)
     i, j, k = (axis.ravel() for axis in np.meshgrid(cells, cells, np.arange(len(facts.basis)), indexing="ij"))
@@ -138,11 +141,12 @@ def layout(name: str, placed: tuple[Placed, ...], reach: int, store: Path) -> La
         rows = np.array([index.get((*np.round(3 * p).astype(int).tolist(), int(b)), -1)
                          for p, b in zip(at, patch.basis, strict=True)])
         stays = ~patch.added & ~patch.gone & (rows >= 0)
-        shift[rows[stays]] += patch.moved[stays]
+        moved = displaced * patch.moved
+        shift[rows[stays]] += moved[stays]
         keep[rows[patch.gone]] = False
         emptied.append(_columns(at[patch.gone], patch.basis[patch.gone], facts))
         arrived.append(sorted({(float(u), float(v)) for u, v in np.round(at[patch.added], 6)}))
-        extra.append((at[patch.added], at[patch.added] + patch.moved[patch.added], patch.basis[patch.added]))
+        extra.append((at[patch.added], at[patch.added] + moved[patch.added], patch.basis[patch.added]))
         minima.append(patch.summary)
     left = (ideal[keep], (ideal + shift)[keep], k[keep])
     ideal, uv, k = (np.concatenate(parts) for parts in zip(left, *extra, strict=True))
