@@ -17,6 +17,7 @@ from stemfit.errors import NotAnalysable, UsageError, one_line
 if TYPE_CHECKING:
     from stemfit.result import Analysis
 
+MOST_PX = 10**6
 MAX_ROWS = 30
 """Defects that the summary lists: about a screen; the files hold all."""
 
@@ -169,9 +170,12 @@ def _range(option: str, text: str | None) -> tuple[float, float] | None:
 def _rectangle(option: str, text: str | None) -> tuple[int, int, int, int] | None:
     if text is None:
         return None
-    x0, y0, x1, y1 = (int(value) for value in _numbers(option, text, "X0,Y0,X1,Y1"))
+    values = _numbers(option, text, "X0,Y0,X1,Y1")
+    whole = all(abs(value) < MOST_PX and value == int(value) for value in values)
+    x0, y0, x1, y1 = (int(value) if whole else -1 for value in values)
     if not (0 <= x0 < x1 and 0 <= y0 < y1):
-        raise UsageError(f"{option} {text} is no rectangle", remedy="give the left, top, right and bottom pixel")
+        remedy = "give the left, top, right and bottom pixel as whole numbers"
+        raise UsageError(f"{option} {text} is no rectangle", remedy=remedy)
     return x0, y0, x1, y1
 
 
@@ -254,7 +258,7 @@ def _facts(document: dict[str, Any]) -> dict[str, str]:
         "host": f"{host['name']} ({host['source']}, P = {host['probability']:.3g}{others})",
         "pixel size": f"{scale['pixel_size_A']:.5f} +- {scale['pixel_size_sigma_A']:.1g} A from the {scale['source']}"
         + (f"; the file says {stated:.5f}" if stated else ""),
-        "lattice": f"|a| = {length[0]:.3f} px, |b| = {length[1]:.3f} px, a at {lattice['rotation_deg']:.2f} deg, "
+        "lattice": f"|a| = {length[0]:.3f} px, |b| = {length[1]:.3f} px, turned by {lattice['rotation_deg']:.2f} deg, "
         f"anisotropy {lattice['anisotropy']:.3f}",
         "columns": f"{lattice['residual_rms_pm']:.1f} pm rms about their sites, "
         f"{100 * lattice['masked_fraction']:.1f} % of the area masked",

@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 import numpy as np
 
+from definet.predict import resolve_device
 from stemfit import columns as column
 from stemfit import warn
 from stemfit.calibrate import calibrate
@@ -76,16 +77,15 @@ def analyze(
         If the image shows no columns or no lattice.
     """
     image, optics = micrograph.image, (settings.voltage_kV, settings.detector_mrad)
+    device = str(resolve_device(settings.device))
     clock = _Clock(progress)
     with clock("columns"):
-        seen = column.find(image, calibrate=False)
+        seen = column.find(image, calibrate=False, device=device)
     with clock("lattice"):
         grid = fit_grid(image, seen)
         regions, region_map = find_regions(image, seen, grid)
-        if settings.roi is not None:
-            regions, region_map = outside(settings.roi, regions, region_map)
         honey = honeycomb(grid, seen, region_map)
-        brightness, seen, honey = measure(image, seen, honey, grid, region_map)
+        brightness, seen, honey = measure(image, seen, honey, grid, region_map, device)
         identity = identify(
             honey, brightness, grid.a_px_iso, asked=settings.host, voltage_kV=optics[0], detector_mrad=optics[1],
             stated_pixel_A=micrograph.pixel_size_A, stated_by_user=settings.pixel_size_A is not None,
@@ -96,6 +96,8 @@ def analyze(
     with clock("imaging"):
         imaging = fit_imaging(seen, sites, brightness, host, *optics)
     with clock("defects"):
+        if settings.roi is not None:
+            regions, region_map, sites = outside(settings.roi, regions, region_map, sites)
         posteriors = [occupancy(sites, brightness, imaging, host, name) for name in host.sublattices]
         found, suspects = find_defects(seen, sites, posteriors, lattice.a_px_iso, region_map)
     with clock("candidates"):

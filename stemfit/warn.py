@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from stemfit.calibrate import Calibration
 from stemfit.defects import SitePosterior, can_tell_half
 from stemfit.imaging import Imaging
 from stemfit.lattice import Brightness, Identity
 from stemfit.relax import Relaxed
-from stemfit.result import Calibration
 
 SCALE_TOLERANCE = 0.03
 SURE = 0.95
@@ -77,13 +77,18 @@ def _host(identity: Identity) -> list[str]:
 
 
 def _scale(calibration: Calibration) -> list[str]:
-    stated = calibration.metadata_pixel_size_A
-    if stated is None or abs(np.log(calibration.pixel_size_A / stated)) < SCALE_TOLERANCE:
+    lattice = calibration.lattice_pixel_size_A
+    if calibration.source == "user":
+        stated, whose, used = calibration.pixel_size_A, "the stated pixel size", "the stated one"
+    else:
+        stated, whose, used = calibration.metadata_pixel_size_A or lattice, "the file's pixel size", "which"
+    if abs(np.log(lattice / stated)) < SCALE_TOLERANCE:
         return []
-    off = 100 * (stated / calibration.pixel_size_A - 1)
+    off = 100 * (stated / lattice - 1)
     return [
-        f"the file's pixel size, {stated:.5g} A, is {abs(off):.1f} % too {'large' if off > 0 else 'small'}: "
-        f"the lattice gives {calibration.pixel_size_A:.5g} A, which is used"
+        f"{whose}, {stated:.5g} A, is {abs(off):.1f} % too {'large' if off > 0 else 'small'}: "
+        f"the lattice gives {lattice:.5g} A, {used} is used"
+        + ("; structures keep the scale of the lattice" if calibration.source == "user" else "")
     ]
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from stemfit.calibrate import Calibration
 from stemfit.columns import Columns, Noise, Profile
 from stemfit.defects import Defect
 from stemfit.hosts import ProjectedHost
@@ -14,7 +15,7 @@ from stemfit.imaging import USUAL_TAIL, Amplitude, Imaging
 from stemfit.lattice import Region, SiteMap
 from stemfit.micrograph import Micrograph
 from stemfit.relax import Relaxed
-from stemfit.result import Analysis, Calibration, HostCall
+from stemfit.result import Analysis, HostCall
 from stemfit.score import Score
 
 HOST = ProjectedHost("WSe2", 3.282, ("M", "X"), ("W", "Se2"))
@@ -153,7 +154,7 @@ def fake_analysis(
         Micrograph(image, Path("fake <image> & co.tif"), hashlib.sha256(image.tobytes()).hexdigest(), "float32",
                    0.11, "ImageJ", None, None),
         columns, HostCall(HOST, "inferred", 0.97, (("WS2", 0.02), ("MoSe2", 0.01))),
-        Calibration(HOST.a_A / a_px, 0.0003, "lattice", 0.11), lattice,
+        Calibration(HOST.a_A / a_px, 0.0003, "lattice", 0.11, HOST.a_A / a_px), lattice,
         SiteMap(ij, sublattice, xy, column, margin & ~hole), regions, masked.astype(np.uint8),
         Imaging(profile, noise, background, np.ones(shape), amplitudes, {"M": 0.02, "X": 0.03},
             {"M": USUAL_TAIL, "X": USUAL_TAIL}),

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from definet.structures import DefectStructure, build, pristine
+from stemfit.calibrate import Calibration
 from stemfit.candidates import Candidate
 from stemfit.columns import Columns, Noise, Profile
 from stemfit.defects import Defect
@@ -16,7 +17,7 @@ from stemfit.imaging import USUAL_TAIL, Amplitude, Imaging
 from stemfit.lattice import Lattice, Region, SiteMap
 from stemfit.micrograph import Micrograph
 from stemfit.relax import Relaxed
-from stemfit.result import Analysis, Calibration, HostCall
+from stemfit.result import Analysis, HostCall
 from stemfit.score import Score
 
 FloatArray = NDArray[np.float64]
@@ -111,7 +112,7 @@ def analysis(path: Path = Path("image.tif"), sha256: str = "ab" * 32, polarity: 
         micrograph=Micrograph(image, path, sha256, "uint8", 0.2, "ImageJ", None, None, 0.2),
         columns=columns,
         host=HostCall(HOST, "inferred", 0.9, (("WSe2", 0.1),)),
-        calibration=Calibration(PIXEL_A, 0.0002, "lattice", 0.2),
+        calibration=Calibration(PIXEL_A, 0.0002, "lattice", 0.2, PIXEL_A),
         lattice=crystal,
         sites=site_map,
         regions=(Region("vacuum", "no columns", np.array([[0.0, 0.0], [239.0, 0.0], [239.0, 9.0], [0.0, 9.0]])),),

@@ -73,9 +73,23 @@ def test_stated_errors_are_the_real_ones() -> None:
     assert 0.8 < i.std() < 1.4
 
 
-def test_an_image_without_atoms_has_no_columns() -> None:
-    noise = np.random.default_rng(0).poisson(20.0, SHAPE).astype(float)
-    assert len(find(noise)) <= 2
+@pytest.mark.parametrize("kind", ["poisson", "normal", "uniform"])
+@pytest.mark.parametrize("shape", [(250, 280), (64, 64), (70, 200)])
+def test_an_image_without_atoms_has_next_to_no_columns(kind: str, shape: tuple[int, int]) -> None:
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        draws = (rng.poisson(20.0, shape), rng.normal(0, 1, shape), rng.random(shape))
+        noise = draws[["poisson", "normal", "uniform"].index(kind)].astype(float)
+        for calibrate in (True, False):
+            assert len(find(noise, calibrate=calibrate)) <= (3 if calibrate else 8)
+
+
+def test_images_that_are_no_crystal_do_not_break_the_fit() -> None:
+    y, x = np.mgrid[:120, :140].astype(float)
+    hot = np.zeros((120, 140))
+    hot[50, 60] = 1000.0
+    for image in (y + 2 * x, hot, np.sin(x / 3) + 2):
+        assert len(find(image)) < 200
 
 
 def test_brightness_and_offset_of_the_image_do_not_matter() -> None:

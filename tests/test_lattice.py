@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stemfit.columns import Columns, find
-from stemfit.errors import NotAnalysable
-from stemfit.lattice import Grid, Lattice, find_regions, fit_grid, honeycomb
+from stemfit.errors import NotAnalysable, UsageError
+from stemfit.lattice import Grid, Lattice, find_regions, fit_grid, honeycomb, outside
 from stemfit.lattice import cell as cell_module
 from stemfit.lattice.spots import reciprocal_cell
 from stemfit.lattice.types import iso, rotation_deg
@@ -344,3 +344,24 @@ def test_axes_are_counted_the_same_way_whatever_spots_came_first() -> None:
         first, second = cell_module._direct(np.array(rows) @ g)
         assert np.allclose(first, a, atol=1e-9)
         assert np.allclose(second, b, atol=1e-9)
+
+
+def test_a_rectangle_confines_the_search_and_its_region_is_the_rest() -> None:
+    seen = pristine()
+    regions, number, sites = outside((40, 30, 140, 150), seen.regions, seen.region_map, seen.sites)
+    kept = sites.xy_px[sites.analysed]
+    assert len(kept) > 20
+    assert ((kept > [39, 29]) & (kept < [141, 151])).all()
+    assert (number[30:150, 40:140] == 0).all()
+    assert (number == len(regions)).sum() == number.size - 120 * 100
+    x, y = (regions[-1].polygon_px[:, k] for k in (0, 1))
+    area = abs(float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]))) / 2
+    assert area == pytest.approx(number.size - 120 * 100, rel=0.05)  # a frame, not the rectangle itself
+    with pytest.raises(UsageError, match="no site"):
+        outside((600, 600, 700, 700), seen.regions, seen.region_map, seen.sites)
+
+
+def test_a_few_cells_are_no_lattice() -> None:
+    image, _ = taken(crystal((88, 90), pixel_size_A=PIXEL_A, rotation_deg=5.0), 100.0)
+    with pytest.raises(NotAnalysable, match="cells a side"):
+        fit_grid(image, find(image))

@@ -2,7 +2,7 @@
 
 The overlap of two Gaussian cores is a Gaussian in their distance, so the Gauss-Newton matrix of all columns and the
 background needs no Jacobian: with weights that vary slowly over a column it is a sparse matrix of analytic 3x3 blocks.
-It preconditions the conjugate gradients of the exact problem (tails, edges, true weights), and gives the error bars.
+It preconditions the conjugate gradients of the exact problem (tails, edges, true weights).
 """
 
 from __future__ import annotations
@@ -145,13 +145,18 @@ def _cholesky(matrix: csc_array) -> Callable[[FloatArray], FloatArray]:
 
     The closed form neglects that the image ends: columns there may seem to exchange with the background for nothing.
     """
-    damping = 0.0
-    while True:
-        damped = csc_array(matrix + damping * diags_array(matrix.diagonal()))
-        solver = splu(damped, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
-        if damping > 1 or (solver.U.diagonal() > 0).all():
+    diagonal = matrix.diagonal()
+    floor = 1e-12 * float(diagonal.max(initial=0.0)) or 1.0
+    for damping in (0.0, 0.02, 0.1, 0.4, 2.0, 10.0):
+        damped = csc_array(matrix + diags_array(damping * diagonal + (damping > 0) * floor))
+        try:
+            solver = splu(damped, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+        except RuntimeError:  # exactly singular
+            continue
+        if (solver.U.diagonal() > 0).all():
             return solver.solve
-        damping = 4 * damping + 0.02
+    inverse = 1 / np.maximum(diagonal, floor)
+    return lambda right: inverse * right
 
 
 def _tiles(xy_px: FloatArray) -> list[NDArray[np.int64]]:

@@ -18,6 +18,9 @@ FloatArray = NDArray[np.float64]
 MEMBERS = 8
 """Columns of a local matrix: one, its six neighbours, and a spare."""
 
+CHUNK = 2000
+"""Columns whose local matrices are held at once."""
+
 SAMPLES = 1500
 """Column errors drawn to calibrate the local error bars: their scale is then known to 3 %."""
 
@@ -96,14 +99,26 @@ def local_covariance(
         return np.empty((0, 3, 3))
     m = min(MEMBERS, n)
     distance, near = (np.asarray(a).reshape(n, m) for a in cKDTree(xy_px).query(xy_px, k=m))
-    p, q = (np.broadcast_to(near[:, :, None], (n, m, m)), np.broadcast_to(near[:, None, :], (n, m, m)))
     visible = weight * np.maximum(seen, 1e-3)[:, None]
+    parts = [slice(k, k + CHUNK) for k in range(0, n, CHUNK)]
+    return np.concatenate([
+        _inverse_part(xy_px, intensity, visible, profile, distance[part], near[part], part) for part in parts
+    ])
+
+
+def _inverse_part(
+    xy_px: FloatArray, intensity: FloatArray, visible: FloatArray, profile: Profile, distance: FloatArray,
+    near: NDArray[np.int64], part: slice,
+) -> FloatArray:
+    """The same for some columns (n, 3, 3), whose neighbours are `near` (n, m)."""
+    n, m = near.shape
+    p, q = (np.broadcast_to(near[:, :, None], (n, m, m)), np.broadcast_to(near[:, None, :], (n, m, m)))
     block = blocks(xy_px, intensity, visible, profile, p.ravel(), q.ravel())
     local = np.zeros((n, 3 * m + 1, 3 * m + 1))
     local[:, :-1, :-1] = block.reshape(n, m, m, 3, 3).transpose(0, 1, 3, 2, 4).reshape(n, 3 * m, 3 * m)
     # The last unknown is the background under these columns: known from their own neighbourhood alone.
     area = np.pi * (distance[:, -1] + 2 * profile.width_px) ** 2
-    level, core = visible[:, 2], 1 - profile.tail_fraction
+    level, core = visible[part, 2], 1 - profile.tail_fraction
     local[:, -1, -1] = level * area
     local[:, 2:-1:3, -1] = local[:, -1, 2:-1:3] = core * np.sqrt(visible[near, 2] * level[:, None])
     diagonal = np.arange(3 * m + 1)

@@ -86,7 +86,7 @@ class Columns:
     profile : Profile
         Shared column shape.
     background : (H, W) array
-        Smooth background, image units.
+        Smooth background, image units; after `lattice.measure` with the light of columns beyond the edge.
     model : (H, W) array
         Background plus all columns, image units.
     noise : Noise

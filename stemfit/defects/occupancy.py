@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemfit.hosts import ProjectedHost, column_type
-from stemfit.imaging import CHALCOGENS, METALS, Amplitude, Imaging
+from stemfit.imaging import CHALCOGENS, METALS, USUAL_TAIL, Amplitude, Imaging
 from stemfit.lattice import Brightness, SiteMap
 
 FloatArray = NDArray[np.float64]
@@ -174,7 +174,9 @@ def _log_likelihood(
     if h.type:
         return np.asarray(normal)
     share, width = imaging.tails[sublattice]
-    wider = variance + (width**2 - 1) * (sigma**2 + (imaging.scatter[sublattice] * level.value) ** 2)
+    # What was measured widens as measured here; the errors of the model, which no image shows alone, as usual.
+    measured = sigma**2 + (imaging.scatter[sublattice] * level.value) ** 2
+    wider = USUAL_TAIL.width**2 * (variance - measured) + width**2 * measured
     wide = -0.5 * (value - level.value) ** 2 / wider - 0.5 * np.log(2 * np.pi * wider)
     return np.asarray(np.logaddexp(normal + np.log(1 - share), wide + np.log(share)))
 

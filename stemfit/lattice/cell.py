@@ -14,8 +14,8 @@ from stemfit.columns import Columns
 from stemfit.columns.resample import averaged
 from stemfit.errors import NotAnalysable
 from stemfit.lattice.phase import PlaneField, plane_field
-from stemfit.lattice.spots import reciprocal_cell
-from stemfit.lattice.types import interpolate, iso, rotation_deg
+from stemfit.lattice.spots import MAX_ANISOTROPY, reciprocal_cell
+from stemfit.lattice.types import deformation, interpolate, iso, rotation_deg
 
 FloatArray = NDArray[np.float64]
 Number = TypeVar("Number", bound=np.generic)
@@ -23,6 +23,12 @@ Number = TypeVar("Number", bound=np.generic)
 THIRDS = np.array([[0.0, 0.0], [1 / 3, 1 / 3], [2 / 3, 2 / 3]])
 """The three-fold axes of a 60 degree cell."""
 
+
+MIN_CELLS = 6
+"""Cells a side with fewer of which shear, distortion and a defect cannot be told apart."""
+
+MAX_RESIDUAL = 0.12
+"""rms of columns about the lattice, in lattice constants: a fifth of a bond, where sites begin to be mixed up."""
 
 COARSE_SIGMA_PX = 1.2
 """Width of the columns down to which an image is averaged before its lattice is read: planes are smooth over a cell."""
@@ -94,7 +100,23 @@ def fit_grid(image: FloatArray, columns: Columns) -> Grid:
     origin = _special_position(image, field)
     contrast, shift = _contrast(image, field, origin)
     data = _anchors(columns, field, origin + shift, a, b, image.shape)
-    return _regress(*data, a, b, image.shape, field.strength, contrast)
+    return _believable(_regress(*data, a, b, image.shape, field.strength, contrast))
+
+
+def _believable(grid: Grid) -> Grid:
+    """Refuse a cell that no scan of a hexagonal crystal shows."""
+    cells, off = min(grid.shape_px) / grid.a_px_iso, grid.residual_rms_px / grid.a_px_iso
+    stretch = np.linalg.svd(deformation(grid.a_px, grid.b_px), compute_uv=False)
+    ratio = float(stretch[0] / stretch[1])
+    for wrong, problem in (
+        (cells < MIN_CELLS, f"no lattice: {cells:.1f} cells a side, {MIN_CELLS} are needed"),
+        (ratio > MAX_ANISOTROPY, f"no lattice: the cell would be stretched by {ratio:.2f}"),
+        (off > MAX_RESIDUAL, f"no lattice: columns lie {off:.2f} lattice constants off it"),
+    ):
+        if wrong:
+            remedy = "use a larger or sharper image of a hexagonal 2D crystal seen from above"
+            raise NotAnalysable(problem, remedy=remedy)
+    return grid
 
 
 def repeated(

@@ -11,8 +11,9 @@ from skimage.measure import approximate_polygon, find_contours
 
 from stemfit.columns import Columns
 from stemfit.columns.resample import averaged
+from stemfit.errors import UsageError
 from stemfit.lattice.cell import Grid, repeated
-from stemfit.lattice.types import Region
+from stemfit.lattice.types import Region, SiteMap
 
 FloatArray = NDArray[np.float64]
 
@@ -69,18 +70,34 @@ def find_regions(image: FloatArray, columns: Columns, grid: Grid) -> tuple[tuple
 
 
 def outside(
-    roi: tuple[int, int, int, int], regions: tuple[Region, ...], number: NDArray[np.uint8]
-) -> tuple[tuple[Region, ...], NDArray[np.uint8]]:
+    roi: tuple[int, int, int, int], regions: tuple[Region, ...], number: NDArray[np.uint8], sites: SiteMap
+) -> tuple[tuple[Region, ...], NDArray[np.uint8], SiteMap]:
     """Add what lies outside the rectangle (x0, y0, x1, y1) that the user asked for, as a region.
 
-    The lattice is still fitted on the whole image; only the search for defects is confined.
+    Lattice, host and imaging are those of the whole image; only the search for defects is confined.
+
+    Raises
+    ------
+    UsageError
+        If no site that can be analysed lies in the rectangle.
     """
-    x0, y0, x1, y1 = roi
+    h, w = number.shape
+    x0, y0, x1, y1 = (min(max(v, 0), most) for v, most in zip(roi, (w, h, w, h), strict=True))
     beyond = np.ones(number.shape, dtype=bool)
-    beyond[max(y0, 0) : y1, max(x0, 0) : x1] = False
-    polygon = np.array([[x0, y0], [x1 - 1, y0], [x1 - 1, y1 - 1], [x0, y1 - 1]], dtype=np.float64)
+    beyond[y0:y1, x0:x1] = False
+    at = np.rint(sites.xy_px).astype(int)
+    analysed = sites.analysed & ~beyond[at[:, 1], at[:, 0]]
+    if not analysed.any():
+        said = ",".join(map(str, roi))
+        raise UsageError(
+            f"the rectangle {said} holds no site that can be analysed; the image is {w} x {h} px",
+            remedy="choose a larger one that lies on the crystal",
+        )
+    frame = [[0, 0], [w - 1, 0], [w - 1, h - 1], [0, h - 1], [0, 0]]
+    hole = [[x0, y0], [x0, y1 - 1], [x1 - 1, y1 - 1], [x1 - 1, y0], [x0, y0]]
+    region = Region("unindexed", "outside the rectangle that was asked for", np.array(frame + hole, dtype=np.float64))
     mask = np.where(beyond, len(regions) + 1, number).astype(np.uint8)
-    return (*regions, Region("unindexed", "outside the rectangle that was asked for", polygon)), mask
+    return (*regions, region), mask, replace(sites, analysed=analysed)
 
 
 def _named(

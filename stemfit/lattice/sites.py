@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemfit.columns import Columns, refine
+from stemfit.columns.fit import SIGNIFICANCE
 from stemfit.columns.stamps import render
 from stemfit.lattice.cell import THIRDS, Grid
 from stemfit.lattice.types import cells_near
@@ -116,13 +117,13 @@ def measure(
     Brightness
         Of every site, unbiased: an empty site scatters about zero.
     Columns
-        The observed columns of the same fit (positions free), those of `columns` first and in their order, with the
-        model of the whole image.
+        The observed columns of the same fit (positions free), with the model of the whole image; the light from beyond
+        the edge belongs to the background.
     Honeycomb
         Sites with the columns that were found late.
     """
     columns, sites = _without_ghosts(columns, sites)
-    beyond = _rim(grid, columns, sites)
+    beyond = _rim(grid, columns, sites, region_map)
     inner, clear, n = image - beyond, region_map == 0, len(columns)
     empty = np.flatnonzero(sites.column < 0)
     first = _forced(inner, columns, sites.xy_px[empty], clear, device, calibrate=False)
@@ -136,8 +137,9 @@ def measure(
     which = sites.column.copy()
     which[empty] = len(columns) + np.arange(len(empty))
     brightness = Brightness(fitted.intensity[which], np.sqrt(fitted.cov[which, 2, 2]))
-    observed = _subset(fitted, np.arange(len(columns)))
-    return brightness, replace(observed, model=observed.model + beyond), sites
+    observed, sites = _credible(_subset(fitted, np.arange(len(columns))), sites)
+    lit = replace(observed, background=observed.background + beyond, model=observed.model + beyond)
+    return brightness, lit, sites
 
 
 def _forced(
@@ -159,11 +161,18 @@ def _subset(columns: Columns, order: NDArray[np.int64]) -> Columns:
     )
 
 
-def _rim(grid: Grid, columns: Columns, sites: Honeycomb) -> FloatArray:
-    """Light (H, W) that the columns outside the image shed into it."""
+def _rim(grid: Grid, columns: Columns, sites: Honeycomb, region_map: NDArray[np.uint8]) -> FloatArray:
+    """Light (H, W) that the columns outside the image shed into it.
+
+    Beside an area without crystal none are assumed, nor where a column was found that is the image of one.
+    """
     h, w = grid.shape_px
     _, third, xy = _sites_near(grid, RIM * grid.a_px_iso)
     out = ~((xy >= 0) & (xy <= [w - 1, h - 1])).all(1)
+    at = np.clip(np.rint(xy).astype(int), 0, [w - 1, h - 1])
+    out &= region_map[at[:, 1], at[:, 0]] == 0
+    if len(columns):
+        out &= np.asarray(cKDTree(columns.xy_px).query(xy)[0]) > REACH * grid.a_px_iso
     return render(xy[out], _typical(columns, sites)[third[out]], columns.profile, grid.shape_px)
 
 
@@ -180,5 +189,19 @@ def _without_ghosts(columns: Columns, sites: Honeycomb) -> tuple[Columns, Honeyc
     faint = columns.intensity[on_site] < GHOST * _typical(columns, sites)[sites.third[occupied]]
     keep = np.ones(len(columns), dtype=bool)
     keep[on_site[faint]] = False
+    return _kept(columns, sites, keep)
+
+
+def _credible(columns: Columns, sites: Honeycomb) -> tuple[Columns, Honeycomb]:
+    """Take away columns beside the lattice that left the image or lost their light to the others."""
+    h, w = columns.background.shape
+    inside = ((columns.xy_px > -0.5) & (columns.xy_px < [w - 0.5, h - 0.5])).all(1)
+    bright = columns.intensity > SIGNIFICANCE * np.sqrt(columns.cov[:, 2, 2])
+    keep = inside & bright
+    keep[sites.column[sites.column >= 0]] = True
+    return _kept(columns, sites, keep)
+
+
+def _kept(columns: Columns, sites: Honeycomb, keep: NDArray[np.bool_]) -> tuple[Columns, Honeycomb]:
     number = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)
     return _subset(columns, np.flatnonzero(keep)), sites._replace(column=number[sites.column])

@@ -5,6 +5,6 @@ A result is a folder. `write` makes it as a whole or not at all, `read` gives ba
 
 from stemfit.result.document import SCHEMA, document
 from stemfit.result.folder import check_place, read, write
-from stemfit.result.types import Analysis, Calibration, HostCall
+from stemfit.result.types import Analysis, HostCall
 
-__all__ = ["SCHEMA", "Analysis", "Calibration", "HostCall", "check_place", "document", "read", "write"]
+__all__ = ["SCHEMA", "Analysis", "HostCall", "check_place", "document", "read", "write"]

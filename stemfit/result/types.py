@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from stemfit.calibrate import Calibration
     from stemfit.candidates import Candidate
     from stemfit.columns import Columns
     from stemfit.defects import Defect
@@ -21,24 +22,6 @@ if TYPE_CHECKING:
     from stemfit.score import Score
 
 FloatArray = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Pixel size in use.
-
-    Attributes
-    ----------
-    pixel_size_A, pixel_size_sigma_A : float
-    source : str
-        "lattice", "metadata" or "user".
-    metadata_pixel_size_A : float or None
-    """
-
-    pixel_size_A: float
-    pixel_size_sigma_A: float
-    source: str
-    metadata_pixel_size_A: float | None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from stemfit.defects import Defect
 from stemfit.hosts import ProjectedHost
 from stemfit.imaging import Imaging
 from stemfit.lattice import Brightness, Lattice, SiteMap
-from stemfit.lattice.types import cells_near
 from stemfit.relax import Relaxed
 from stemfit.simulate.image import project
 
@@ -41,7 +40,6 @@ def whole_field(
     """
     value = np.array([imaging.amplitudes[host.columns[host.sublattices.index(str(s))]].value for s in sites.sublattice])
     amplitude = value * _gain(imaging, sites.xy_px)
-    background = imaging.background + _beyond(imaging, host, lattice)
     rows = {(int(i), int(j), str(s)): k for k, ((i, j), s) in enumerate(zip(sites.ij, sites.sublattice, strict=True))}
     for defect in defects:
         if defect.best_candidate is None:
@@ -49,7 +47,7 @@ def whole_field(
             amplitude[own] = np.maximum(brightness.value[own], 0.0)
     named = [d for d in defects if d.best_candidate is not None]
     if not named:
-        return background + render(sites.xy_px, amplitude, imaging.profile, imaging.background.shape)
+        return imaging.background + render(sites.xy_px, amplitude, imaging.profile, imaging.background.shape)
     by_id = {c.id: (c, r) for c, r in zip(candidates, relaxed, strict=True)}
     centres = cKDTree(np.vstack([d.extent_px for d in named]))
     distance, nearest = (np.asarray(a) for a in centres.query(sites.xy_px))
@@ -65,21 +63,7 @@ def whole_field(
         xy.append(place[own])
         bright.append(value[own])
     drawn = render(np.vstack(xy), np.concatenate(bright), imaging.profile, imaging.background.shape)
-    return np.asarray(background + drawn)
-
-
-def _beyond(imaging: Imaging, host: ProjectedHost, lattice: Lattice) -> FloatArray:
-    """Light (H, W) of the columns just outside the image, taken for pristine."""
-    h, w = imaging.background.shape
-    ij = cells_near(lattice.origin_px, lattice.a_px, lattice.b_px, (h, w), lattice.a_px_iso)
-    light = np.zeros((h, w))
-    for basis, column in zip(lattice.basis, host.columns, strict=True):
-        xy = lattice.positions(ij + basis)
-        outside = ~((xy >= 0) & (xy <= [w - 1, h - 1])).all(1)
-        near = ((xy > -lattice.a_px_iso) & (xy < np.array([w, h]) + lattice.a_px_iso)).all(1)
-        xy = xy[outside & near]
-        light += render(xy, imaging.amplitudes[column].value * _gain(imaging, xy), imaging.profile, (h, w))
-    return light
+    return np.asarray(imaging.background + drawn)
 
 
 def _columns(candidate: Candidate, relaxed: Relaxed, imaging: Imaging) -> tuple[FloatArray, FloatArray, FloatArray]:
