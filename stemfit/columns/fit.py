@@ -57,6 +57,9 @@ UNEVEN = 1.5
 DISTRUST = 1e-2
 """Weight of a pixel that does not show the crystal: what lies there is still drawn, but bends nothing else."""
 
+WORKING = torch.float32
+"""Precision of images and steps; what they add up to (positions, intensities) is kept in double precision."""
+
 FINE_SIGMA_PX = 1.25
 """Images are averaged down to about this core width before fitting: finer sampling costs time and gains a
 percent (1 / 24 sigma^2)."""
@@ -116,7 +119,8 @@ def refine(
         return resampled(coarse, image, float(bins), trusted)
     held = np.zeros(len(seeds_px), dtype=bool) if fixed is None else fixed
     every = np.ones(image.shape, dtype=bool) if trusted is None else trusted
-    fitter = _Fitter(torch.from_numpy(np.array(image, dtype=np.float64)).to(device), every, prune, more, calibrate)
+    pixels = torch.from_numpy(np.array(image, dtype=np.float64)).to(device, WORKING)
+    fitter = _Fitter(pixels, every, prune, more, calibrate)
     with one_thread():
         return fitter.fresh(seeds_px, sigma_px, held) if start is None else fitter.again(seeds_px, start, held)
 
@@ -145,7 +149,7 @@ class _Fitter:
     @property
     def pixels(self) -> FloatArray:
         """The image as an array."""
-        return np.asarray(self.image.cpu().numpy())
+        return np.asarray(self.image.double().cpu().numpy())
 
     def fresh(self, xy: FloatArray, sigma: float, held: NDArray[np.bool_]) -> Columns:
         """Fit from seeds alone."""
@@ -201,7 +205,7 @@ class _Fitter:
             state, cov = chosen(state, keep), cov[keep]
             model, _ = self._model(state, basis)
         background = np.asarray(basis.rows @ state.coef @ basis.cols.T)
-        drawn = np.asarray(model.cpu().numpy())
+        drawn = np.asarray(model.double().cpu().numpy())
         return Columns(state.xy, state.intensity, cov, state.profile, background, drawn, state.noise)
 
     def _descend(self, state: State, basis: Spline, stage: Stage) -> State:
@@ -222,11 +226,11 @@ class _Fitter:
                 problem = replace(problem, shared=problem.shared[:3], ridge=problem.ridge[:-1])
                 precondition = two_level(problem, solve)
                 step = self._direction(state, problem, model, precondition, stage.iterations)
-            before = float((problem.weight * (self.image - model) ** 2).sum())
+            before = float((problem.weight * (self.image - model) ** 2).sum(dtype=torch.float64))
             for share in (1.0, 0.3, 0.1):
-                new = moved(state, share * step.cpu().numpy(), stage)
+                new = moved(state, share * step.double().cpu().numpy(), stage)
                 model, paint = self._model(new, basis)
-                if float((problem.weight * (self.image - model) ** 2).sum()) < before * (1 + 1e-6):
+                if float((problem.weight * (self.image - model) ** 2).sum(dtype=torch.float64)) < before * (1 + 1e-6):
                     break
             else:
                 return state
@@ -275,10 +279,10 @@ class _Fitter:
         knots += 1e-6 * knots.max()  # one that hardly any pixel sees would make the matrix singular
         matrix.setdiag(diagonal * (1 + 1e-2))
         solve = factor(matrix, state.xy, basis)
-        return lambda right: torch.from_numpy(solve(right.cpu().numpy())).to(right)
+        return lambda right: torch.from_numpy(solve(right.double().cpu().numpy())).to(right)
 
     def _measured(self, state: State, basis: Spline) -> State:
-        model = np.asarray(self._model(state, basis)[0].cpu().numpy())
+        model = np.asarray(self._model(state, basis)[0].double().cpu().numpy())
         free = 3 * len(state.xy) + state.coef.size
         margin = round(3 * state.profile.width_px)
         return replace(state, noise=measure(self.pixels, model, free, margin_px=margin, trusted=self.trusted))
@@ -313,7 +317,7 @@ class _Fitter:
 
     def _suited(self, state: State, basis: Spline) -> tuple[Spline, State]:
         """A finer background where the residual asks for one."""
-        model = np.asarray(self._model(state, basis)[0].cpu().numpy())
+        model = np.asarray(self._model(state, basis)[0].double().cpu().numpy())
         size = max(2, round(KNOTS_FINE * state.profile.width_px))
         h, w = (n // size - 2 for n in model.shape)  # without a rim: light from beyond the edge is no background
         if min(h, w) < 2:
@@ -330,7 +334,7 @@ class _Fitter:
         """With the columns that the residual still shows."""
         if self.more is None or len(state.xy) == 0:
             return state
-        model = np.asarray(self._model(state, basis)[0].cpu().numpy())
+        model = np.asarray(self._model(state, basis)[0].double().cpu().numpy())
         missed = self.more(self.pixels - model, state.profile.width_px)
         near = np.asarray(cKDTree(state.xy).query(missed)[0])
         missed = missed[near > 2 * state.profile.width_px]

@@ -96,9 +96,11 @@ def two_level(problem: Linear, solve: Solve) -> Solve:
         coarse[k, :n] = -solve(problem.adjoint(problem.weight * derivative)[:n])
         coarse[k, n + k] = 1.0
     images = torch.stack([problem.forward(z) for z in coarse]).reshape(p + 3, -1)
-    gram = (images * problem.weight.reshape(-1)) @ images.T + (coarse * problem.ridge) @ coarse.T
+    weighted = (images * problem.weight.reshape(-1)).double()
+    gram = weighted @ images.double().T + (coarse * problem.ridge).double() @ coarse.double().T
     root = gram.diagonal().clamp(min=1e-300).sqrt()
-    inverse = torch.linalg.pinv(gram / root / root[:, None], hermitian=True, rtol=1e-7) / root / root[:, None]
+    exact = torch.linalg.pinv(gram / root / root[:, None], hermitian=True, rtol=1e-7) / root / root[:, None]
+    inverse = exact.to(problem.weight)
 
     def apply(right: Tensor) -> Tensor:
         answer: Tensor = coarse.T @ (inverse @ (coarse @ right))

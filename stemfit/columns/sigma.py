@@ -66,7 +66,7 @@ def _noise_response(alone: Linear, precondition: Solve, rng: np.random.Generator
     noise = torch.from_numpy(rng.standard_normal(tuple(alone.weight.shape))).to(alone.weight)
     right = alone.adjoint(alone.weight.sqrt() * noise)
     answer = conjugate_gradients(alone, right, precondition, ITERATIONS, ACCURACY)
-    return np.asarray(answer[: 3 * len(alone.intensity)].cpu().numpy())
+    return np.asarray(answer[: 3 * len(alone.intensity)].double().cpu().numpy())
 
 
 def _from_shared(problem: Linear, alone: Linear, precondition: Solve) -> FloatArray:
@@ -80,12 +80,13 @@ def _from_shared(problem: Linear, alone: Linear, precondition: Solve) -> FloatAr
         [conjugate_gradients(alone, c[:own], precondition, ITERATIONS, ACCURACY) for c in cross], 1
     )  # (3N+M, P)
     full = torch.stack(cross, 1)
-    schur = full[own:] + torch.diag(problem.ridge[own:]) - full[:own].T @ answers
+    full, answers = full.double(), answers.double()
+    schur = full[own:] + torch.diag(problem.ridge[own:]).double() - full[:own].T @ answers
     root = full[own:].diagonal().sqrt()
     values, vectors = torch.linalg.eigh((schur + schur.T) / 2 / root / root[:, None])
     half = answers[: 3 * n] @ (vectors / values.clamp(min=1e-7).sqrt() / root[:, None])
     rows = half.reshape(n, 3, -1)
-    light = problem.intensity / problem.intensity.norm()
+    light = problem.intensity.double() / problem.intensity.double().norm()
     rows[:, 2] -= torch.outer(light, light @ rows[:, 2])
     return np.asarray(torch.einsum("nap,nbp->nab", rows, rows).cpu().numpy())
 

@@ -100,7 +100,7 @@ def local_weight(paint: Brush, weight: Tensor) -> tuple[FloatArray, FloatArray]:
         found.append((filled * square).sum(1) / torch.maximum((square * inside).sum(1), 1e-3 * total))
     share = (square * inside).sum(1) / total
     local = torch.stack(found, 1).clamp(min=1e-3 * float(weight.min()))
-    return np.asarray(local.cpu().numpy()), np.asarray(share.cpu().numpy())
+    return np.asarray(local.double().cpu().numpy()), np.asarray(share.double().cpu().numpy())
 
 
 def profile_derivatives(state: State, paint: Brush) -> Tensor:
@@ -108,7 +108,7 @@ def profile_derivatives(state: State, paint: Brush) -> Tensor:
     p = np.linalg.inv(state.profile.core_cov_px2)
     s = paint.stamps
     weighted = torch.from_numpy(state.intensity).to(s.core)[:, None] * s.core
-    safe = s.core.clamp(min=1e-300)
+    safe = s.core.clamp(min=1e-30)
     gx, gy = s.grad_x / safe, s.grad_y / safe
     factors = (0.5 * (gx**2 - float(p[0, 0])), gx * gy - float(p[0, 1]), 0.5 * (gy**2 - float(p[1, 1])))
     core = paint.draw(torch.stack([weighted * f for f in factors]))
