@@ -65,6 +65,8 @@ class Imaging:
         Relative brightness scatter of most pristine columns beyond their measurement error, by sublattice.
     tails : dict of str to Tail
         Of that scatter, by sublattice.
+    width_sigma_px, tail_fraction_sigma : float or None
+        Standard errors of the profile's width and tail.
     """
 
     profile: Profile
@@ -74,6 +76,8 @@ class Imaging:
     amplitudes: dict[str, Amplitude]
     scatter: dict[str, float]
     tails: dict[str, Tail]
+    width_sigma_px: float | None = None
+    tail_fraction_sigma: float | None = None
 
     def scatter_of(self, column: str) -> float:
         """Relative brightness scatter (rms) to expect of a column type, from the sublattice that it would stand on."""
@@ -142,7 +146,18 @@ def fit_imaging(
     for column in foreign_columns(host):
         if column not in amplitudes:
             amplitudes[column] = _from_table(column, host, amplitudes, voltage_kV, detector_mrad)
-    return Imaging(columns.profile, columns.noise, columns.background, gain, amplitudes, scatter, tails)
+    errors = _profile_errors(columns)
+    return Imaging(columns.profile, columns.noise, columns.background, gain, amplitudes, scatter, tails, *errors)
+
+
+def _profile_errors(columns: Columns) -> tuple[float | None, float | None]:
+    """Standard errors of width and tail fraction; the width is the fourth root of the determinant of the core."""
+    if columns.profile_cov is None:
+        return None, None
+    p = np.linalg.inv(columns.profile.core_cov_px2)
+    slope = 0.25 * columns.profile.width_px * np.array([p[0, 0], 2 * p[0, 1], p[1, 1]])
+    width = float(np.sqrt(slope @ columns.profile_cov[:3, :3] @ slope))
+    return width, float(np.sqrt(columns.profile_cov[3, 3]))
 
 
 def foreign_columns(host: ProjectedHost) -> tuple[str, ...]:

@@ -108,9 +108,25 @@ def test_calibrated_errors_are_those_of_the_exact_inverse() -> None:
     exact = torch.linalg.inv(dense).diagonal()[: 3 * len(xy)].reshape(-1, 3).numpy()
     inner = ((xy > 12) & (xy < np.array([SHAPE[1], SHAPE[0]]) - 12)).all(1)
     wrong = np.repeat(np.eye(3)[None], len(xy), 0) * np.median(exact[inner], 0)[:, None] * 0.3
-    found = calibrated(wrong, np.ones(len(xy)), linear, lambda r: torch.from_numpy(solver(r.numpy())))
+    found, shared = calibrated(wrong, np.ones(len(xy)), linear, lambda r: torch.from_numpy(solver(r.numpy())))
     ratio = np.sqrt(np.diagonal(found, axis1=1, axis2=2)[inner] / exact[inner]).mean(0)
     assert np.allclose(ratio, 1, atol=0.15)
+    assert shared[0, 0] == pytest.approx(float(torch.linalg.inv(dense)[-1, -1]), rel=0.05)
+
+
+def test_width_and_noise_are_stated_with_their_errors() -> None:
+    pulls = []
+    for seed in range(6):
+        image, truth = taken(crystal((200, 220), pixel_size_A=PIXEL_A, tail_fraction=0.0, seed=seed), 60.0, seed)
+        seen = run(truth, image, "MoS2")
+        imaging, width = seen.imaging, truth.profile.core_sigma_px
+        assert imaging.width_sigma_px is not None
+        assert imaging.profile.width_px == pytest.approx(width, rel=0.01)
+        gain = (imaging.noise.gain - 1) / imaging.noise.gain_error
+        pulls.append([(imaging.profile.width_px - width) / imaging.width_sigma_px, gain])
+    # Both are stated somewhat too small: the steps end before the soft direction of width, tail and background does.
+    rms = np.sqrt(np.mean(np.square(pulls), axis=0))
+    assert ((rms > 0.5) & (rms < 2.2)).all()
 
 
 def test_a_tail_never_becomes_negative_and_the_brightness_does_not_pay_for_it() -> None:

@@ -198,15 +198,16 @@ class _Fitter:
         problem = self._problem(state, basis, paint, model, Stage(0, True, 4, 0))
         weight = local_weight(paint, problem.weight)
         cov = local_covariance(state.xy, damped(state.intensity), *weight, state.profile)
+        shared = None
         if self.calibrate and len(cov):
-            cov = calibrated(cov, weight[1], problem, self._factor(state, basis, weight))
+            cov, shared = calibrated(cov, weight[1], problem, self._factor(state, basis, weight))
         if self.prune:
             keep = state.intensity > SIGNIFICANCE * np.sqrt(cov[:, 2, 2])
             state, cov = chosen(state, keep), cov[keep]
             model, _ = self._model(state, basis)
         background = np.asarray(basis.rows @ state.coef @ basis.cols.T)
         drawn = np.asarray(model.double().cpu().numpy())
-        return Columns(state.xy, state.intensity, cov, state.profile, background, drawn, state.noise)
+        return Columns(state.xy, state.intensity, cov, state.profile, background, drawn, state.noise, shared)
 
     def _descend(self, state: State, basis: Spline, stage: Stage) -> State:
         """Gauss-Newton steps with one preconditioner; a step that makes the fit worse is shortened, or not taken."""

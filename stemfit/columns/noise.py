@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,14 +45,20 @@ def measure(
         variances.append(_winsorised_variance(left[part]))
     level = np.array(levels)
     variance = np.array(variances) * len(seen) / max(len(seen) - free_parameters, 1)
-    gain, constant = _line(level, variance)
+    gain, constant, line_cov = _line(level, variance, len(seen) // 24)
     # Extrapolated to the dark, the line may promise pixels without noise, which would take all the weight: below half
     # the least variance that was seen it is cut off.
     floor = max(0.5 * float(variance.min()), 1e-300)
     offset = (floor - constant) / gain if gain > 0 and constant < floor else 0.0
     read = np.sqrt(max(constant, floor))
     noise = Noise(gain, offset, float(read), 1.0)
-    return Noise(gain, offset, float(read), _correlation_area(residual, noise.variance(model)))
+    at = np.array([offset, 1.0])
+    read_error = float(np.sqrt(at @ line_cov @ at) / (2 * read))
+    area = _correlation_area(residual, noise.variance(model))
+    return replace(
+        noise, pixels_per_sample=area, gain_error=float(np.sqrt(area * line_cov[0, 0])),
+        read_sigma_error=float(np.sqrt(area)) * read_error,
+    )
 
 
 def _winsorised_variance(values: FloatArray) -> float:
@@ -61,13 +69,14 @@ def _winsorised_variance(values: FloatArray) -> float:
     return float(np.mean(np.clip(centred, -4 * robust, 4 * robust) ** 2))
 
 
-def _line(level: FloatArray, variance: FloatArray) -> tuple[float, float]:
-    """Weighted straight line through (level, variance); never a falling one."""
-    weight = 1.0 / variance  # the error of a variance grows with the variance
-    gain, constant = np.polyfit(level, variance, 1, w=weight)
+def _line(level: FloatArray, variance: FloatArray, each: int) -> tuple[float, float, FloatArray]:
+    """Weighted straight line through (level, variance) of `each` pixels a point, with covariance; it never falls."""
+    sigma = variance * np.sqrt(2 / max(each, 2))  # of the variance of a normal sample
+    (gain, constant), cov = np.polyfit(level, variance, 1, w=1 / sigma, cov="unscaled")
     if gain <= 0:
-        return 0.0, float(np.average(variance, weights=weight**2))
-    return float(gain), float(constant)
+        flat = float(1 / np.sum(sigma**-2.0))
+        return 0.0, float(np.average(variance, weights=sigma**-2.0)), np.diag([0.0, flat])
+    return float(gain), float(constant), np.asarray(cov)
 
 
 def _correlation_area(residual: FloatArray, variance: FloatArray) -> float:

@@ -34,7 +34,10 @@ def resampled(
     )
     model = background + render(xy, intensity, profile, image.shape)
     noise = measure(image, model, 3 * len(xy), margin_px=round(3 * profile.width_px), trusted=trusted)
-    return Columns(xy, intensity, columns.cov * np.outer(scale, scale), profile, background, model, noise)
+    shared = np.array([factor**2, factor**2, factor**2, 1.0])
+    profile_cov = None if columns.profile_cov is None else columns.profile_cov * np.outer(shared, shared)
+    cov = columns.cov * np.outer(scale, scale)
+    return Columns(xy, intensity, cov, profile, background, model, noise, profile_cov)
 
 
 def averaged_profile(profile: Profile, n: float) -> Profile:

@@ -40,8 +40,10 @@ def quick_sigma(weight: FloatArray, seen: FloatArray, profile: Profile) -> Float
     return np.asarray(1 / np.sqrt(energy * weight[:, 2] * np.maximum(seen, 1e-3)))
 
 
-def calibrated(local: FloatArray, seen: FloatArray, problem: Linear, solve: Solve) -> FloatArray:
-    """Covariance (N, 3, 3) of x, y and intensity of every column in the whole problem.
+def calibrated(
+    local: FloatArray, seen: FloatArray, problem: Linear, solve: Solve
+) -> tuple[FloatArray, FloatArray]:
+    """Covariance (N, 3, 3) of x, y and intensity of every column in the whole problem, and (P, P) of the profile.
 
     The local one is scaled by what columns and background together do to simulated noise; the errors of the shared
     profile are added exactly. Intensities are meant up to one common factor.
@@ -58,7 +60,8 @@ def calibrated(local: FloatArray, seen: FloatArray, problem: Linear, solve: Solv
         position = np.sqrt(free.mean()) if len(free) else 1.0
         scale = np.array([position, position, np.sqrt(ratio[:, 2].mean())])
         local = local * np.outer(scale, scale)
-    return np.asarray(local + _from_shared(problem, alone, precondition), dtype=np.float64)
+    added, shared = _from_shared(problem, alone, precondition)
+    return np.asarray(local + added, dtype=np.float64), shared
 
 
 def _noise_response(alone: Linear, precondition: Solve, rng: np.random.Generator) -> FloatArray:
@@ -69,8 +72,10 @@ def _noise_response(alone: Linear, precondition: Solve, rng: np.random.Generator
     return np.asarray(answer[: 3 * len(alone.intensity)].double().cpu().numpy())
 
 
-def _from_shared(problem: Linear, alone: Linear, precondition: Solve) -> FloatArray:
-    """What the errors of the shared parameters add (N, 3, 3): R S^-1 R^T of the inverse of a matrix in blocks.
+def _from_shared(problem: Linear, alone: Linear, precondition: Solve) -> tuple[FloatArray, FloatArray]:
+    """What the errors of the shared parameters add (N, 3, 3), and their own covariance (P, P).
+
+    R S^-1 R^T and S^-1 of the inverse of a matrix in blocks, S the Schur complement.
 
     A common factor of all intensities is taken out: tail and background leave the scale open, comparisons do not care.
     """
@@ -84,11 +89,13 @@ def _from_shared(problem: Linear, alone: Linear, precondition: Solve) -> FloatAr
     schur = full[own:] + torch.diag(problem.ridge[own:]).double() - full[:own].T @ answers
     root = full[own:].diagonal().sqrt()
     values, vectors = torch.linalg.eigh((schur + schur.T) / 2 / root / root[:, None])
-    half = answers[: 3 * n] @ (vectors / values.clamp(min=1e-7).sqrt() / root[:, None])
+    spread = vectors / values.clamp(min=1e-7).sqrt() / root[:, None]
+    half = answers[: 3 * n] @ spread
     rows = half.reshape(n, 3, -1)
     light = problem.intensity.double() / problem.intensity.double().norm()
     rows[:, 2] -= torch.outer(light, light @ rows[:, 2])
-    return np.asarray(torch.einsum("nap,nbp->nab", rows, rows).cpu().numpy())
+    added = torch.einsum("nap,nbp->nab", rows, rows)
+    return np.asarray(added.cpu().numpy()), np.asarray((spread @ spread.T).cpu().numpy())
 
 
 def local_covariance(

@@ -58,12 +58,16 @@ class Noise:
         Signal-independent noise, image units.
     pixels_per_sample : float
         Noise correlation area, px: 1 for white noise, more where neighbouring pixels share their noise.
+    gain_error, read_sigma_error : float
+        Standard errors of the two, from the straight line; the second at the level `offset`.
     """
 
     gain: float
     offset: float
     read_sigma: float
     pixels_per_sample: float
+    gain_error: float = 0.0
+    read_sigma_error: float = 0.0
 
     def variance(self, model: FloatArray) -> FloatArray:
         """Variance expected where the noise-free image is `model`, same shape."""
@@ -91,6 +95,8 @@ class Columns:
         Background plus all columns, image units.
     noise : Noise
         Measured on the residual.
+    profile_cov : (4, 4) array or None
+        Covariance of the profile's core variance xx, xy, yy (px^2) and tail fraction; None where error bars are local.
     """
 
     xy_px: FloatArray
@@ -100,6 +106,7 @@ class Columns:
     background: FloatArray
     model: FloatArray
     noise: Noise
+    profile_cov: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.xy_px)
