@@ -25,9 +25,6 @@ vacancies outnumber all metal defects in exfoliated and CVD material; antisites 
 MAX_VACANCY_EVIDENCE = 5.0
 """Natural-log cap: dim sites are not independent of each other (damage comes in patches)."""
 
-ASSIGNMENT_ERROR = 0.05
-"""Probability of a wrong metal sublattice above which a warning is given."""
-
 
 class Identity(NamedTuple):
     """Which crystal this is.
