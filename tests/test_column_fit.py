@@ -10,7 +10,7 @@ from scipy.sparse import csc_array
 
 from stemfit.columns import Columns, Profile, find, refine
 from stemfit.columns.linear import Linear, conjugate_gradients, two_level
-from stemfit.columns.normal import BLOCK, assemble, factor, spline
+from stemfit.columns.normal import BLOCK, DAMPING, assemble, factor, spline
 from stemfit.columns.resample import averaged
 from stemfit.columns.sigma import calibrated
 from stemfit.columns.stamps import brush, render, stamp
@@ -90,15 +90,16 @@ def test_tiles_solve_their_own_part(monkeypatch: pytest.MonkeyPatch) -> None:
     assert matrix.shape[0] < BLOCK
     right = np.random.default_rng(7).normal(size=matrix.shape[0])
     whole = factor(matrix, xy, basis)(right)
-    assert np.allclose(matrix @ whole, right)
+    damped = matrix + DAMPING[0] * np.diag(matrix.diagonal())
+    assert np.allclose(damped @ whole, right, atol=1e-3 * np.abs(right).max())  # single precision
     monkeypatch.setattr("stemfit.columns.normal.BLOCK", 100)
     tiled = factor(matrix, xy, basis)
     answer = tiled(right)
     # block Jacobi is symmetric and positive definite, which conjugate gradients need, but not exact
     other = np.random.default_rng(8).normal(size=len(right))
-    assert other @ answer == pytest.approx(right @ tiled(other))
+    assert other @ answer == pytest.approx(right @ tiled(other), rel=1e-4)
     assert right @ answer > 0
-    assert not np.allclose(matrix @ answer, right)
+    assert not np.allclose(damped @ answer, right, atol=1e-1 * np.abs(right).max())
 
 
 def test_calibrated_errors_are_those_of_the_exact_inverse() -> None:

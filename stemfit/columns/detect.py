@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import convolve, gaussian_filter, gaussian_laplace, maximum_filter, uniform_filter
 
-from stemfit.columns.fit import FINE_SIGMA_PX, SIGNIFICANCE, refine
+from stemfit.columns.fit import FINE_SIGMA_PX, refine
+from stemfit.columns.fitter import SIGNIFICANCE
 from stemfit.columns.resample import averaged
 from stemfit.columns.types import Columns
 

@@ -2,60 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import minimum_filter, uniform_filter
-from scipy.spatial import cKDTree
 from torch import Tensor
 
-from stemfit.columns.linear import Linear, Solve, conjugate_gradients, two_level
-from stemfit.columns.noise import measure
-from stemfit.columns.normal import Spline, assemble, factor, pairs, spline
-from stemfit.columns.resample import averaged, resampled
-from stemfit.columns.sigma import calibrated, local_covariance, quick_sigma
-from stemfit.columns.stamps import Brush, brush, stamp
-from stemfit.columns.state import (
-    TAIL_RATIO,
-    Stage,
-    State,
-    chosen,
-    damped,
-    local_weight,
-    moved,
-    profile_derivatives,
-    project,
-)
-from stemfit.columns.types import Columns, Noise, Profile
+from stemfit.columns.fitter import KNOTS_COARSE, Fitter, Seeder
+from stemfit.columns.normal import spline
+from stemfit.columns.part import typical_part
+from stemfit.columns.resample import averaged, averaged_profile, coarse, resampled, sharpened
+from stemfit.columns.types import Columns, Profile
 
 FloatArray = NDArray[np.float64]
-Seeder = Callable[[FloatArray, float], FloatArray]
-
-SIGNIFICANCE = 4.5
-"""A column is kept when its intensity exceeds this many of its standard errors: about one false column in 1e5 sites."""
-
-DOUBTFUL = 1.0
-"""The same while position and width are not yet fitted: what is a column would lose light to the wrong shape."""
-
-TWIN_REACH = 4.0
-"""Distance in core widths at which columns still share light."""
-
-TAIL_PRIOR = 0.2
-"""Prior width of the tail's share, about none: in a perfect crystal tails and background are the same, and what the
-image does not show is background."""
-
-KNOTS_COARSE, KNOTS_FINE = 36.0, 12.0
-"""Knot distance of the background in core widths: about five and one and a half lattice constants."""
-
-UNEVEN = 1.5
-"""Variance of residual means over `KNOTS_FINE`, relative to what noise explains, from which the background is fine."""
-
-DISTRUST = 1e-2
-"""Weight of a pixel that does not show the crystal: what lies there is still drawn, but bends nothing else."""
 
 WORKING = torch.float32
 """Precision of images and steps; what they add up to (positions, intensities) is kept in double precision."""
@@ -64,15 +25,8 @@ FINE_SIGMA_PX = 1.25
 """Images are averaged down to about this core width before fitting: finer sampling costs time and gains a
 percent (1 / 24 sigma^2)."""
 
-
-STAGES = (Stage(2, False, 0, 3), Stage(2, True, 0, 3), Stage(2, True, 3, 4), Stage(3, True, 4, 6))
-"""Brightness first, then positions, then the core, then the tail: each needs the one before to be nearly right."""
-
-LAST = Stage(1, True, 4, 10)
-"""After columns came or went."""
-
-AGAIN = Stage(1, True, 4, 10)
-"""What a fit needs that starts from another one, before and after the choice of its background."""
+SAMPLE = 600
+"""Seeds in the part of a large image that is fitted first, so that the rest starts with a profile and its noise."""
 
 
 def refine(
@@ -101,28 +55,55 @@ def refine(
     trusted : (H, W) bool array, optional
         Pixels that show the crystal: the others hardly count, and say nothing about noise, profile and background.
     calibrate : bool
-        Scale the error bars by the response to simulated noise; without, they hold for a known profile (about a
-        fifth too small) and cost a third less.
+        Go on to the minimum, and scale the error bars by the response to simulated noise. Without, at half the cost,
+        positions are short of it by less than their errors, those hold for a known profile (about a fifth too small),
+        and a few columns stay that the image does not need.
     device : str
         Of torch.
     """
-    bins = int((sigma_px if start is None else start.profile.width_px) / FINE_SIGMA_PX)
-    if bins > 1:
-        small = averaged(image, bins)
-        begin = None if start is None else resampled(start, small, 1 / bins)
-        seeds = (seeds_px + 0.5) / bins - 0.5
-        few = None if trusted is None else averaged(trusted.astype(float), bins) > 0.5
-        coarse = refine(
-            small, seeds, sigma_px / bins, fixed=fixed, prune=prune, start=begin, more=more, trusted=few,
-            calibrate=calibrate, device=device,
-        )
-        return resampled(coarse, image, float(bins), trusted)
-    held = np.zeros(len(seeds_px), dtype=bool) if fixed is None else fixed
-    every = np.ones(image.shape, dtype=bool) if trusted is None else trusted
-    pixels = torch.from_numpy(np.array(image, dtype=np.float64)).to(device, WORKING)
-    fitter = _Fitter(pixels, every, prune, more, calibrate)
+    known = start.profile if start is not None else _sampled(image, seeds_px, sigma_px, device)
+    width = sigma_px if known is None else known.width_px
+    bins = coarsening(width)
+    small = averaged(image, bins) if bins > 1 else image
+    seeds = (seeds_px + 0.5) / bins - 0.5
+    held = np.zeros(len(seeds), dtype=bool) if fixed is None else fixed
+    every = np.ones(small.shape, dtype=bool)
+    if trusted is not None:
+        every = averaged(trusted.astype(float), bins) > 0.5
+    fitter = Fitter(_tensor(small, device), every, prune, more, calibrate)
     with one_thread():
-        return fitter.fresh(seeds_px, sigma_px, held) if start is None else fitter.again(seeds_px, start, held)
+        if start is not None:
+            fitted = fitter.again(seeds, coarse(start, bins), held)
+        else:
+            fitted = fitter.fresh(seeds, width / bins, held, None if known is None else averaged_profile(known, bins))
+    return fitted if bins == 1 else resampled(fitted, image, float(bins), trusted)
+
+
+def _sampled(image: FloatArray, seeds_px: FloatArray, sigma_px: float, device: str) -> Profile | None:
+    """Profile of the columns in a part of a large image; None where the image is small, or no part is like the rest."""
+    if len(seeds_px) < 2 * SAMPLE:
+        return None
+    window = typical_part(image, seeds_px, sigma_px, SAMPLE)
+    if window is None:
+        return None
+    bins = coarsening(sigma_px)
+    part = averaged(image[window], bins)
+    seeds = (seeds_px - [window[1].start, window[0].start] + 0.5) / bins - 0.5
+    inside = ((seeds > -0.5) & (seeds < np.array(part.shape[::-1]) - 0.5)).all(1)
+    fitter = Fitter(_tensor(part, device), np.ones(part.shape, dtype=bool), True, None, False)
+    basis = spline((part.shape[0], part.shape[1]), KNOTS_COARSE * sigma_px / bins)
+    with one_thread():
+        found = fitter.begun(seeds[inside], sigma_px / bins, np.zeros(int(inside.sum()), dtype=bool), basis, None)
+    return sharpened(found.profile, bins) if len(found.xy) > SAMPLE / 4 else None
+
+
+def _tensor(image: FloatArray, device: str) -> Tensor:
+    return torch.from_numpy(np.array(image, dtype=np.float64)).to(device, WORKING)
+
+
+def coarsening(width_px: float) -> int:
+    """How many pixels a side are averaged before columns of this core width are fitted."""
+    return max(1, int(width_px / FINE_SIGMA_PX))
 
 
 @contextmanager
@@ -134,213 +115,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@dataclass(frozen=True)
-class _Fitter:
-    """One image, and how its columns are treated."""
-
-    image: Tensor
-    trusted: NDArray[np.bool_]
-    prune: bool
-    more: Seeder | None
-    calibrate: bool
-
-    @property
-    def pixels(self) -> FloatArray:
-        """The image as an array."""
-        return np.asarray(self.image.double().cpu().numpy())
-
-    def fresh(self, xy: FloatArray, sigma: float, held: NDArray[np.bool_]) -> Columns:
-        """Fit from seeds alone."""
-        basis = spline(self.pixels.shape, KNOTS_COARSE * sigma)
-        size = 2 * round(2.5 * sigma) + 1
-        coef = project(uniform_filter(minimum_filter(uniform_filter(self.pixels, 3), size), size), basis)
-        read = float(np.std(self.pixels)) or 1.0
-        profile = Profile(np.eye(2) * sigma**2, TAIL_RATIO * sigma, 0.0)
-        state = State(
-            xy, np.full(len(xy), read * 2 * np.pi * sigma**2), profile, coef, Noise(0.0, 0.0, read, 1.0), held
-        )
-        for stage in STAGES:
-            if len(state.xy) == 0:
-                break
-            state = self._measured(self._descend(state, basis, stage), basis)
-            if self.prune:
-                state = self._pruned(state, basis, DOUBTFUL)
-        basis, state = self._suited(state, basis)
-        return self._finished(self._seeded(state, basis), basis)
-
-    def again(self, xy: FloatArray, start: Columns, held: NDArray[np.bool_]) -> Columns:
-        """Fit from an earlier fit."""
-        known = min(len(start), len(xy))
-        intensity = np.concatenate([start.intensity[:known], np.zeros(len(xy) - known)])
-        basis = spline(self.pixels.shape, KNOTS_COARSE * start.profile.width_px)
-        state = State(xy, intensity, start.profile, project(start.background, basis), start.noise, held)
-        state = self._measured(self._descend(state, basis, AGAIN), basis)
-        basis, state = self._suited(state, basis)
-        state = self._measured(self._descend(state, basis, AGAIN), basis)
-        return self._finished(state, basis)
-
-    def _inside(self, xy: FloatArray) -> NDArray[np.bool_]:
-        h, w = self.image.shape
-        return np.asarray(((xy > -0.5) & (xy < [w - 0.5, h - 0.5])).all(1))
-
-    def _finished(self, state: State, basis: Spline) -> Columns:
-        """Decide which columns are there, and give error bars.
-
-        The noise is measured before the decision: what is dropped must not count as noise.
-        """
-        if self.prune:
-            state = self._measured(self._descend(state, basis, LAST), basis)
-            state = self._descend(self._pruned(state, basis, SIGNIFICANCE, weakest=True), basis, LAST)
-            state = self._descend(self._pruned(state, basis, SIGNIFICANCE), basis, LAST._replace(steps=2))
-        model, paint = self._model(state, basis)
-        problem = self._problem(state, basis, paint, model, Stage(0, True, 4, 0))
-        weight = local_weight(paint, problem.weight)
-        cov = local_covariance(state.xy, damped(state.intensity), *weight, state.profile)
-        shared = None
-        if self.calibrate and len(cov):
-            cov, shared = calibrated(cov, weight[1], problem, self._factor(state, basis, weight))
-        if self.prune:
-            keep = state.intensity > SIGNIFICANCE * np.sqrt(cov[:, 2, 2])
-            state, cov = chosen(state, keep), cov[keep]
-            model, _ = self._model(state, basis)
-        background = np.asarray(basis.rows @ state.coef @ basis.cols.T)
-        drawn = np.asarray(model.double().cpu().numpy())
-        return Columns(state.xy, state.intensity, cov, state.profile, background, drawn, state.noise, shared)
-
-    def _descend(self, state: State, basis: Spline, stage: Stage) -> State:
-        """Gauss-Newton steps with one preconditioner; a step that makes the fit worse is shortened, or not taken."""
-        if len(state.xy) == 0:
-            return state
-        model, paint = self._model(state, basis)
-        solve: Solve | None = None
-        precondition: Solve | None = None
-        for _ in range(stage.steps):
-            problem = self._problem(state, basis, paint, model, stage)
-            if solve is None:
-                solve = self._factor(state, basis, local_weight(paint, problem.weight), stage.move)
-            precondition = precondition or two_level(problem, solve)
-            step = self._direction(state, problem, model, precondition, stage.iterations)
-            if stage.profile == 4 and state.profile.tail_fraction <= 0 > step[-1]:  # a tail is never negative
-                stage = stage._replace(profile=3)
-                problem = replace(problem, shared=problem.shared[:3], ridge=problem.ridge[:-1])
-                precondition = two_level(problem, solve)
-                step = self._direction(state, problem, model, precondition, stage.iterations)
-            before = float((problem.weight * (self.image - model) ** 2).sum(dtype=torch.float64))
-            for share in (1.0, 0.3, 0.1):
-                new = moved(state, share * step.double().cpu().numpy(), stage)
-                model, paint = self._model(new, basis)
-                if float((problem.weight * (self.image - model) ** 2).sum(dtype=torch.float64)) < before * (1 + 1e-6):
-                    break
-            else:
-                return state
-            state = new
-        return state
-
-    def _direction(self, state: State, problem: Linear, model: Tensor, precondition: Solve, iterations: int) -> Tensor:
-        """Gauss-Newton step; prior included."""
-        right = problem.adjoint(problem.weight * (self.image - model))
-        if len(problem.shared) == 4:
-            right[-1] -= problem.ridge[-1] * state.profile.tail_fraction
-        return conjugate_gradients(problem, right, precondition, iterations)
-
-    def _model(self, state: State, basis: Spline) -> tuple[Tensor, Brush]:
-        xy = torch.from_numpy(state.xy).to(self.image)
-        paint = brush(stamp(xy, state.profile, (self.image.shape[0], self.image.shape[1])), state.profile)
-        columns = paint.draw(torch.from_numpy(state.intensity).to(self.image)[:, None] * paint.stamps.core)
-        background = torch.from_numpy(basis.rows @ state.coef @ basis.cols.T).to(self.image)
-        return columns + background, paint
-
-    def _problem(self, state: State, basis: Spline, paint: Brush, model: Tensor, stage: Stage) -> Linear:
-        noise = state.noise
-        variance = noise.read_sigma**2 + noise.gain * (model - noise.offset).clamp(min=0.0)
-        shared = profile_derivatives(state, paint)[: stage.profile] if stage.profile else model.new_zeros(0, 1, 1)
-        ridge = model.new_zeros(3 * len(state.xy) + state.coef.size + len(shared))
-        if len(shared) == 4:
-            ridge[-1] = TAIL_PRIOR**-2
-        rows, cols = (torch.from_numpy(b).to(model) for b in basis)
-        moving = torch.from_numpy(~state.held & stage.move).to(model)
-        intensity = torch.from_numpy(state.intensity).to(model)
-        trust = torch.from_numpy(np.where(self.trusted, 1.0, DISTRUST)).to(model)
-        weight = trust / (variance * noise.pixels_per_sample)
-        return Linear(paint, intensity, moving, rows, cols, shared, weight, ridge)
-
-    def _factor(
-        self, state: State, basis: Spline, weight: tuple[FloatArray, FloatArray], move: bool = True
-    ) -> Solve:
-        """Preconditioner: the closed-form approximation of the normal matrix, factorised."""
-        local, seen = weight
-        matrix = assemble(
-            state.xy, damped(state.intensity), local, seen, state.profile, basis,
-            float(local[:, 2].mean()), ~state.held & move,
-        )
-        diagonal = matrix.diagonal()
-        knots = diagonal[3 * len(state.xy) :]
-        knots += 1e-6 * knots.max()  # one that hardly any pixel sees would make the matrix singular
-        matrix.setdiag(diagonal * (1 + 1e-2))
-        solve = factor(matrix, state.xy, basis)
-        return lambda right: torch.from_numpy(solve(right.double().cpu().numpy())).to(right)
-
-    def _measured(self, state: State, basis: Spline) -> State:
-        model = np.asarray(self._model(state, basis)[0].double().cpu().numpy())
-        free = 3 * len(state.xy) + state.coef.size
-        margin = round(3 * state.profile.width_px)
-        return replace(state, noise=measure(self.pixels, model, free, margin_px=margin, trusted=self.trusted))
-
-    def _pruned(self, state: State, basis: Spline, least: float, *, weakest: bool = False) -> State:
-        """Without columns that the image does not need: insignificant, outside, or a weaker twin of a neighbour.
-
-        With `weakest` an insignificant one stays while a still less significant one is near: two that share the light
-        of one column must not both go.
-        """
-        if len(state.xy) == 0:
-            return state
-        model, paint = self._model(state, basis)
-        problem = self._problem(state, basis, paint, model, Stage(0, True, 0, 0))
-        weight = local_weight(paint, problem.weight)
-        if least < SIGNIFICANCE:
-            sigma = quick_sigma(*weight, state.profile)
-        else:
-            local = local_covariance(state.xy, damped(state.intensity), *weight, state.profile)
-            sigma = np.sqrt(np.maximum(local[:, 2, 2], 0.0))
-        z = state.intensity / np.maximum(sigma, 1e-300)
-        keep = z > least
-        if weakest:
-            i, j = pairs(state.xy, TWIN_REACH * state.profile.width_px)
-            keep[i[z[j] < z[i]]] = True
-        keep &= self._inside(state.xy)
-        i, j = pairs(state.xy, 1.5 * state.profile.width_px)
-        own, other = state.intensity[i], state.intensity[j]
-        weaker = (i != j) & ((own < other) | ((own == other) & (i > j)))
-        keep[i[weaker & keep[j]]] = False
-        return chosen(state, keep)
-
-    def _suited(self, state: State, basis: Spline) -> tuple[Spline, State]:
-        """A finer background where the residual asks for one."""
-        model = np.asarray(self._model(state, basis)[0].double().cpu().numpy())
-        size = max(2, round(KNOTS_FINE * state.profile.width_px))
-        h, w = (n // size - 2 for n in model.shape)  # without a rim: light from beyond the edge is no background
-        if min(h, w) < 2:
-            return basis, state
-        z = (self.pixels - model) / np.sqrt(state.noise.variance(model) * state.noise.pixels_per_sample)
-        inner = z[size : (h + 1) * size, size : (w + 1) * size]
-        means = inner.reshape(h, size, w, size).mean((1, 3)) * size
-        if np.median(means**2) / 0.4549 < UNEVEN:  # of a normal distribution; edges and defects do not count
-            return basis, state
-        fine = spline(model.shape, KNOTS_FINE * state.profile.width_px)
-        return fine, replace(state, coef=project(basis.rows @ state.coef @ basis.cols.T, fine))
-
-    def _seeded(self, state: State, basis: Spline) -> State:
-        """With the columns that the residual still shows."""
-        if self.more is None or len(state.xy) == 0:
-            return state
-        model = np.asarray(self._model(state, basis)[0].double().cpu().numpy())
-        missed = self.more(self.pixels - model, state.profile.width_px)
-        near = np.asarray(cKDTree(state.xy).query(missed)[0])
-        missed = missed[near > 2 * state.profile.width_px]
-        none = np.zeros(len(missed))
-        return replace(
-            state, xy=np.vstack([state.xy, missed]), intensity=np.concatenate([state.intensity, none]),
-            held=np.concatenate([state.held, none.astype(bool)]),
-        )

@@ -13,13 +13,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline
-from scipy.sparse import block_array, coo_array, csc_array, csr_array, diags_array, kron
+from scipy.sparse import block_array, coo_array, csc_array, csr_array, diags_array, eye_array, kron
 from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
 from stemfit.columns.types import Profile
 
 FloatArray = NDArray[np.float64]
+
+Solver = Callable[[FloatArray], FloatArray]
 
 BACKGROUND_DAMPING = 0.02
 """Covers what the closed form neglects at the image edge; costs an iteration, not accuracy (the gradient is exact)."""
@@ -117,11 +119,15 @@ def _border(
     return csc_array(block_array(parts))
 
 
-BLOCK = 6000
+DAMPING = (0.01, 0.03, 0.1, 0.4, 2.0, 10.0)
+"""Added to the diagonal, relative to it, until single precision can factorise: brightness and background nearly
+exchange, and the closed form neglects that the image ends, so that columns there may seem to do so for nothing."""
+
+BLOCK = 20_000
 """Unknowns that are factorised together: larger problems are cut into tiles, so that the cost grows with the area."""
 
 
-def factor(matrix: csc_array, xy_px: FloatArray, basis: Spline) -> Callable[[FloatArray], FloatArray]:
+def factor(matrix: csc_array, xy_px: FloatArray, basis: Spline) -> Solver:
     """Solver of `assemble`'s matrix; beyond `BLOCK` unknowns of its diagonal blocks, one per tile of the image."""
     if matrix.shape[0] <= BLOCK:
         return _cholesky(matrix)
@@ -140,23 +146,24 @@ def factor(matrix: csc_array, xy_px: FloatArray, basis: Spline) -> Callable[[Flo
     return solve
 
 
-def _cholesky(matrix: csc_array) -> Callable[[FloatArray], FloatArray]:
-    """Factorise without pivoting, after damping the diagonal until the matrix is positive definite.
-
-    The closed form neglects that the image ends: columns there may seem to exchange with the background for nothing.
-    """
+def _cholesky(matrix: csc_array) -> Solver:
+    """Factorise in single precision without pivoting, after damping the diagonal until that succeeds."""
     diagonal = matrix.diagonal()
-    floor = 1e-12 * float(diagonal.max(initial=0.0)) or 1.0
-    for damping in (0.0, 0.02, 0.1, 0.4, 2.0, 10.0):
-        damped = csc_array(matrix + diags_array(damping * diagonal + (damping > 0) * floor))
+    scale = 1 / np.sqrt(np.maximum(diagonal, 1e-12 * float(diagonal.max(initial=0.0)) + 1e-300))
+    unit = diags_array(scale) @ matrix @ diags_array(scale)
+    for damping in DAMPING:
+        damped = csc_array(unit + damping * eye_array(len(scale)), dtype=np.float32)
         try:
             solver = splu(damped, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
         except RuntimeError:  # exactly singular
             continue
         if (solver.U.diagonal() > 0).all():
-            return solver.solve
-    inverse = 1 / np.maximum(diagonal, floor)
-    return lambda right: inverse * right
+            return _scaled(solver.solve, scale.astype(np.float32))
+    return lambda right: np.asarray(scale**2 * right)
+
+
+def _scaled(solve: Callable[[NDArray[np.float32]], FloatArray], scale: NDArray[np.float32]) -> Solver:
+    return lambda right: np.asarray(scale * solve(scale * right.astype(np.float32)), dtype=np.float64)
 
 
 def _tiles(xy_px: FloatArray) -> list[NDArray[np.int64]]:

@@ -30,7 +30,7 @@ DRAWS = (1, 8)
 OUTLIER = 5.0
 """A response beyond this many local standard errors counts as this many: a column that the local matrix misjudges."""
 
-ITERATIONS, ACCURACY = 24, 1e-5
+ITERATIONS, ACCURACY = 24, 3e-4
 """Conjugate gradients per noise image: these answers are not corrected by an outer loop."""
 
 
@@ -99,34 +99,38 @@ def _from_shared(problem: Linear, alone: Linear, precondition: Solve) -> tuple[F
 
 
 def local_covariance(
-    xy_px: FloatArray, intensity: FloatArray, weight: FloatArray, seen: FloatArray, profile: Profile
+    xy_px: FloatArray, intensity: FloatArray, weight: FloatArray, seen: FloatArray, profile: Profile, *,
+    only: NDArray[np.int64] | None = None,
 ) -> FloatArray:
-    """Own part (N, 3, 3) of the inverse matrix of a column, its neighbours and a constant background."""
+    """Own part (N, 3, 3) of the inverse matrix of a column, its neighbours and a constant background; or of some."""
     n = len(xy_px)
-    if n == 0:
+    wanted = np.arange(n) if only is None else only
+    if len(wanted) == 0:
         return np.empty((0, 3, 3))
     m = min(MEMBERS, n)
-    distance, near = (np.asarray(a).reshape(n, m) for a in cKDTree(xy_px).query(xy_px, k=m))
+    distance, near = (np.asarray(a).reshape(-1, m) for a in cKDTree(xy_px).query(xy_px[wanted], k=m))
     visible = weight * np.maximum(seen, 1e-3)[:, None]
-    parts = [slice(k, k + CHUNK) for k in range(0, n, CHUNK)]
+    parts = [slice(k, k + CHUNK) for k in range(0, len(wanted), CHUNK)]
     return np.concatenate([
-        _inverse_part(xy_px, intensity, visible, profile, distance[part], near[part], part) for part in parts
+        _inverse_part(xy_px, intensity, visible, profile, distance[part], near[part]) for part in parts
     ])
 
 
 def _inverse_part(
     xy_px: FloatArray, intensity: FloatArray, visible: FloatArray, profile: Profile, distance: FloatArray,
-    near: NDArray[np.int64], part: slice,
+    near: NDArray[np.int64],
 ) -> FloatArray:
-    """The same for some columns (n, 3, 3), whose neighbours are `near` (n, m)."""
+    """The same for the columns near[:, 0], whose neighbours are `near` (n, m) with themselves."""
     n, m = near.shape
-    p, q = (np.broadcast_to(near[:, :, None], (n, m, m)), np.broadcast_to(near[:, None, :], (n, m, m)))
-    block = blocks(xy_px, intensity, visible, profile, p.ravel(), q.ravel())
+    p, q = np.triu_indices(m)
+    half = blocks(xy_px, intensity, visible, profile, near[:, p].ravel(), near[:, q].ravel()).reshape(n, -1, 3, 3)
+    block = np.empty((n, m, m, 3, 3))
+    block[:, p, q], block[:, q, p] = half, half.transpose(0, 1, 3, 2)
     local = np.zeros((n, 3 * m + 1, 3 * m + 1))
-    local[:, :-1, :-1] = block.reshape(n, m, m, 3, 3).transpose(0, 1, 3, 2, 4).reshape(n, 3 * m, 3 * m)
+    local[:, :-1, :-1] = block.transpose(0, 1, 3, 2, 4).reshape(n, 3 * m, 3 * m)
     # The last unknown is the background under these columns: known from their own neighbourhood alone.
     area = np.pi * (distance[:, -1] + 2 * profile.width_px) ** 2
-    level, core = visible[part, 2], 1 - profile.tail_fraction
+    level, core = visible[near[:, 0], 2], 1 - profile.tail_fraction
     local[:, -1, -1] = level * area
     local[:, 2:-1:3, -1] = local[:, -1, 2:-1:3] = core * np.sqrt(visible[near, 2] * level[:, None])
     diagonal = np.arange(3 * m + 1)

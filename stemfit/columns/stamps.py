@@ -27,6 +27,10 @@ TAIL_SIGMAS = 4.0
 """The same for the tail: how far from the image a column can still be seen in it."""
 
 
+RENDERED_TOGETHER = 256
+"""Columns whose windows are held at once where no derivatives are needed."""
+
+
 class Stamps(NamedTuple):
     """Windows of N columns: flat pixel index in the padded image, core value, gradient with respect to the position."""
 
@@ -40,7 +44,7 @@ class Stamps(NamedTuple):
 
 def half_window(profile: Profile) -> int:
     """Half width of a column's window, px."""
-    return int(np.ceil(WINDOW_SIGMAS * np.sqrt(np.linalg.eigvalsh(profile.core_cov_px2)[-1]))) + 1
+    return int(np.ceil(WINDOW_SIGMAS * np.sqrt(np.linalg.eigvalsh(profile.core_cov_px2)[-1]) + 0.5))
 
 
 def canvas_pad(profile: Profile) -> int:
@@ -54,21 +58,30 @@ def stamp(xy_px: Tensor, profile: Profile, shape: tuple[int, int]) -> Stamps:
 
     Columns may lie outside the image by as much as their tail reaches; farther ones are drawn at that distance.
     """
+    at, core, dx, dy = _windows(xy_px, profile, shape)
+    (xx, xy), (_, yy) = np.linalg.inv(profile.core_cov_px2).tolist()
+    grad_x, grad_y = ((a * dx)[:, None, :] + (b * dy)[:, :, None] for a, b in ((xx, xy), (xy, yy)))
+    flat = [values.flatten(1) for values in (at, core, grad_x.mul_(core), grad_y.mul_(core))]
+    return Stamps(flat[0], flat[1], flat[2], flat[3], canvas_pad(profile), shape)
+
+
+def _windows(xy_px: Tensor, profile: Profile, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Flat index on the canvas and core (N, K, K), and what to add to x and y of the column to reach a pixel (N, K)."""
     half, pad = half_window(profile), canvas_pad(profile)
     out = pad - half - 1
     top = torch.tensor([shape[1] - 1 + out, shape[0] - 1 + out], device=xy_px.device)
     centre = torch.minimum(torch.round(xy_px).long().clamp(min=-out), top)  # (N, 2)
     offset = torch.arange(-half, half + 1, device=xy_px.device)
     near = centre - xy_px  # (N, 2)
-    dx = (near[:, 0, None] + offset)[:, None, :]  # (N, 1, K)
-    dy = (near[:, 1, None] + offset)[:, :, None]  # (N, K, 1)
+    dx, dy = near[:, :1] + offset, near[:, 1:] + offset  # (N, K)
     p = np.linalg.inv(profile.core_cov_px2)
-    gx, gy = float(p[0, 0]) * dx + float(p[0, 1]) * dy, float(p[0, 1]) * dx + float(p[1, 1]) * dy  # (N, K, K)
-    core = torch.exp(-0.5 * (gx * dx + gy * dy)) / float(2 * np.pi * np.sqrt(np.linalg.det(profile.core_cov_px2)))
-    row, col = centre[:, 1, None] + offset + pad, centre[:, 0, None] + offset + pad
-    index = row[:, :, None] * (shape[1] + 2 * pad) + col[:, None, :]
-    flat = [values.flatten(1) for values in (index, core, core * gx, core * gy)]
-    return Stamps(flat[0], flat[1], flat[2], flat[3], pad, shape)
+    (xx, xy), (_, yy) = p.tolist()
+    height = float(np.sqrt(np.linalg.det(p)) / (2 * np.pi))
+    core = (height * torch.exp(-0.5 * yy * dy**2))[:, :, None] * torch.exp(-0.5 * xx * dx**2)[:, None, :]
+    if xy != 0.0:
+        core *= (dy[:, :, None] * (-xy * dx)[:, None, :]).exp_()
+    row, col = centre[:, 1:] + (offset + pad), centre[:, :1] + (offset + pad)
+    return (row * (shape[1] + 2 * pad))[:, :, None] + col[:, None, :], core, dx, dy
 
 
 @dataclass(frozen=True)
@@ -93,31 +106,39 @@ class Brush:
         (h, w), at = self.canvas, self.stamps.at.reshape(-1)
         flat = torch.zeros(len(many), h * w, dtype=weights.dtype, device=weights.device)
         for image, values in zip(flat, many, strict=True):
-            image.index_add_(0, at, values)
-        drawn = self._filtered(flat.reshape(-1, h, w), self.transfer if transfer is None else transfer)
+            image.scatter_add_(0, at, values)
+        drawn = filtered(flat.reshape(-1, h, w), self.transfer if transfer is None else transfer)
         pad, (height, width) = self.stamps.pad, self.stamps.shape
         return drawn[:, pad : pad + height, pad : pad + width].reshape(*weights.shape[:-2], height, width)
 
     def read(self, image: Tensor) -> Tensor:
         """Windows (N, K*K) of an image (H, W) seen through K: transpose of `draw`."""
         padded = torch.nn.functional.pad(image, (self.stamps.pad,) * 4)
-        return self._filtered(padded[None], self.transfer)[0].reshape(-1)[self.stamps.at]
+        seen = filtered(padded[None], self.transfer).reshape(-1)
+        return seen.index_select(0, self.stamps.at.reshape(-1)).reshape(self.stamps.at.shape)
 
-    def _filtered(self, images: Tensor, transfer: Tensor | None) -> Tensor:
-        if transfer is None:
-            return images
-        size = (next_fast_len(self.canvas[0], real=True), next_fast_len(self.canvas[1], real=True))
-        filtered: Tensor = torch.fft.irfft2(torch.fft.rfft2(images, s=size) * transfer, s=size)
-        return filtered[:, : self.canvas[0], : self.canvas[1]].contiguous()
+
+def filtered(images: Tensor, transfer: Tensor | None) -> Tensor:
+    """Images (B, H, W) on a canvas, convolved with K."""
+    if transfer is None:
+        return images
+    h, w = images.shape[1:]
+    size = (next_fast_len(h, real=True), next_fast_len(w, real=True))
+    wide: Tensor = torch.fft.irfft2(torch.fft.rfft2(images, s=size) * transfer, s=size)
+    return wide[:, :h, :w]
 
 
 def brush(stamps: Stamps, profile: Profile) -> Brush:
     """Everything needed to draw with a profile."""
     canvas = (stamps.shape[0] + 2 * stamps.pad, stamps.shape[1] + 2 * stamps.pad)
+    return Brush(stamps, transfer(profile, canvas, stamps.core), canvas)
+
+
+def transfer(profile: Profile, canvas: tuple[int, int], like: Tensor) -> Tensor | None:
+    """Fourier transform of K on the canvas; None without a tail."""
     if profile.tail_fraction == 0.0:
-        return Brush(stamps, None, canvas)
-    tail = tail_transfer(profile, canvas, stamps.core)
-    return Brush(stamps, 1 + profile.tail_fraction * (tail - 1), canvas)
+        return None
+    return 1 + profile.tail_fraction * (tail_transfer(profile, canvas, like) - 1)
 
 
 def tail_transfer(profile: Profile, canvas: tuple[int, int], like: Tensor) -> Tensor:
@@ -131,9 +152,15 @@ def tail_transfer(profile: Profile, canvas: tuple[int, int], like: Tensor) -> Te
 
 def render(xy_px: FloatArray, intensity: FloatArray, profile: Profile, shape: tuple[int, int]) -> FloatArray:
     """Image (H, W) of columns without background."""
-    stamps = stamp(torch.from_numpy(np.asarray(xy_px, dtype=np.float64).reshape(-1, 2)), profile, shape)
-    weights = torch.from_numpy(np.asarray(intensity, dtype=np.float64))[:, None] * stamps.core
-    return np.asarray(brush(stamps, profile).draw(weights).numpy())
+    pad = canvas_pad(profile)
+    canvas = (shape[0] + 2 * pad, shape[1] + 2 * pad)
+    flat = torch.zeros(canvas[0] * canvas[1], dtype=torch.float64)
+    where, light = (torch.from_numpy(np.asarray(a, dtype=np.float64)) for a in (xy_px, intensity))
+    for part in torch.arange(len(light)).split(RENDERED_TOGETHER):
+        at, core, _, _ = _windows(where[part].reshape(-1, 2), profile, shape)
+        flat.scatter_add_(0, at.flatten(), core.mul_(light[part][:, None, None]).flatten())
+    painted = filtered(flat.reshape(1, *canvas), transfer(profile, canvas, flat))[0]
+    return np.asarray(painted[pad : pad + shape[0], pad : pad + shape[1]].numpy())
 
 
 def drawn(xy_px: FloatArray, profile: Profile, shape: tuple[int, int]) -> tuple[FloatArray, FloatArray, FloatArray]:

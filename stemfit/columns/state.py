@@ -32,6 +32,7 @@ class State:
     coef: FloatArray  # (MY, MX) background coefficients
     noise: Noise
     held: NDArray[np.bool_]  # (N,) position fixed
+    rest: float = np.inf  # decrease of chi-square per unknown that the last step brought, if it was one of all unknowns
 
 
 class Stage(NamedTuple):
@@ -50,7 +51,9 @@ def project(image: FloatArray, basis: Spline) -> FloatArray:
 
 def chosen(state: State, keep: NDArray[np.bool_]) -> State:
     """The columns to keep."""
-    return replace(state, xy=state.xy[keep], intensity=state.intensity[keep], held=state.held[keep])
+    if keep.all():
+        return state
+    return replace(state, xy=state.xy[keep], intensity=state.intensity[keep], held=state.held[keep], rest=np.inf)
 
 
 def moved(state: State, solution: FloatArray, stage: Stage) -> State:
@@ -91,7 +94,8 @@ def damped(intensity: FloatArray) -> FloatArray:
 def local_weight(paint: Brush, weight: Tensor) -> tuple[FloatArray, FloatArray]:
     """Mean inverse variance (N, 3) as x, y and intensity of each column see it; its share (N,) inside the image."""
     stamps = paint.stamps
-    filled = torch.nn.functional.pad(weight, (stamps.pad,) * 4).reshape(-1)[stamps.at]
+    filled = torch.nn.functional.pad(weight, (stamps.pad,) * 4).reshape(-1)
+    filled = filled.index_select(0, stamps.at.reshape(-1)).reshape(stamps.at.shape)
     inside = (filled > 0).to(filled)
     found = []
     for shape in (stamps.grad_x, stamps.grad_y, stamps.core):

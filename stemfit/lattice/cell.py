@@ -271,12 +271,13 @@ def _smooth(
     h, w = shape
     gy, gx = max(2, round(h / a) + 1), max(2, round(w / a) + 1)
     y, x = np.meshgrid(np.linspace(0, h - 1, gy), np.linspace(0, w - 1, gx), indexing="ij")
-    tree = cKDTree(base)
+    at, width = np.column_stack([x.ravel(), y.ravel()]), 1.5 * a
+    distance, index = (np.asarray(v) for v in cKDTree(base).query(at, k=min(80, len(base))))
+    kernel, offset = np.exp(-0.5 * (distance / width) ** 2) + 1e-12, (base[index] - at[:, None]) / width
     field = np.zeros_like(rest)
     robust = weight
     for _ in range(3):
-        nodes = _kernel_mean(tree, rest, robust, np.column_stack([x.ravel(), y.ravel()]), 1.5 * a)
-        nodes = nodes.reshape(gy, gx, 2)
+        nodes = _kernel_mean(rest[index], robust[index] * kernel, offset).reshape(gy, gx, 2)
         field = interpolate(nodes, base, shape)
         length = np.hypot(*(rest - field).T)
         scale = max(1.48 * float(np.median(length)), 1e-3)
@@ -285,18 +286,15 @@ def _smooth(
     return nodes, float(np.sqrt(np.mean((rest - field)[follows] ** 2))), follows
 
 
-def _kernel_mean(tree: cKDTree, values: FloatArray, weight: FloatArray, at: FloatArray, width: float) -> FloatArray:
-    """Local linear regression (Gaussian kernel) of values (N, 2) at points (M, 2).
+def _kernel_mean(values: FloatArray, weight: FloatArray, offset: FloatArray) -> FloatArray:
+    """Local linear regression of neighbours (M, K, 2) at `offset` (M, K, 2) with weights (M, K), at M points.
 
     Linear, not constant: at the image edge the neighbours lie on one side, and a mean of them would lag behind the
     distortion. The slope is held by a weak prior where a point has few neighbours.
     """
-    distance, index = (np.asarray(a) for a in tree.query(at, k=min(80, tree.n)))
-    kernel = weight[index] * np.exp(-0.5 * (distance / width) ** 2) + 1e-12 * weight[index]
-    kernel = kernel / kernel.sum(1, keepdims=True)
-    offset = (tree.data[index] - at[:, None]) / width
+    share = (weight / weight.sum(1, keepdims=True))[:, :, None]
     design = np.concatenate([np.ones((*offset.shape[:2], 1)), offset], axis=2)
-    normal = np.einsum("nka,nk,nkb->nab", design, kernel, design)
+    weighted = (design * share).transpose(0, 2, 1)
+    normal = weighted @ design
     normal[:, [1, 2], [1, 2]] += 0.05
-    right = np.einsum("nka,nk,nkc->nac", design, kernel, values[index])
-    return np.asarray(np.linalg.solve(normal, right)[:, 0])
+    return np.asarray(np.linalg.solve(normal, weighted @ values)[:, 0])

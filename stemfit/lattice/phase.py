@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from skimage.restoration import unwrap_phase
 
+from stemfit.columns.resample import averaged, linear
+
 FloatArray = NDArray[np.float64]
+
+RESOLVED = 3.0
+"""Pixels to a standard deviation of the smoothing: what is so smooth needs no more of them."""
 
 
 class PlaneField(NamedTuple):
@@ -53,25 +58,38 @@ def plane_field(image: FloatArray, g: FloatArray, smoothing_px: float) -> PlaneF
         Standard deviation of the Gaussian over which planes are averaged, px.
     """
     spots = np.vstack([g, g.sum(0)])
-    fields = [_demodulate(image, k, smoothing_px) for k in spots]
+    bins = max(1, int(smoothing_px / RESOLVED))
+    flat = image - gaussian_filter(image, 2 * smoothing_px, truncate=3.0)
+    fields = [_demodulate(flat, k, smoothing_px, bins) for k in spots]
     strengths = [np.abs(f) / max(float(np.median(np.abs(f))), 1e-300) for f in fields]
     strength = np.cbrt(strengths[0] * strengths[1] * strengths[2])
     crystal = strength > 0.4
     phases = [_unwrapped(f, crystal) for f in fields]
     first, second = _combine(phases, [float(np.median(np.abs(f))) for f in fields], crystal)
     weight = np.where(crystal, strength**2, 1e-6)
-    shift = np.stack([_filled(p, weight, smoothing_px) for p in (first, second)])
-    return PlaneField(g, shift, strength)
+    shift = [_filled(p, weight, smoothing_px / bins) for p in (first, second)]
+    rows, cols = (linear(m, n, bins) for m, n in zip(strength.shape, image.shape, strict=True))
+    full = [np.asarray(rows @ (cols @ f.T).T) for f in (*shift, strength)]
+    return PlaneField(g, np.stack(full[:2]), full[2])
 
 
-def _demodulate(image: FloatArray, k: FloatArray, smoothing_px: float) -> NDArray[np.complex128]:
-    h, w = image.shape
-    flat = image - gaussian_filter(image, 2 * smoothing_px)
-    carrier = np.outer(np.exp(-2j * np.pi * k[1] * np.arange(h)), np.exp(-2j * np.pi * k[0] * np.arange(w)))
-    product = flat * carrier
-    return np.asarray(
-        gaussian_filter(product.real, smoothing_px, mode="constant")
-        + 1j * gaussian_filter(product.imag, smoothing_px, mode="constant")
+def _demodulate(flat: FloatArray, k: FloatArray, smoothing_px: float, bins: int) -> NDArray[np.complex128]:
+    """Slow amplitude of one lattice frequency on pixels `bins` times larger."""
+    h, w = flat.shape
+    column, row = (np.exp(-2j * np.pi * q * np.arange(n)) for q, n in ((k[1], h), (k[0], w)))
+    smooth = smoothing_px / bins
+    parts = (averaged(flat * wave, bins) for wave in _real_and_imaginary(column, row))
+    real, imaginary = (gaussian_filter(part, smooth, mode="constant") for part in parts)
+    return np.asarray(real + 1j * imaginary)
+
+
+def _real_and_imaginary(
+    column: NDArray[np.complex128], row: NDArray[np.complex128]
+) -> tuple[FloatArray, FloatArray]:
+    """Of the outer product of two waves."""
+    return (
+        np.outer(column.real, row.real) - np.outer(column.imag, row.imag),
+        np.outer(column.real, row.imag) + np.outer(column.imag, row.real),
     )
 
 

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemfit.columns import Columns, refine
-from stemfit.columns.fit import SIGNIFICANCE
+from stemfit.columns.fit import coarsening
+from stemfit.columns.fitter import SIGNIFICANCE
+from stemfit.columns.resample import averaged, coarse, resampled
 from stemfit.columns.stamps import render
 from stemfit.lattice.cell import THIRDS, Grid
 from stemfit.lattice.types import cells_near
@@ -124,22 +126,32 @@ def measure(
     """
     columns, sites = _without_ghosts(columns, sites)
     beyond = _rim(grid, columns, sites, region_map)
-    inner, clear, n = image - beyond, region_map == 0, len(columns)
-    empty = np.flatnonzero(sites.column < 0)
-    first = _forced(inner, columns, sites.xy_px[empty], clear, device, calibrate=False)
+    inner, clear = image - beyond, region_map == 0
+    bins = coarsening(columns.profile.width_px)
+    small = averaged(inner, bins), averaged(clear.astype(float), bins) > 0.5
+    fitted, which, late = _sites_fitted(*small, coarse(columns, bins), (sites.xy_px + 0.5) / bins - 0.5, sites, device)
+    observed = len(columns) + late
+    fitted = resampled(fitted, inner, float(bins), clear) if bins > 1 else fitted
+    brightness = Brightness(fitted.intensity[which], np.sqrt(fitted.cov[which, 2, 2]))
+    sites = sites._replace(column=np.where(which < observed, which, -1))
+    seen, sites = _credible(_subset(fitted, np.arange(observed)), sites)
+    return brightness, replace(seen, background=seen.background + beyond, model=seen.model + beyond), sites
+
+
+def _sites_fitted(
+    image: FloatArray, clear: NDArray[np.bool_], columns: Columns, at_px: FloatArray, sites: Honeycomb, device: str
+) -> tuple[Columns, NDArray[np.int64], int]:
+    """Columns of a fit with one on every site at `at_px`; which column is on which site; how many are new ones."""
+    empty, n = np.flatnonzero(sites.column < 0), len(columns)
+    first = _forced(image, columns, at_px[empty], clear, device, calibrate=False)
     least = GHOST * _typical(columns, sites)[sites.third[empty]]
     late = first.intensity[n:] > np.maximum(ON_SITE * np.sqrt(first.cov[n:, 2, 2]), least)
     which = sites.column.copy()
     which[empty[late]] = n + np.arange(late.sum())
-    columns = _subset(first, np.flatnonzero(np.append(np.ones(n, dtype=bool), late)))
-    sites, empty = sites._replace(column=which), empty[~late]
-    fitted = _forced(inner, columns, sites.xy_px[empty], clear, device, calibrate=True)
-    which = sites.column.copy()
-    which[empty] = len(columns) + np.arange(len(empty))
-    brightness = Brightness(fitted.intensity[which], np.sqrt(fitted.cov[which, 2, 2]))
-    observed, sites = _credible(_subset(fitted, np.arange(len(columns))), sites)
-    lit = replace(observed, background=observed.background + beyond, model=observed.model + beyond)
-    return brightness, lit, sites
+    start = _subset(first, np.flatnonzero(np.append(np.ones(n, dtype=bool), late)))
+    empty = empty[~late]
+    which[empty] = len(start) + np.arange(len(empty))
+    return _forced(image, start, at_px[empty], clear, device, calibrate=True), which, int(late.sum())
 
 
 def _forced(
