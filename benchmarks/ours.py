@@ -56,10 +56,7 @@ def columns(image: FloatArray) -> Found:
     from stemfit import lattice as grids
 
     seen = column.find(image, calibrate=False)
-    grid = grids.fit_grid(image, seen)
-    _, region_map = grids.find_regions(image, seen, grid)
-    _, seen, _ = grids.measure(image, seen, grids.honeycomb(grid, seen, region_map), grid, region_map)
-    return _as_found(seen)
+    return _as_found(grids.survey(image, seen).columns)
 
 
 def first_columns(image: FloatArray) -> Found:
@@ -87,10 +84,7 @@ def stages(image: FloatArray, imaging: bool = True) -> tuple[dict[str, float], i
         seen = column.find(image, calibrate=False)
     found = len(seen)
     with clock(seconds, "lattice"):
-        grid = grids.fit_grid(image, seen)
-        _, region_map = grids.find_regions(image, seen, grid)
-        honey = grids.honeycomb(grid, seen, region_map)
-        brightness, seen, honey = grids.measure(image, seen, honey, grid, region_map)
+        _, _, seen, grid, honey, brightness, _, _ = grids.survey(image, seen)
         identity = grids.identify(honey, brightness, grid.a_px_iso, asked="MoS2")
         lattice = grids.name_lattice(grid, identity.metal_third)
         sites = grids.name_sites(honey, identity.host, identity.metal_third)

@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 
 import numpy as np
@@ -16,9 +16,10 @@ from stemfit import columns as column
 from stemfit import warn
 from stemfit.calibrate import calibrate
 from stemfit.candidates import propose
-from stemfit.defects import find_defects, label_rates, occupancy, with_learned_halves
+from stemfit.columns import Columns
+from stemfit.defects import Defect, find_defects, label_rates, occupancy, with_learned_halves
 from stemfit.imaging import fit_imaging
-from stemfit.lattice import find_regions, fit_grid, honeycomb, identify, measure, name_lattice, name_sites, outside
+from stemfit.lattice import RowOffsets, SiteMap, identify, name_lattice, name_sites, outside, survey
 from stemfit.micrograph import Micrograph
 from stemfit.relax import Relaxer
 from stemfit.result import Analysis, HostCall
@@ -82,10 +83,7 @@ def analyze(
     with clock("columns"):
         seen = column.find(image, calibrate=False, device=device)
     with clock("lattice"):
-        grid = fit_grid(image, seen)
-        regions, region_map = find_regions(image, seen, grid)
-        honey = honeycomb(grid, seen, region_map)
-        brightness, seen, honey = measure(image, seen, honey, grid, region_map, device)
+        image, rows, seen, grid, honey, brightness, regions, region_map = survey(image, seen, device)
         identity = identify(
             honey, brightness, grid.a_px_iso, asked=settings.host, voltage_kV=optics[0], detector_mrad=optics[1],
             stated_pixel_A=micrograph.pixel_size_A, stated_by_user=settings.pixel_size_A is not None,
@@ -113,14 +111,30 @@ def analyze(
         )
     with clock("simulate"):
         drawn = whole_field(sites, imaging, host, lattice, ranking.claimed, candidates, relaxed, brightness)
-        simulated = np.where(region_map > 0, np.nan, drawn)
+        simulated = np.where(region_map > 0, np.nan, rows.jittered(drawn))
+    seen, sites, claimed, suspects = _as_scanned(rows, seen, sites, ranking.claimed, ranking.doubted + suspects)
     call = HostCall(host, identity.source, identity.probability, identity.alternatives)
     return Analysis(
-        micrograph, seen, call, calibration, lattice, sites, regions, region_map, imaging, ranking.claimed,
-        ranking.doubted + suspects, candidates, relaxed, ranking.scores, simulated,
-        warn.collect(identity, calibration, posteriors, brightness, imaging, relaxed),
+        micrograph, seen, call, calibration, lattice, sites, regions, region_map, imaging, claimed, suspects,
+        candidates, relaxed, ranking.scores, simulated,
+        warn.collect(identity, calibration, posteriors, brightness, imaging, relaxed, rows),
         asdict(settings), _environment(), clock.seconds,
     )
+
+
+def _as_scanned(
+    rows: RowOffsets, columns: Columns, sites: SiteMap, *defects: tuple[Defect, ...]
+) -> tuple[Columns, SiteMap, tuple[Defect, ...], tuple[Defect, ...]]:
+    """Positions in the image as it was scanned, with the jitter of its rows."""
+    columns = replace(columns, xy_px=rows.in_image(columns.xy_px))
+    sites = replace(sites, xy_px=rows.in_image(sites.xy_px))
+    claimed, suspects = (
+        tuple(
+            replace(d, center_px=rows.in_image(d.center_px[None])[0], extent_px=rows.in_image(d.extent_px)) for d in of
+        )
+        for of in defects
+    )
+    return columns, sites, claimed, suspects
 
 
 class _Clock:

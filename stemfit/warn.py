@@ -9,7 +9,7 @@ import numpy as np
 from stemfit.calibrate import Calibration
 from stemfit.defects import SitePosterior, can_tell_half
 from stemfit.imaging import Imaging
-from stemfit.lattice import Brightness, Identity
+from stemfit.lattice import Brightness, Identity, RowOffsets
 from stemfit.relax import Relaxed
 
 SCALE_TOLERANCE = 0.03
@@ -21,7 +21,7 @@ SEPARATE = 3.0
 
 def collect(
     identity: Identity, calibration: Calibration, posteriors: Sequence[SitePosterior], brightness: Brightness,
-    imaging: Imaging, relaxed: Sequence[Relaxed],
+    imaging: Imaging, relaxed: Sequence[Relaxed], rows: RowOffsets,
 ) -> tuple[str, ...]:
     """All warnings of an analysis, most consequential first."""
     return tuple(
@@ -32,6 +32,7 @@ def collect(
             *(w for p in posteriors for w in _halves(p, brightness, imaging)),
             *(w for p in posteriors for w in _alloy(p, brightness, imaging)),
             *_out_of_range(relaxed),
+            *_jitter(rows, calibration),
         )
         if text
     )
@@ -58,6 +59,17 @@ def _out_of_range(relaxed: Sequence[Relaxed]) -> list[str]:
         return []
     more = f" and {len(reasons) - 2} more" if len(reasons) > 2 else ""
     return [f"the network relaxed candidates outside its training range: {'; '.join(reasons[:2])}{more}"]
+
+
+def _jitter(rows: RowOffsets, calibration: Calibration) -> list[str]:
+    if rows.jitter_px == 0.0:
+        return []
+    known = rows.sigma_px[np.isfinite(rows.sigma_px)]
+    pm = 100 * calibration.pixel_size_A
+    return [
+        f"rows jitter by {rows.jitter_px * pm:.1f} pm rms along x, measured to {float(np.median(known)) * pm:.1f} pm a "
+        "row; columns were fitted without it, and moved back by the mean of their rows"
+    ]
 
 
 def _host(identity: Identity) -> list[str]:

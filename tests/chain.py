@@ -22,13 +22,10 @@ from stemfit.lattice import (
     Lattice,
     Region,
     SiteMap,
-    find_regions,
-    fit_grid,
-    honeycomb,
     identify,
-    measure,
     name_lattice,
     name_sites,
+    survey,
 )
 from stemfit.synthetic import Acquisition, Crystal, TrueDefect, crystal, record, render
 
@@ -134,10 +131,7 @@ def _distance_to_sites(lattice: Lattice, xy: FloatArray) -> float:
 def run(truth: Crystal, image: FloatArray, host: str, asked: str = "", fitted: Columns | None = None) -> Chain:
     """Columns to defects in the order of the pipeline; `host` names the labels, `asked` is what identify is told."""
     seen = find(image) if fitted is None else fitted
-    grid = fit_grid(image, seen)
-    regions, region_map = find_regions(image, seen, grid)
-    honey = honeycomb(grid, seen, region_map)
-    brightness, seen, honey = measure(image, seen, honey, grid, region_map)
+    image, _, seen, grid, honey, brightness, regions, region_map = survey(image, seen)
     identity = identify(honey, brightness, grid.a_px_iso, asked=asked or host)
     lattice = name_lattice(grid, identity.metal_third)
     crystal_host = projected(host)

@@ -3,10 +3,13 @@
 from stemfit.lattice.cell import Grid, fit_grid
 from stemfit.lattice.identify import Identity, identify, name_lattice, name_sites
 from stemfit.lattice.regions import find_regions, outside
+from stemfit.lattice.rows import RowOffsets, row_offsets
 from stemfit.lattice.sites import Brightness, Honeycomb, honeycomb, measure
+from stemfit.lattice.survey import Survey, survey
 from stemfit.lattice.types import Lattice, Region, SiteMap
 
 __all__ = [
-    "Brightness", "Grid", "Honeycomb", "Identity", "Lattice", "Region", "SiteMap", "find_regions", "fit_grid",
-    "honeycomb", "identify", "measure", "name_lattice", "name_sites", "outside",
+    "Brightness", "Grid", "Honeycomb", "Identity", "Lattice", "Region", "RowOffsets", "SiteMap", "Survey",
+    "find_regions", "fit_grid", "honeycomb", "identify", "measure", "name_lattice", "name_sites", "outside",
+    "row_offsets", "survey",
 ]

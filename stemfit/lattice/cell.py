@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from scipy.spatial import cKDTree
 
 from stemfit.columns import Columns
@@ -101,6 +101,30 @@ def fit_grid(image: FloatArray, columns: Columns) -> Grid:
     contrast, shift = _contrast(image, field, origin)
     data = _anchors(columns, field, origin + shift, a, b, image.shape)
     return _believable(_regress(*data, a, b, image.shape, field.strength, contrast))
+
+
+def refit(grid: Grid, columns: Columns, fractional: FloatArray, jitter_px: float = 0.0) -> Grid:
+    """The same lattice through columns whose cell coordinates (N, 2) are known in its frame.
+
+    What rows jitter by (rms) cannot be told from a shear that changes slowly: it adds to the covariance of the cell.
+    """
+    if len(columns) < 8:
+        return grid
+    sigma2 = columns.cov[:, 0, 0] + columns.cov[:, 1, 1]
+    weight = 1.0 / (sigma2 + float(np.median(sigma2)))
+    better = _regress(
+        columns.xy_px, fractional, weight, grid.a_px, grid.b_px, grid.shape_px, grid.strength, grid.contrast
+    )
+    if jitter_px == 0.0:
+        return better
+    per_row = np.zeros((grid.shape_px[0], 3))
+    design = np.column_stack([np.ones(len(fractional)), fractional])
+    np.add.at(per_row, np.clip(np.rint(columns.xy_px[:, 1]).astype(int), 0, len(per_row) - 1), design)
+    per_row = jitter_px * gaussian_filter1d(per_row, columns.profile.width_px, axis=0)
+    inverse = np.linalg.inv(design.T @ design)
+    covariance = better.covariance.copy()
+    covariance[::2, ::2] += inverse @ per_row.T @ per_row @ inverse  # x of origin, a and b
+    return replace(better, covariance=covariance)
 
 
 def _believable(grid: Grid) -> Grid:

@@ -1,0 +1,161 @@
+"""Scan-line jitter: the offset of every row along the fast scan direction, and the image without it.
+
+A column is crossed by some ten rows. What they tell apart within it cannot be a displacement of the column, and what
+they have in common with all other columns on the same rows cannot be one of the lattice: each row is compared as a
+whole with a drawing of the columns on their lattice sites (cf. Jones & Nellist, Microsc. Microanal. 19, 1050 (2013),
+who correct each column alone, and Braidy et al., Ultramicroscopy 118, 67 (2012), from columns).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+
+from stemfit.columns import Columns
+from stemfit.columns.stamps import render
+from stemfit.lattice.cell import Grid
+from stemfit.lattice.sites import honeycomb
+
+FloatArray = NDArray[np.float64]
+
+EVIDENCE = 6.0
+"""Jitter is believed when the rows scatter by this many standard errors more than noise explains."""
+
+PASSES = 3
+"""Linearisations: the first leaves the square of the offset over the column width, the third nothing."""
+
+MOST = 0.2
+"""Largest offset in lattice constants: beyond it a row may have moved to the next columns."""
+
+PAD_PX = 16
+"""Mirrored pixels beside a row before it is shifted in Fourier space, which thinks it periodic."""
+
+
+@dataclass(frozen=True)
+class RowOffsets:
+    """What every row must be moved by.
+
+    Attributes
+    ----------
+    offset_px : (H,) array
+        Image row r shows at x + offset_px[r] what an unjittered scan shows at x.
+    sigma_px : (H,) array
+        Standard error.
+    jitter_px : float
+        rms of the true offsets, as far as rows differ from their neighbours; 0 if none is seen.
+    width_px : float
+        Core width of the columns.
+    """
+
+    offset_px: FloatArray
+    sigma_px: FloatArray
+    jitter_px: float
+    width_px: float
+
+    def straightened(self, image: FloatArray) -> FloatArray:
+        """The image (H, W) as an unjittered scan would show it."""
+        return shifted(image, -self.offset_px) if self.jitter_px > 0 else image
+
+    def jittered(self, image: FloatArray) -> FloatArray:
+        """Inverse of `straightened`."""
+        return shifted(image, self.offset_px) if self.jitter_px > 0 else image
+
+    def in_image(self, xy_px: FloatArray) -> FloatArray:
+        """Where columns (N, 2) of the straightened image lie in the image: moved by the mean of their rows."""
+        return np.column_stack([xy_px[:, 0] + self._mean_at(xy_px[:, 1]), xy_px[:, 1]])
+
+    def straight(self, xy_px: FloatArray) -> FloatArray:
+        """Inverse of `in_image`."""
+        return np.column_stack([xy_px[:, 0] - self._mean_at(xy_px[:, 1]), xy_px[:, 1]])
+
+    def _mean_at(self, y_px: FloatArray) -> FloatArray:
+        """Mean offset of the rows that a column at y is seen in."""
+        seen = gaussian_filter1d(self.offset_px, self.width_px, mode="nearest")
+        return np.asarray(np.interp(y_px, np.arange(len(seen)), seen))
+
+
+def shifted(image: FloatArray, by_px: FloatArray) -> FloatArray:
+    """Rows moved to the right by fractions of a pixel, exactly for band-limited rows; white noise stays white."""
+    padded = np.pad(image, ((0, 0), (PAD_PX, PAD_PX)), mode="reflect")
+    frequency = np.fft.rfftfreq(padded.shape[1])
+    waves = np.exp(-2j * np.pi * by_px[:, None] * frequency)
+    moved = np.fft.irfft(np.fft.rfft(padded, axis=1) * waves, padded.shape[1], axis=1)
+    return np.asarray(moved[:, PAD_PX:-PAD_PX])
+
+
+def row_offsets(image: FloatArray, columns: Columns, grid: Grid, region_map: NDArray[np.uint8]) -> RowOffsets:
+    """Measure the jitter of the fast scan (along x).
+
+    Parameters
+    ----------
+    image : (H, W) array
+    columns : Columns
+        A first fit.
+    grid : Grid
+        Its lattice.
+    region_map : (H, W) array
+        0 where the crystal is.
+
+    Returns
+    -------
+    RowOffsets
+        Shrunk by what is noise in them; all zero where there is no evidence for jitter.
+    """
+    h = len(image)
+    weight = np.where(region_map == 0, 1 / columns.noise.variance(columns.model), 0.0)
+    weight[:, : PAD_PX // 2] = weight[:, -(PAD_PX // 2) :] = 0.0
+    none = RowOffsets(np.zeros(h), np.full(h, np.inf), 0.0, columns.profile.width_px)
+    # Columns follow what neighbouring rows have in common; where rows differ, the residual shows it.
+    apart, error = _against(image, columns.model, weight)
+    if not _evident(apart, error):
+        return none
+    straight = _on_lattice(columns, grid, region_map)
+    offset = np.zeros(h)
+    for _ in range(PASSES):
+        step, error = _against(image, shifted(straight, offset), weight)
+        offset = np.clip(offset + step, -MOST * grid.a_px_iso, MOST * grid.a_px_iso)
+    known = np.isfinite(error)
+    jitter = _true_variance(offset[known], error[known])
+    if jitter == 0.0:
+        return none
+    shrunk = np.where(known, offset * jitter / (jitter + np.where(known, error, 1.0) ** 2), 0.0)
+    return RowOffsets(shrunk, error, float(np.sqrt(jitter)), columns.profile.width_px)
+
+
+def _against(image: FloatArray, model: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """By how much each row (H,) is to the right of the model, and its standard error (infinite without columns)."""
+    slope = np.gradient(model, axis=1)
+    information = (weight * slope**2).sum(1)
+    shown = information > 0.1 * np.median(information)
+    safe = np.where(shown, information, 1.0)
+    offset = np.where(shown, -(weight * slope * (image - model)).sum(1) / safe, 0.0)
+    return offset, np.where(shown, 1 / np.sqrt(safe), np.inf)
+
+
+def _evident(offset: FloatArray, error: FloatArray) -> bool:
+    """Whether rows scatter beyond their errors, single ones not counted."""
+    z = np.clip(offset / error, -3, 3)[np.isfinite(error)]
+    if len(z) < 8:
+        return False
+    return float(np.mean(z**2)) > 1 + EVIDENCE * float(np.sqrt(2 / len(z)))
+
+
+def _true_variance(offset: FloatArray, error: FloatArray) -> float:
+    """Variance of the offsets beyond their errors; single torn rows do not count."""
+    if len(offset) < 8:
+        return 0.0
+    centred = offset - np.median(offset)
+    spread = 1.48 * float(np.median(np.abs(centred)))
+    return max(float(np.mean(np.clip(centred, -4 * spread, 4 * spread) ** 2 - error**2)), 0.0)
+
+
+def _on_lattice(columns: Columns, grid: Grid, region_map: NDArray[np.uint8]) -> FloatArray:
+    """Model (H, W) with every column that is on a site in the middle of it."""
+    sites = honeycomb(grid, columns, region_map)
+    on = sites.column >= 0
+    xy = columns.xy_px.copy()
+    xy[sites.column[on]] = sites.xy_px[on]
+    return columns.background + render(xy, columns.intensity, columns.profile, grid.shape_px)

@@ -1,0 +1,90 @@
+"""All that an image says about its crystal before the crystal has a name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stemfit.columns import Columns
+from stemfit.lattice.cell import THIRDS, Grid, fit_grid, refit
+from stemfit.lattice.regions import find_regions
+from stemfit.lattice.rows import RowOffsets, row_offsets
+from stemfit.lattice.sites import Brightness, Honeycomb, honeycomb, measure
+from stemfit.lattice.types import Region
+
+FloatArray = NDArray[np.float64]
+
+
+class Survey(NamedTuple):
+    """Lattice, sites and columns of an image.
+
+    Attributes
+    ----------
+    image : (H, W) array
+        Without the jitter of rows: what all positions here refer to.
+    rows : RowOffsets
+        The jitter.
+    columns : Columns
+    grid : Grid
+    sites : Honeycomb
+    brightness : Brightness
+        Of every site.
+    regions : tuple of Region
+    region_map : (H, W) uint8 array
+        0 analysed, k = k-th region.
+    """
+
+    image: FloatArray
+    rows: RowOffsets
+    columns: Columns
+    grid: Grid
+    sites: Honeycomb
+    brightness: Brightness
+    regions: tuple[Region, ...]
+    region_map: NDArray[np.uint8]
+
+
+def survey(image: FloatArray, columns: Columns, device: str = "cpu") -> Survey:
+    """Fit the lattice, take out the jitter of rows, and measure every site.
+
+    Parameters
+    ----------
+    image : (H, W) array
+    columns : Columns
+        A first fit (`stemfit.columns.find`).
+    device : str
+        Of torch.
+
+    Raises
+    ------
+    NotAnalysable
+        If there is no lattice.
+    """
+    grid = fit_grid(image, columns)
+    regions, region_map = find_regions(image, columns, grid)
+    rows = row_offsets(image, columns, grid, region_map)
+    if rows.jitter_px > 0:
+        image = rows.straightened(image)
+        columns = replace(columns, xy_px=rows.straight(columns.xy_px))
+        grid = fit_grid(image, columns)
+    sites = honeycomb(grid, columns, region_map)
+    brightness, columns, sites = measure(image, columns, sites, grid, region_map, device)
+    grid, sites = _refined(grid, columns, sites, region_map, rows.jitter_px)
+    return Survey(image, rows, columns, grid, sites, brightness, regions, region_map)
+
+
+def _refined(
+    grid: Grid, columns: Columns, sites: Honeycomb, region_map: NDArray[np.uint8], jitter_px: float
+) -> tuple[Grid, Honeycomb]:
+    """Lattice and sites through the columns of the final fit, outside the regions."""
+    fractional = sites.ij + THIRDS[sites.third]
+    at = np.rint(sites.xy_px).astype(int)
+    use = (sites.column >= 0) & (region_map[at[:, 1], at[:, 0]] == 0)
+    there = sites.column[use]
+    on = replace(columns, xy_px=columns.xy_px[there], intensity=columns.intensity[there], cov=columns.cov[there])
+    better = refit(grid, on, fractional[use], jitter_px)
+    xy = np.clip(better.positions(fractional), 0.0, np.array(grid.shape_px[::-1]) - 1.0)  # sites stay in the image
+    return better, sites._replace(xy_px=xy)
