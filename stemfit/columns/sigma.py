@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
+from torch import Tensor
 
 from stemfit.columns.linear import Linear, Solve, conjugate_gradients, two_level
 from stemfit.columns.normal import blocks
@@ -32,6 +33,11 @@ OUTLIER = 5.0
 
 ITERATIONS, ACCURACY = 24, 3e-4
 """Conjugate gradients per noise image: these answers are not corrected by an outer loop."""
+
+
+LOOSE, REFINED = 2, 2
+"""So many combinations of the shared parameters, the least certain ones, are solved again so many times for what is
+left of them: columns and background imitate a tail but for some 1e-5 of its square."""
 
 
 def quick_sigma(weight: FloatArray, seen: FloatArray, profile: Profile) -> FloatArray:
@@ -75,27 +81,46 @@ def _noise_response(alone: Linear, precondition: Solve, rng: np.random.Generator
 def _from_shared(problem: Linear, alone: Linear, precondition: Solve) -> tuple[FloatArray, FloatArray]:
     """What the errors of the shared parameters add (N, 3, 3), and their own covariance (P, P).
 
-    R S^-1 R^T and S^-1 of the inverse of a matrix in blocks, S the Schur complement.
+    R S^-1 R^T and S^-1 of the inverse of a matrix in blocks, S the Schur complement: the square of what columns and
+    background cannot imitate of the derivatives.
 
     A common factor of all intensities is taken out: tail and background leave the scale open, comparisons do not care.
     """
-    n, own = len(problem.intensity), problem.own
-    cross = [problem.adjoint(problem.weight * d) for d in problem.shared]
-    answers = torch.stack(
-        [conjugate_gradients(alone, c[:own], precondition, ITERATIONS, ACCURACY) for c in cross], 1
-    )  # (3N+M, P)
-    full = torch.stack(cross, 1)
-    full, answers = full.double(), answers.double()
-    schur = full[own:] + torch.diag(problem.ridge[own:]).double() - full[:own].T @ answers
-    root = full[own:].diagonal().sqrt()
-    values, vectors = torch.linalg.eigh((schur + schur.T) / 2 / root / root[:, None])
-    spread = vectors / values.clamp(min=1e-7).sqrt() / root[:, None]
-    half = answers[: 3 * n] @ spread
-    rows = half.reshape(n, 3, -1)
+    n, p = len(problem.intensity), len(problem.shared)
+    answers, left = _imitated(alone, problem.shared, precondition)
+    root = torch.einsum("phw,hw,phw->p", problem.shared, problem.weight, problem.shared).double().sqrt()
+    _, vectors = torch.linalg.eigh(_gram(left, problem.weight) / root / root[:, None])
+    mixed = (vectors / root[:, None]).T  # combinations (P, P) of the parameters, the least certain one first
+    answers = (mixed @ answers.double()).to(answers)
+    left = torch.einsum("qp,phw->qhw", mixed, left.double()).to(left)
+    for k in list(range(min(LOOSE, p))) * REFINED:
+        more, rest = _imitated(alone, left[k : k + 1], precondition)
+        answers[k] += more[0]
+        left[k] = rest[0]
+    schur = _gram(left, problem.weight) + mixed @ torch.diag(problem.ridge[problem.own :].double()) @ mixed.T
+    values, vectors = torch.linalg.eigh(schur)
+    spread = vectors / values.clamp(min=1e-12 * float(values[-1])).sqrt()
+    rows = (answers[:, : 3 * n].double().T @ spread).reshape(n, 3, -1)
     light = problem.intensity.double() / problem.intensity.double().norm()
     rows[:, 2] -= torch.outer(light, light @ rows[:, 2])
     added = torch.einsum("nap,nbp->nab", rows, rows)
-    return np.asarray(added.cpu().numpy()), np.asarray((spread @ spread.T).cpu().numpy())
+    shared = mixed.T @ spread
+    return np.asarray(added.cpu().numpy()), np.asarray((shared @ shared.T).cpu().numpy())
+
+
+def _imitated(alone: Linear, images: Tensor, precondition: Solve) -> tuple[Tensor, Tensor]:
+    """What columns and background must do to look most like each image (P, 3N+M), and what they cannot (P, H, W)."""
+    answers = torch.stack([
+        conjugate_gradients(alone, alone.adjoint(alone.weight * image), precondition, ITERATIONS, ACCURACY)
+        for image in images
+    ])
+    return answers, images - torch.stack([alone.forward(answer) for answer in answers])
+
+
+def _gram(images: Tensor, weight: Tensor) -> Tensor:
+    """Weighted inner products (P, P)."""
+    flat = (images * weight.sqrt()).double().reshape(len(images), -1)
+    return flat @ flat.T
 
 
 def local_covariance(

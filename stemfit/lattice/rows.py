@@ -24,6 +24,9 @@ FloatArray = NDArray[np.float64]
 EVIDENCE = 6.0
 """Jitter is believed when the rows scatter by this many standard errors more than noise explains."""
 
+CHI2_MEDIAN = 0.4549
+"""Median of the square of a standard normal variable."""
+
 PASSES = 3
 """Linearisations: the first leaves the square of the offset over the column width, the third nothing."""
 
@@ -117,6 +120,9 @@ def row_offsets(image: FloatArray, columns: Columns, grid: Grid, region_map: NDA
     for _ in range(PASSES):
         step, error = _against(image, shifted(straight, offset), weight)
         offset = np.clip(offset + step, -MOST * grid.a_px_iso, MOST * grid.a_px_iso)
+    # The first fit took jitter for noise; now the noise is what is left.
+    left = weight * (image - shifted(straight, offset)) ** 2
+    error = error * np.sqrt(min(float(np.median(left[weight > 0])) / CHI2_MEDIAN, 1.0))
     known = np.isfinite(error)
     jitter = _true_variance(offset[known], error[known])
     if jitter == 0.0:
