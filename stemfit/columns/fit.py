@@ -32,7 +32,8 @@ SAMPLE = 600
 def refine(
     image: FloatArray, seeds_px: FloatArray, sigma_px: float, *, fixed: NDArray[np.bool_] | None = None,
     prune: bool = True, start: Columns | None = None, more: Seeder | None = None,
-    trusted: NDArray[np.bool_] | None = None, calibrate: bool = True, device: str = "cpu",
+    trusted: NDArray[np.bool_] | None = None, rim: tuple[FloatArray, FloatArray] | None = None,
+    calibrate: bool = True, device: str = "cpu",
 ) -> Columns:
     """Fit columns to an image by weighted Gauss-Newton on all unknowns at once.
 
@@ -54,6 +55,9 @@ def refine(
         Finds further seeds (x, y) in a residual image, given the width of the core; asked once, before the last stage.
     trusted : (H, W) bool array, optional
         Pixels that show the crystal: the others hardly count, and say nothing about noise, profile and background.
+    rim : ((R, 2) array, (R,) array), optional
+        Positions and intensities of columns outside the image whose light reaches into it, for a fit with `start`:
+        only their common brightness is fitted. They come last in what is returned.
     calibrate : bool
         Go on to the minimum, and scale the error bars by the response to simulated noise. Without, at half the cost,
         positions are short of it by less than their errors, those hold for a known profile (about a fifth too small),
@@ -73,7 +77,9 @@ def refine(
     fitter = Fitter(_tensor(small, device), every, prune, more, calibrate)
     with one_thread():
         if start is not None:
-            fitted = fitter.again(seeds, coarse(start, bins), held)
+            outside = (np.empty((0, 2)), np.empty(0)) if rim is None else rim
+            outside = ((outside[0] + 0.5) / bins - 0.5, outside[1] / bins**2)
+            fitted = fitter.again(seeds, coarse(start, bins), held, outside)
         else:
             fitted = fitter.fresh(seeds, width / bins, held, None if known is None else averaged_profile(known, bins))
     return fitted if bins == 1 else resampled(fitted, image, float(bins), trusted)
@@ -91,7 +97,7 @@ def _sampled(image: FloatArray, seeds_px: FloatArray, sigma_px: float, device: s
     seeds = (seeds_px - [window[1].start, window[0].start] + 0.5) / bins - 0.5
     inside = ((seeds > -0.5) & (seeds < np.array(part.shape[::-1]) - 0.5)).all(1)
     fitter = Fitter(_tensor(part, device), np.ones(part.shape, dtype=bool), True, None, False)
-    basis = spline((part.shape[0], part.shape[1]), KNOTS_COARSE * sigma_px / bins)
+    basis = spline((part.shape[0], part.shape[1]), KNOTS_COARSE * sigma_px / bins, sigma_px / bins)
     with one_thread():
         found = fitter.begun(seeds[inside], sigma_px / bins, np.zeros(int(inside.sum()), dtype=bool), basis, None)
     return sharpened(found.profile, bins) if len(found.xy) > SAMPLE / 4 else None

@@ -26,8 +26,8 @@ from stemfit.columns.state import (
     damped,
     local_weight,
     moved,
-    profile_derivatives,
     project,
+    shared_derivatives,
 )
 from stemfit.columns.types import Columns, Noise, Profile
 
@@ -50,6 +50,9 @@ TAIL_PRIOR = 0.2
 """Prior width of the tail's share, about none: in a perfect crystal tails and background are the same, and what the
 image does not show is background."""
 
+RIM_PRIOR = 0.3
+"""The same of what lies beyond the image, whose brightness is only guessed, relative to the guess."""
+
 KNOTS_COARSE, KNOTS_FINE = 36.0, 12.0
 """Knot distance of the background in core widths: about five and one and a half lattice constants."""
 
@@ -62,6 +65,9 @@ DISTRUST = 1e-2
 NEGLIGIBLE = 0.01
 """Decrease of chi-square per unknown by which a step of all unknowns is the last: it moved them by 0.1 sigma, the next
 one, of a quadratic method, would do so by far less."""
+
+MISSED = 1.0
+"""Decrease of chi-square that is worth another step along the shared parameters."""
 
 STAGES = (Stage(2, False, 0, 3), Stage(2, True, 0, 3), Stage(2, True, 3, 4), Stage(3, True, 4, 6))
 """Brightness first, then positions, then the core, then the tail: each needs the one before to be nearly right."""
@@ -119,7 +125,7 @@ class Fitter:
 
     def fresh(self, xy: FloatArray, sigma: float, held: NDArray[np.bool_], known: Profile | None) -> Columns:
         """Fit from seeds alone, or with a profile that is nearly right."""
-        basis = spline(self.pixels.shape, KNOTS_COARSE * sigma)
+        basis = spline(self.pixels.shape, KNOTS_COARSE * sigma, sigma)
         state = self.begun(xy, sigma, held, basis, known)
         basis, state = self._suited(state, basis)
         return self._finished(self._seeded(state, basis), basis)
@@ -133,7 +139,8 @@ class Fitter:
         read = float(np.std(self.pixels)) or 1.0
         profile = known or Profile(np.eye(2) * sigma**2, TAIL_RATIO * sigma, 0.0)
         state = State(
-            xy, np.full(len(xy), read * 2 * np.pi * sigma**2), profile, coef, Noise(0.0, 0.0, read, 1.0), held
+            xy, np.full(len(xy), read * 2 * np.pi * sigma**2), profile, coef, Noise(0.0, 0.0, read, 1.0), held,
+            np.zeros(len(xy), dtype=bool),
         )
         for stage in STAGES if known is None else KNOWN:
             if len(state.xy) == 0:
@@ -143,16 +150,22 @@ class Fitter:
                 state = self._pruned(state, basis, DOUBTFUL)
         return state
 
-    def again(self, xy: FloatArray, start: Columns, held: NDArray[np.bool_]) -> Columns:
-        """Fit from an earlier fit."""
+    def again(
+        self, xy: FloatArray, start: Columns, held: NDArray[np.bool_], rim: tuple[FloatArray, FloatArray]
+    ) -> Columns:
+        """Fit from an earlier fit; `rim` are positions and intensities of columns beyond the image, which come last."""
         known = min(len(start), len(xy))
-        intensity = np.concatenate([start.intensity[:known], np.zeros(len(xy) - known)])
-        basis = spline(self.pixels.shape, KNOTS_COARSE * start.profile.width_px)
-        state = State(xy, intensity, start.profile, project(start.background, basis), start.noise, held)
-        stage = LAST if self.calibrate else LAST._replace(steps=1)
+        intensity = np.concatenate([start.intensity[:known], np.zeros(len(xy) - known), rim[1]])
+        beyond = np.arange(len(intensity)) >= len(xy)
+        xy, held = np.vstack([xy, rim[0]]), np.concatenate([held, np.ones(len(rim[1]), dtype=bool)])
+        basis = spline(self.pixels.shape, KNOTS_COARSE * start.profile.width_px, start.profile.width_px)
+        state = State(xy, intensity, start.profile, project(start.background, basis), start.noise, held, beyond)
+        stage = LAST if self.calibrate else ROUGH
         state = self._measured(self._descend(state, basis, stage), basis)
-        basis, state = self._suited(state, basis)
-        return self._finished(self._measured(self._descend(state, basis, stage), basis), basis)
+        suited, state = self._suited(state, basis)
+        if suited is not basis:
+            state = self._measured(self._descend(state, suited, stage), suited)
+        return self._finished(state, suited)
 
     def _inside(self, xy: FloatArray) -> NDArray[np.bool_]:
         h, w = self.image.shape
@@ -169,20 +182,32 @@ class Fitter:
             if self.calibrate:
                 state = self._pruned(self._descend(state, basis, LAST), basis, SIGNIFICANCE)
                 state = self._descend(state, basis, LAST)
-        model, paint = self._model(state, basis)
-        problem = self._problem(state, basis, paint, model, Stage(0, True, 4, 0))
-        weight = local_weight(paint, problem.weight)
-        cov = local_covariance(state.xy, damped(state.intensity), *weight, state.profile)
-        shared = None
-        if self.calibrate and len(cov):
-            cov, shared = calibrated(cov, weight[1], problem, self._factor(state, basis, weight))
+        cov, shared, state = self._judged(state, basis)
         if self.prune:
             keep = state.intensity > SIGNIFICANCE * np.sqrt(cov[:, 2, 2])
             state, cov = chosen(state, keep), cov[keep]
-            model, _ = self._model(state, basis)
+        model, _ = self._model(state, basis)
         background = np.asarray(basis.rows @ state.coef @ basis.cols.T)
         drawn = np.asarray(model.double().cpu().numpy())
         return Columns(state.xy, state.intensity, cov, state.profile, background, drawn, state.noise, shared)
+
+    def _judged(self, state: State, basis: Spline) -> tuple[FloatArray, FloatArray | None, State]:
+        """Covariances of columns and profile; the state, nearer to the minimum."""
+        stage = Stage(0, True, 4, 0)
+        model, paint = self._model(state, basis)
+        problem = self._problem(state, basis, paint, model, stage)
+        weight = local_weight(paint, problem.weight)
+        cov = local_covariance(state.xy, damped(state.intensity), *weight, state.profile)
+        if not self.calibrate or len(cov) == 0:
+            return cov, None, state
+        values = np.zeros(len(problem.shared))
+        values[3] = state.profile.tail_fraction
+        solve = self._factor(state, basis, weight)
+        judged = calibrated(cov, weight[1], problem, solve, self.image - model, values)
+        if judged.gain > MISSED and (values[3] > 0 or float(judged.step[problem.own + 3]) > 0):
+            state = replace(moved(state, judged.step.cpu().numpy(), stage), rest=np.inf)
+        state = self._descend(state, basis, LAST)
+        return judged.cov, judged.shared_cov[:4, :4], state
 
     def _descend(self, state: State, basis: Spline, stage: Stage) -> State:
         """Gauss-Newton steps with one preconditioner; a step that makes the fit worse is shortened, or not taken."""
@@ -196,12 +221,12 @@ class Fitter:
             if solve is None:
                 solve = self._factor(state, basis, local_weight(paint, problem.weight), stage.move)
             precondition = precondition or two_level(problem, solve)
-            step, gain = self._direction(state, problem, model, precondition, stage.iterations)
-            if stage.profile == 4 and state.profile.tail_fraction <= 0 > step[-1]:  # a tail is never negative
+            step, gain = self._direction(state, problem, model, precondition, stage)
+            if stage.profile == 4 and state.profile.tail_fraction <= 0 > step[problem.own + 3]:  # never negative
                 stage = stage._replace(profile=3)
-                problem = replace(problem, shared=problem.shared[:3], ridge=problem.ridge[:-1])
+                problem = problem.without(3)
                 precondition = two_level(problem, solve)
-                step, gain = self._direction(state, problem, model, precondition, stage.iterations)
+                step, gain = self._direction(state, problem, model, precondition, stage)
             before = float((problem.weight * (self.image - model) ** 2).sum(dtype=torch.float64))
             for share in (1.0, 0.3, 0.1):
                 new = moved(state, share * step.double().cpu().numpy(), stage)
@@ -217,13 +242,13 @@ class Fitter:
         return state
 
     def _direction(
-        self, state: State, problem: Linear, model: Tensor, precondition: Solve, iterations: int
+        self, state: State, problem: Linear, model: Tensor, precondition: Solve, stage: Stage
     ) -> tuple[Tensor, float]:
         """Gauss-Newton step, prior included; by how much it should lower chi-square."""
         right = problem.adjoint(problem.weight * (self.image - model))
-        if len(problem.shared) == 4:
-            right[-1] -= problem.ridge[-1] * state.profile.tail_fraction
-        step = conjugate_gradients(problem, right, precondition, iterations)
+        if stage.profile == 4:
+            right[problem.own + 3] -= problem.ridge[problem.own + 3] * state.profile.tail_fraction
+        step = conjugate_gradients(problem, right, precondition, stage.iterations)
         return step, float(right @ step)
 
     def _model(self, state: State, basis: Spline) -> tuple[Tensor, Brush]:
@@ -241,16 +266,19 @@ class Fitter:
     def _problem(self, state: State, basis: Spline, paint: Brush, model: Tensor, stage: Stage) -> Linear:
         noise = state.noise
         variance = noise.read_sigma**2 + noise.gain * (model - noise.offset).clamp(min=0.0)
-        shared = profile_derivatives(state, paint)[: stage.profile] if stage.profile else model.new_zeros(0, 1, 1)
-        ridge = model.new_zeros(3 * len(state.xy) + state.coef.size + len(shared))
-        if len(shared) == 4:
-            ridge[-1] = TAIL_PRIOR**-2
+        shared = shared_derivatives(state, paint, stage.profile)
+        own = 3 * len(state.xy) + state.coef.size
+        ridge = model.new_zeros(own + len(shared))
+        if stage.profile == 4:
+            ridge[own + 3] = TAIL_PRIOR**-2
+        if len(shared) > stage.profile:
+            ridge[-1] = RIM_PRIOR**-2
         rows, cols = (torch.from_numpy(b).to(model) for b in basis)
-        moving = torch.from_numpy(~state.held & stage.move).to(model)
+        moving, lit = (torch.from_numpy(free).to(model) for free in (~state.held & stage.move, ~state.beyond))
         intensity = torch.from_numpy(state.intensity).to(model)
         trust = torch.from_numpy(np.where(self.trusted, 1.0, DISTRUST)).to(model)
         weight = trust / (variance * noise.pixels_per_sample)
-        return Linear(paint, intensity, moving, rows, cols, shared, weight, ridge)
+        return Linear(paint, intensity, moving, lit, rows, cols, shared, weight, ridge)
 
     def _factor(
         self, state: State, basis: Spline, weight: tuple[FloatArray, FloatArray], move: bool = True
@@ -259,10 +287,10 @@ class Fitter:
         kept = self.factored
         if kept is not None and kept.held is state.held and kept.basis is basis and kept.move == move:
             return kept.solve
-        local, seen = weight
+        local, _ = weight
         matrix = assemble(
-            state.xy, damped(state.intensity), local, seen, state.profile, basis,
-            float(local[:, 2].mean()), ~state.held & move,
+            state.xy, damped(state.intensity), local, state.profile, basis,
+            float(local[:, 2].mean()), ~state.held & move, ~state.beyond,
         )
         diagonal = matrix.diagonal()
         knots = diagonal[3 * len(state.xy) :]
@@ -321,7 +349,7 @@ class Fitter:
         means = inner.reshape(h, size, w, size).mean((1, 3)) * size
         if np.median(means**2) / 0.4549 < UNEVEN:  # of a normal distribution; edges and defects do not count
             return basis, state
-        fine = spline(model.shape, KNOTS_FINE * state.profile.width_px)
+        fine = spline(model.shape, KNOTS_FINE * state.profile.width_px, state.profile.width_px)
         return fine, replace(state, coef=project(basis.rows @ state.coef @ basis.cols.T, fine), rest=np.inf)
 
     def _seeded(self, state: State, basis: Spline) -> State:
@@ -337,5 +365,6 @@ class Fitter:
         none = np.zeros(len(missed))
         return replace(
             state, xy=np.vstack([state.xy, missed]), intensity=np.concatenate([state.intensity, none]),
-            held=np.concatenate([state.held, none.astype(bool)]), rest=np.inf,
+            held=np.concatenate([state.held, none.astype(bool)]),
+            beyond=np.concatenate([state.beyond, none.astype(bool)]), rest=np.inf,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,8 +28,8 @@ class Linear:
     ----------
     brush : Brush
     intensity : (N,) tensor
-    moving : (N,) tensor
-        1 where the position is free, else 0.
+    moving, lit : (N,) tensor
+        1 where the position, the intensity is free, else 0.
     rows, cols : (H, MY), (W, MX) tensors
         Background basis.
     shared : (P, H, W) tensor
@@ -43,6 +43,7 @@ class Linear:
     brush: Brush
     intensity: Tensor
     moving: Tensor
+    lit: Tensor
     rows: Tensor
     cols: Tensor
     shared: Tensor
@@ -54,6 +55,12 @@ class Linear:
         """Number of unknowns without the shared ones."""
         return len(self.ridge) - len(self.shared)
 
+    def without(self, k: int) -> Linear:
+        """The same problem, the k-th shared parameter held."""
+        keep = [j for j in range(len(self.shared)) if j != k]
+        ridge = torch.cat([self.ridge[: self.own], self.ridge[self.own :][keep]])
+        return replace(self, shared=self.shared[keep], ridge=ridge)
+
     def forward(self, unknowns: Tensor) -> Tensor:
         """Change of the image (H, W) for a change of the unknowns."""
         n = len(self.intensity)
@@ -61,7 +68,7 @@ class Linear:
         reach = self.intensity * self.moving
         stamps = self.brush.stamps
         windows = (reach * dx)[:, None] * stamps.grad_x
-        windows.addcmul_((reach * dy)[:, None], stamps.grad_y).addcmul_(di[:, None], stamps.core)
+        windows.addcmul_((reach * dy)[:, None], stamps.grad_y).addcmul_((self.lit * di)[:, None], stamps.core)
         coef = unknowns[3 * n : self.own].reshape(self.rows.shape[1], self.cols.shape[1])
         image = self.brush.draw(windows) + self.rows @ coef @ self.cols.T
         return image + torch.tensordot(unknowns[self.own :], self.shared, 1) if len(self.shared) else image
@@ -71,7 +78,7 @@ class Linear:
         windows, stamps = self.brush.read(image), self.brush.stamps
         reach = self.intensity * self.moving
         x, y, i = ((windows * shape).sum(1) for shape in (stamps.grad_x, stamps.grad_y, stamps.core))
-        columns = torch.stack([reach * x, reach * y, i], 1).reshape(-1)
+        columns = torch.stack([reach * x, reach * y, self.lit * i], 1).reshape(-1)
         background = (self.rows.T @ image @ self.cols).reshape(-1)
         return torch.cat([columns, background, torch.einsum("phw,hw->p", self.shared, image)])
 
@@ -89,8 +96,8 @@ def two_level(problem: Linear, solve: Solve) -> Solve:
     """
     n, p, total = problem.own, len(problem.shared), len(problem.ridge)
     coarse = problem.ridge.new_zeros(p + 3, total)
-    coarse[p, 2 : 3 * len(problem.intensity) : 3] = problem.intensity
-    coarse[p + 1, 2 : 3 * len(problem.intensity) : 3] = 1.0
+    coarse[p, 2 : 3 * len(problem.intensity) : 3] = problem.lit * problem.intensity
+    coarse[p + 1, 2 : 3 * len(problem.intensity) : 3] = problem.lit
     coarse[p + 2, 3 * len(problem.intensity) : n] = 1.0
     for k, derivative in enumerate(problem.shared):
         coarse[k, :n] = -solve(problem.adjoint(problem.weight * derivative)[:n])

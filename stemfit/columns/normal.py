@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline
+from scipy.ndimage import gaussian_filter1d
 from scipy.sparse import block_array, coo_array, csc_array, csr_array, diags_array, eye_array, kron
 from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
@@ -34,14 +35,22 @@ class Spline(NamedTuple):
     cols: FloatArray  # (W, MX)
 
 
-def spline(shape: tuple[int, int], spacing_px: float) -> Spline:
-    """Basis with knots about `spacing_px` apart."""
-    return Spline(_basis(shape[0], spacing_px), _basis(shape[1], spacing_px))
+EDGE_KNOTS = (3.0, 8.0)
+"""Distance of further knots from the edges in core widths. Columns beyond an edge shed light into the image, most of it
+through their tails: seen as background it tells nothing of the tail, but taken for its absence it would deny one."""
 
 
-def _basis(length: int, spacing_px: float) -> FloatArray:
+def spline(shape: tuple[int, int], spacing_px: float, width_px: float) -> Spline:
+    """Basis with knots about `spacing_px` apart, and closer to the edges for columns of core width `width_px`."""
+    return Spline(_basis(shape[0], spacing_px, width_px), _basis(shape[1], spacing_px, width_px))
+
+
+def _basis(length: int, spacing_px: float, width_px: float) -> FloatArray:
     pieces = max(1, round(length / spacing_px))
-    knots = np.concatenate([[0.0] * 3, np.linspace(0, length - 1, pieces + 1), [length - 1.0] * 3])
+    last = length - 1.0
+    near = np.array([k * width_px for k in EDGE_KNOTS if k * width_px < min(0.25 * last, 0.5 * last / pieces)])
+    inner = np.unique(np.concatenate([np.linspace(0, last, pieces + 1)[1:-1], near, last - near]))
+    knots = np.concatenate([[0.0] * 4, inner, [last] * 4])
     return np.asarray(BSpline.design_matrix(np.arange(length, dtype=float), knots, 3).toarray())
 
 
@@ -80,43 +89,56 @@ def blocks(
 
 
 def assemble(
-    xy_px: FloatArray, intensity: FloatArray, weight: FloatArray, seen: FloatArray, profile: Profile, basis: Spline,
-    mean_weight: float, free_position: NDArray[np.bool_],
+    xy_px: FloatArray, intensity: FloatArray, weight: FloatArray, profile: Profile, basis: Spline,
+    mean_weight: float, free_position: NDArray[np.bool_], lit: NDArray[np.bool_],
 ) -> csc_array:
     """Full sparse matrix over (3 N column parameters, background coefficients)."""
     n = len(xy_px)
     i, j = pairs(xy_px, 4.5 * profile.width_px)
     block = blocks(xy_px, intensity, weight, profile, i, j)
-    fixed = np.column_stack([~free_position, ~free_position, np.zeros(n, dtype=bool)])
+    fixed = np.column_stack([~free_position, ~free_position, ~lit])
     block = np.where(fixed[i][:, :, None] | fixed[j][:, None, :], 0.0, block)
     row = (3 * i[:, None, None] + np.arange(3)[None, :, None]).repeat(3, axis=2)
     col = (3 * j[:, None, None] + np.arange(3)[None, None, :]).repeat(3, axis=1)
     columns = coo_array((block.ravel(), (row.ravel(), col.ravel())), shape=(3 * n, 3 * n)).tocsr()
     columns = columns + coo_array((fixed.ravel().astype(float), (np.arange(3 * n),) * 2), shape=(3 * n, 3 * n)).tocsr()
-    return _border(columns, xy_px, weight, seen, basis, mean_weight, 1 - profile.tail_fraction)
+    share = 1 - profile.tail_fraction
+    reach = share * np.column_stack([intensity, intensity, np.ones(n)]) * ~fixed * np.sqrt(weight * mean_weight)
+    return _border(columns, xy_px, reach, profile.width_px, basis, mean_weight)
 
 
 def _border(
-    columns: csr_array, xy_px: FloatArray, weight: FloatArray, seen: FloatArray, basis: Spline, mean_weight: float,
-    share: float,
+    columns: csr_array, xy_px: FloatArray, reach: FloatArray, width_px: float, basis: Spline, mean_weight: float
 ) -> csc_array:
-    """Add the background's rows and columns.
+    """Add the background's rows and columns; `reach` (N, 3) scales the derivatives of each column.
 
     All weights enter as sqrt(w_a w_b): a congruence of the unweighted matrix, which therefore stays positive definite
     although the brightness of columns and the background nearly exchange.
     """
     n = len(xy_px)
-    h, w = len(basis.rows), len(basis.cols)
-    iy = np.clip(np.rint(xy_px[:, 1]).astype(int), 0, h - 1)
-    ix = np.clip(np.rint(xy_px[:, 0]).astype(int), 0, w - 1)
-    at = np.einsum("na,nb->nab", basis.rows[iy], basis.cols[ix]).reshape(n, -1)  # (N, MY*MX)
-    at *= (np.sqrt(weight[:, 2] * mean_weight) * seen * share)[:, None]
-    which, k = np.nonzero(at)
-    coupling = coo_array((at[which, k], (3 * which + 2, k)), shape=(3 * n, at.shape[1])).tocsr()
+    down, across = (_under_cores(b, xy_px[:, k], width_px) for b, k in ((basis.rows, 1), (basis.cols, 0)))
+    coupling = np.empty((n, 3, basis.rows.shape[1], basis.cols.shape[1]))
+    for k, (y, x) in enumerate(((0, 1), (1, 0), (0, 0))):
+        np.multiply(reach[:, k, None, None] * down[y][:, :, None], across[x][:, None, :], out=coupling[:, k])
+    border = csr_array(coupling.reshape(3 * n, -1))
     gram = mean_weight * kron(csr_array(basis.rows.T @ basis.rows), csr_array(basis.cols.T @ basis.cols))
     gram = gram + BACKGROUND_DAMPING * diags_array(gram.diagonal())
-    parts: list[list[csr_array]] = [[columns, coupling], [csr_array(coupling.T), csr_array(gram)]]
+    parts: list[list[csr_array]] = [[columns, border], [csr_array(border.T), csr_array(gram)]]
     return csc_array(block_array(parts))
+
+
+def _under_cores(basis: FloatArray, at_px: FloatArray, width_px: float) -> tuple[FloatArray, FloatArray]:
+    """Mean (N, M) of the functions of one axis under a round core at each position, and its slope there."""
+    pad = int(np.ceil(4 * width_px)) + 1
+    wide = np.pad(basis, ((pad, pad), (0, 0)))  # nothing is seen beyond the image
+    at = np.clip(at_px + pad, 0.0, len(wide) - 1.001)
+    row, part = at.astype(int), (at % 1.0)[:, None]
+    found = []
+    for order in (0, 1):
+        smooth = gaussian_filter1d(wide, width_px, axis=0, order=order, mode="constant")
+        smooth[np.abs(smooth) < 1e-4] = 0.0
+        found.append(np.asarray((1 - part) * smooth[row] + part * smooth[row + 1]))
+    return found[0], found[1]
 
 
 DAMPING = (0.01, 0.03, 0.1, 0.4, 2.0, 10.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,9 +36,9 @@ ITERATIONS, ACCURACY = 24, 3e-4
 """Conjugate gradients per noise image: these answers are not corrected by an outer loop."""
 
 
-LOOSE, REFINED = 2, 2
-"""So many combinations of the shared parameters, the least certain ones, are solved again so many times for what is
-left of them: columns and background imitate a tail but for some 1e-5 of its square."""
+FIRST, LOOSE, REFINED = 4, 2, 2
+"""Iterations for all shared parameters; then so many combinations of them, the least certain ones, are solved again so
+many times for what is left of them: columns and background imitate a tail but for some 1e-5 of its square."""
 
 
 def quick_sigma(weight: FloatArray, seen: FloatArray, profile: Profile) -> FloatArray:
@@ -46,13 +47,35 @@ def quick_sigma(weight: FloatArray, seen: FloatArray, profile: Profile) -> Float
     return np.asarray(1 / np.sqrt(energy * weight[:, 2] * np.maximum(seen, 1e-3)))
 
 
-def calibrated(
-    local: FloatArray, seen: FloatArray, problem: Linear, solve: Solve
-) -> tuple[FloatArray, FloatArray]:
-    """Covariance (N, 3, 3) of x, y and intensity of every column in the whole problem, and (P, P) of the profile.
+class Judged(NamedTuple):
+    """What the whole problem says at the end.
 
-    The local one is scaled by what columns and background together do to simulated noise; the errors of the shared
-    profile are added exactly. Intensities are meant up to one common factor.
+    Attributes
+    ----------
+    cov : (N, 3, 3) array
+        Covariance of x, y and intensity of every column.
+    shared_cov : (P, P) array
+        Of the shared parameters.
+    step : (3 N + M + P,) tensor
+        Where the minimum is along the shared parameters, which conjugate gradients alone reach last.
+    gain : float
+        By how much chi-square is lower there.
+    """
+
+    cov: FloatArray
+    shared_cov: FloatArray
+    step: Tensor
+    gain: float
+
+
+def calibrated(
+    local: FloatArray, seen: FloatArray, problem: Linear, solve: Solve, residual: Tensor, shared: FloatArray
+) -> Judged:
+    """Judge columns and profile in the whole problem.
+
+    The local covariance is scaled by what columns and background together do to simulated noise; the errors of the
+    shared parameters are added exactly. Intensities are meant up to one common factor. `shared` are the values of the
+    shared parameters less what is expected of them.
     """
     rng = np.random.default_rng(0)
     variance = np.diagonal(local, axis1=1, axis2=2)
@@ -64,10 +87,11 @@ def calibrated(
     if len(ratio):
         free = ratio[:, :2][ratio[:, :2] > 0]
         position = np.sqrt(free.mean()) if len(free) else 1.0
-        scale = np.array([position, position, np.sqrt(ratio[:, 2].mean())])
+        light = ratio[:, 2][ratio[:, 2] > 0]
+        scale = np.array([position, position, np.sqrt(light.mean()) if len(light) else 1.0])
         local = local * np.outer(scale, scale)
-    added, shared = _from_shared(problem, alone, precondition)
-    return np.asarray(local + added, dtype=np.float64), shared
+    judged = _from_shared(problem, alone, precondition, residual, shared)
+    return judged._replace(cov=np.asarray(local + judged.cov, dtype=np.float64))
 
 
 def _noise_response(alone: Linear, precondition: Solve, rng: np.random.Generator) -> FloatArray:
@@ -78,40 +102,49 @@ def _noise_response(alone: Linear, precondition: Solve, rng: np.random.Generator
     return np.asarray(answer[: 3 * len(alone.intensity)].double().cpu().numpy())
 
 
-def _from_shared(problem: Linear, alone: Linear, precondition: Solve) -> tuple[FloatArray, FloatArray]:
-    """What the errors of the shared parameters add (N, 3, 3), and their own covariance (P, P).
+def _from_shared(
+    problem: Linear, alone: Linear, precondition: Solve, residual: Tensor, values: FloatArray
+) -> Judged:
+    """What the errors of the shared parameters add to columns, their own covariance, and their minimum.
 
     R S^-1 R^T and S^-1 of the inverse of a matrix in blocks, S the Schur complement: the square of what columns and
     background cannot imitate of the derivatives.
 
     A common factor of all intensities is taken out: tail and background leave the scale open, comparisons do not care.
     """
-    n, p = len(problem.intensity), len(problem.shared)
-    answers, left = _imitated(alone, problem.shared, precondition)
+    n, p, own = len(problem.intensity), len(problem.shared), problem.own
+    answers, left = _imitated(alone, problem.shared, precondition, FIRST)
     root = torch.einsum("phw,hw,phw->p", problem.shared, problem.weight, problem.shared).double().sqrt()
     _, vectors = torch.linalg.eigh(_gram(left, problem.weight) / root / root[:, None])
     mixed = (vectors / root[:, None]).T  # combinations (P, P) of the parameters, the least certain one first
     answers = (mixed @ answers.double()).to(answers)
     left = torch.einsum("qp,phw->qhw", mixed, left.double()).to(left)
     for k in list(range(min(LOOSE, p))) * REFINED:
-        more, rest = _imitated(alone, left[k : k + 1], precondition)
+        more, rest = _imitated(alone, left[k : k + 1], precondition, ITERATIONS)
         answers[k] += more[0]
         left[k] = rest[0]
-    schur = _gram(left, problem.weight) + mixed @ torch.diag(problem.ridge[problem.own :].double()) @ mixed.T
-    values, vectors = torch.linalg.eigh(schur)
-    spread = vectors / values.clamp(min=1e-12 * float(values[-1])).sqrt()
+    ridge = problem.ridge[own:].double()
+    schur = _gram(left, problem.weight) + mixed @ torch.diag(ridge) @ mixed.T
+    values_of, vectors = torch.linalg.eigh(schur)
+    spread = vectors / values_of.clamp(min=1e-12 * float(values_of[-1])).sqrt()
     rows = (answers[:, : 3 * n].double().T @ spread).reshape(n, 3, -1)
-    light = problem.intensity.double() / problem.intensity.double().norm()
-    rows[:, 2] -= torch.outer(light, light @ rows[:, 2])
-    added = torch.einsum("nap,nbp->nab", rows, rows)
+    light = (problem.lit * problem.intensity).double()
+    rows[:, 2] -= torch.outer(light, light @ rows[:, 2] / (light @ light))
+    pull = torch.einsum("phw,hw->p", left.double(), (problem.weight * residual).double())
+    pull = pull - mixed @ (ridge * torch.from_numpy(values).to(ridge))
+    best = spread @ (spread.T @ pull)
     shared = mixed.T @ spread
-    return np.asarray(added.cpu().numpy()), np.asarray((shared @ shared.T).cpu().numpy())
+    step = torch.cat([-(best @ answers[:, :own].double()), mixed.T @ best])
+    added = torch.einsum("nap,nbp->nab", rows, rows)
+    return Judged(
+        np.asarray(added.cpu().numpy()), np.asarray((shared @ shared.T).cpu().numpy()), step, float(pull @ best)
+    )
 
 
-def _imitated(alone: Linear, images: Tensor, precondition: Solve) -> tuple[Tensor, Tensor]:
+def _imitated(alone: Linear, images: Tensor, precondition: Solve, iterations: int) -> tuple[Tensor, Tensor]:
     """What columns and background must do to look most like each image (P, 3N+M), and what they cannot (P, H, W)."""
     answers = torch.stack([
-        conjugate_gradients(alone, alone.adjoint(alone.weight * image), precondition, ITERATIONS, ACCURACY)
+        conjugate_gradients(alone, alone.adjoint(alone.weight * image), precondition, iterations, ACCURACY)
         for image in images
     ])
     return answers, images - torch.stack([alone.forward(answer) for answer in answers])

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from stemfit.columns import Columns, refine
 from stemfit.columns.fit import coarsening
 from stemfit.columns.fitter import SIGNIFICANCE
-from stemfit.columns.resample import averaged, coarse, resampled
+from stemfit.columns.resample import averaged, coarse, resampled, sharpened
 from stemfit.columns.stamps import render
 from stemfit.lattice.cell import THIRDS, Grid
 from stemfit.lattice.types import cells_near
@@ -36,7 +36,7 @@ GHOST = 0.15
 """Share of the typical brightness of a sublattice that tails of an uneven probe and displaced neighbours leave on an
 empty site, and more; the least that is left of a column with one atom is a quarter."""
 
-RIM = 1.0
+RIM = 1.2
 """Distance outside the image, in lattice constants, from which columns still shed light into it."""
 
 
@@ -125,44 +125,50 @@ def measure(
         Sites with the columns that were found late.
     """
     columns, sites = _without_ghosts(columns, sites)
-    beyond = _rim(grid, columns, sites, region_map)
-    inner, clear = image - beyond, region_map == 0
-    bins = coarsening(columns.profile.width_px)
-    small = averaged(inner, bins), averaged(clear.astype(float), bins) > 0.5
-    fitted, which, late = _sites_fitted(*small, coarse(columns, bins), (sites.xy_px + 0.5) / bins - 0.5, sites, device)
-    observed = len(columns) + late
-    fitted = resampled(fitted, inner, float(bins), clear) if bins > 1 else fitted
+    bins, clear = coarsening(columns.profile.width_px), region_map == 0
+    rim = _rim(grid, columns, sites, region_map)
+    small = averaged(image, bins), averaged(clear.astype(float), bins) > 0.5
+    near = sites._replace(xy_px=(sites.xy_px + 0.5) / bins - 0.5)
+    fitted, which, late = _sites_fitted(*small, coarse(columns, bins), rim.coarse(bins), near, device)
+    outside = np.arange(len(fitted)) >= len(fitted) - len(rim.third)
+    light = fitted.intensity[outside] * bins**2
+    beyond = render(rim.xy_px, light, sharpened(fitted.profile, bins), grid.shape_px)
+    fitted, observed = _subset(fitted, np.flatnonzero(~outside)), len(columns) + late
+    fitted = resampled(fitted, image - beyond, float(bins), clear) if bins > 1 else fitted
     brightness = Brightness(fitted.intensity[which], np.sqrt(fitted.cov[which, 2, 2]))
     sites = sites._replace(column=np.where(which < observed, which, -1))
     seen, sites = _credible(_subset(fitted, np.arange(observed)), sites)
-    return brightness, replace(seen, background=seen.background + beyond, model=seen.model + beyond), sites
+    model = seen.model + beyond if bins > 1 else seen.model  # which has drawn it already
+    return brightness, replace(seen, background=seen.background + beyond, model=model), sites
 
 
 def _sites_fitted(
-    image: FloatArray, clear: NDArray[np.bool_], columns: Columns, at_px: FloatArray, sites: Honeycomb, device: str
+    image: FloatArray, clear: NDArray[np.bool_], columns: Columns, rim: _Rim, sites: Honeycomb, device: str
 ) -> tuple[Columns, NDArray[np.int64], int]:
-    """Columns of a fit with one on every site at `at_px`; which column is on which site; how many are new ones."""
+    """Columns of a fit with one on every site, those of the rim last; which is on which site; how many are new."""
     empty, n = np.flatnonzero(sites.column < 0), len(columns)
-    first = _forced(image, columns, at_px[empty], clear, device, calibrate=False)
+    first = _forced(image, columns, sites.xy_px[empty], rim.bright(_typical(columns, sites)), clear, device, False)
+    found = slice(n, n + len(empty))
     least = GHOST * _typical(columns, sites)[sites.third[empty]]
-    late = first.intensity[n:] > np.maximum(ON_SITE * np.sqrt(first.cov[n:, 2, 2]), least)
+    late = first.intensity[found] > np.maximum(ON_SITE * np.sqrt(first.cov[found, 2, 2]), least)
     which = sites.column.copy()
     which[empty[late]] = n + np.arange(late.sum())
-    start = _subset(first, np.flatnonzero(np.append(np.ones(n, dtype=bool), late)))
+    start = _subset(first, np.append(np.arange(n), n + np.flatnonzero(late)))
     empty = empty[~late]
     which[empty] = len(start) + np.arange(len(empty))
-    return _forced(image, start, at_px[empty], clear, device, calibrate=True), which, int(late.sum())
+    light = rim.xy_px, first.intensity[len(first) - len(rim.third) :]
+    return _forced(image, start, sites.xy_px[empty], light, clear, device, True), which, int(late.sum())
 
 
 def _forced(
-    image: FloatArray, columns: Columns, empty_px: FloatArray, trusted: NDArray[np.bool_], device: str, *,
-    calibrate: bool,
+    image: FloatArray, columns: Columns, empty_px: FloatArray, rim: tuple[FloatArray, FloatArray],
+    trusted: NDArray[np.bool_], device: str, calibrate: bool,
 ) -> Columns:
     """Fit with columns held at `empty_px`, after the free ones."""
     seeds = np.vstack([columns.xy_px, empty_px])
     fixed = np.arange(len(seeds)) >= len(columns)
     return refine(
-        image, seeds, columns.profile.width_px, fixed=fixed, prune=False, start=columns, trusted=trusted,
+        image, seeds, columns.profile.width_px, fixed=fixed, prune=False, start=columns, trusted=trusted, rim=rim,
         calibrate=calibrate, device=device,
     )
 
@@ -173,8 +179,23 @@ def _subset(columns: Columns, order: NDArray[np.int64]) -> Columns:
     )
 
 
-def _rim(grid: Grid, columns: Columns, sites: Honeycomb, region_map: NDArray[np.uint8]) -> FloatArray:
-    """Light (H, W) that the columns outside the image shed into it.
+class _Rim(NamedTuple):
+    """Columns outside the image: position (R, 2) px and third (R,)."""
+
+    xy_px: FloatArray
+    third: NDArray[np.int64]
+
+    def coarse(self, bins: int) -> _Rim:
+        """On pixels `bins` times as large."""
+        return self._replace(xy_px=(self.xy_px + 0.5) / bins - 0.5)
+
+    def bright(self, typical: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Positions and intensities, each as bright as is typical of its third."""
+        return self.xy_px, typical[self.third]
+
+
+def _rim(grid: Grid, columns: Columns, sites: Honeycomb, region_map: NDArray[np.uint8]) -> _Rim:
+    """Columns from which light may reach the image.
 
     Beside an area without crystal none are assumed, nor where a column was found that is the image of one.
     """
@@ -185,7 +206,7 @@ def _rim(grid: Grid, columns: Columns, sites: Honeycomb, region_map: NDArray[np.
     out &= region_map[at[:, 1], at[:, 0]] == 0
     if len(columns):
         out &= np.asarray(cKDTree(columns.xy_px).query(xy)[0]) > REACH * grid.a_px_iso
-    return render(xy[out], _typical(columns, sites)[third[out]], columns.profile, grid.shape_px)
+    return _Rim(xy[out], third[out])
 
 
 def _typical(columns: Columns, sites: Honeycomb) -> FloatArray:

@@ -72,13 +72,14 @@ def survey(image: FloatArray, columns: Columns, device: str = "cpu") -> Survey:
         grid = fit_grid(image, columns)
     sites = honeycomb(grid, columns, region_map)
     brightness, columns, sites = measure(image, columns, sites, grid, region_map, device)
-    grid, sites = _refined(grid, columns, sites, region_map, rows.jitter_px)
+    grid, sites, brightness = _refined(grid, columns, sites, brightness, region_map, rows.jitter_px)
     return Survey(image, rows, columns, grid, sites, brightness, regions, region_map)
 
 
 def _refined(
-    grid: Grid, columns: Columns, sites: Honeycomb, region_map: NDArray[np.uint8], jitter_px: float
-) -> tuple[Grid, Honeycomb]:
+    grid: Grid, columns: Columns, sites: Honeycomb, brightness: Brightness, region_map: NDArray[np.uint8],
+    jitter_px: float,
+) -> tuple[Grid, Honeycomb, Brightness]:
     """Lattice and sites through the columns of the final fit, outside the regions."""
     fractional = sites.ij + THIRDS[sites.third]
     at = np.rint(sites.xy_px).astype(int)
@@ -86,5 +87,7 @@ def _refined(
     there = sites.column[use]
     on = replace(columns, xy_px=columns.xy_px[there], intensity=columns.intensity[there], cov=columns.cov[there])
     better = refit(grid, on, fractional[use], jitter_px)
-    xy = np.clip(better.positions(fractional), 0.0, np.array(grid.shape_px[::-1]) - 1.0)  # sites stay in the image
-    return better, sites._replace(xy_px=xy)
+    xy = better.positions(fractional)
+    seen = (np.abs(xy - (np.array(grid.shape_px[::-1]) - 1) / 2) < np.array(grid.shape_px[::-1]) / 2 - 0.01).all(1)
+    kept = Honeycomb(sites.ij[seen], sites.third[seen], xy[seen], sites.column[seen], sites.inside[seen])
+    return better, kept, Brightness(brightness.value[seen], brightness.sigma[seen])
