@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from stemfit.columns import Columns
 from stemfit.columns.resample import averaged
 from stemfit.errors import NotAnalysable
+from stemfit.lattice.grains import largest_grain
 from stemfit.lattice.phase import PlaneField, plane_field
 from stemfit.lattice.spots import MAX_ANISOTROPY, reciprocal_cell
 from stemfit.lattice.types import deformation, interpolate, iso, rotation_deg
@@ -93,7 +94,7 @@ def fit_grid(image: FloatArray, columns: Columns) -> Grid:
     bins = max(1, int(columns.profile.width_px / COARSE_SIGMA_PX))
     if bins > 1:
         return _enlarged(fit_grid(averaged(image, bins), _shrunk(columns, bins)), bins, image.shape)
-    g = reciprocal_cell(image)
+    g, image = largest_grain(image, reciprocal_cell(image))
     a, b = _direct(g)
     dual = np.linalg.inv(np.column_stack([a, b]))
     field = plane_field(image, dual, 1.5 * iso(a, b))
