@@ -28,14 +28,15 @@ NARROW = 1.5
 """The same of the window that says where a grain ends."""
 
 SPREAD_DEG = float(np.degrees(np.sqrt(0.75) / (2 * np.pi * WIDE)))
-"""Standard deviation of that answer over angles: the window's transform, 1 / (2 pi WIDE a), seen from 2 / (sqrt(3) a)."""
+"""Standard deviation of that answer over angles: of the window's transform, 1 / (2 pi WIDE a), seen from the spots'
+distance, 2 / (sqrt(3) a)."""
 
 LEAST_TURN_DEG = 3.0
 """Smaller turns pass for distortion of the scan: a strain of 2 % turns a crystal by 1.1 degrees either way."""
 
 SIGNIFICANT = 4.0
-"""Amplitude over the rms of the noise at the same frequency. Noise amplitudes are Rayleigh: 4 is passed by one window in
-1e7, and three spots have to pass."""
+"""Amplitude over the rms of the noise at the same frequency. Noise amplitudes are Rayleigh: 4 is passed by one window
+in 1e7, and three spots have to pass."""
 
 PRESENT = 0.5
 """Amplitude relative to that of the main grain from which the same crystal is there."""
@@ -143,10 +144,16 @@ def principal_turn(of: Scan) -> tuple[float, BoolArray]:
     return float(mode), crystal & (np.abs(folded(angle - mode)) >= LEAST_TURN_DEG)
 
 
-def largest_grain(image: FloatArray, g: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Spots of the grain that covers most, and the image with the others smoothed away, for what reads its planes.
+class MainGrain(NamedTuple):
+    """Spots (2, 2) of the grain that covers most, the image with the others smoothed away, and where they are not."""
 
-    Where there is one grain only, both come back as they are.
+    g: FloatArray
+    image: FloatArray
+    own: BoolArray
+
+
+def largest_grain(image: FloatArray, g: FloatArray) -> MainGrain:
+    """Find the grain that covers most; where there is one only, spots and image come back as they are.
 
     Parameters
     ----------
@@ -156,16 +163,16 @@ def largest_grain(image: FloatArray, g: FloatArray) -> tuple[FloatArray, FloatAr
     """
     a_px = float(np.sqrt(2 / np.sqrt(3) / abs(np.linalg.det(g))))
     of = spectrum(image, WIDE * a_px)
-    flat = image
+    main = MainGrain(g, image, np.ones(image.shape, dtype=bool))
     for _ in range(2):
-        around = scan(of, g, a_px)
+        around = scan(of, main.g, a_px)
         turn, others = principal_turn(around)
         if others.sum() * np.prod(around.at.step) < LEAST_CELLS * 0.5 * np.sqrt(3) * a_px**2:
-            return g, image
-        elsewhere = around.at.spread(others, image.shape) > 0.5
-        flat = np.where(elsewhere, gaussian_filter(image, a_px), image)
-        g = polished(flat, turned(g, turn))
-    return g, flat
+            break
+        own = around.at.spread(others.astype(np.float64), image.shape) < 0.5
+        flat = np.where(own, image, gaussian_filter(image, a_px))
+        main = MainGrain(polished(flat, turned(main.g, turn)), flat, own)
+    return main
 
 
 def other_grains(image: FloatArray, g: FloatArray, a_px: float) -> tuple[Grain, ...]:
@@ -188,31 +195,33 @@ def other_grains(image: FloatArray, g: FloatArray, a_px: float) -> tuple[Grain, 
     least = LEAST_CELLS * 0.5 * np.sqrt(3) * a_px**2 / np.prod(wide.at.step)
     at, narrow = points(of, NARROW * a_px), NARROW * a_px
     here = np.cbrt(spots(of, g, narrow).prod(0))
-    usual = float(np.median(here[_reached(at, wide.at, ~present) > 0.5])) if not present.all() else float(here.max())
-    found: list[tuple[float, BoolArray, FloatArray, FloatArray]] = []
-    for _ in range(MOST):
+    found = []
+    for turn, its in _turns(angle, present, least):
+        near = _reached(at, wide.at, binary_dilation(its, np.ones((3, 3), dtype=bool), iterations=2)) > 0.5
+        found.append((turn, its, np.where(near, np.cbrt(spots(of, turned(g, turn), narrow).prod(0)), 0.0)))
+    strongest = np.max([here, *(there for _, _, there in found)], axis=0)
+    grains = []
+    for turn, its, there in found:
+        left = float(np.median(wide.strength[_zero(wide)][its])) / main
+        on_top = left - float(np.exp(-0.5 * (turn / SPREAD_DEG) ** 2)) > PRESENT
+        usual = PRESENT * float(np.median(there[there > 0]))
+        rival = np.where(there > usual, 0.0, np.inf) if on_top else np.where(there < strongest, strongest, here)
+        area = at.spread(there - np.minimum(rival, 1e3 * there.max()), image.shape) > 0
+        grains.append(Grain(turn, area, float(np.median(strength[its])) / main, left, on_top))
+    return tuple(grains)
+
+
+def _turns(angle: FloatArray, present: BoolArray, least: float) -> list[tuple[float, BoolArray]]:
+    """Frequent angles, and the points that show them."""
+    found: list[tuple[float, BoolArray]] = []
+    while present.any() and len(found) < MOST:
         turn = _mode(angle[present])
         its = present & (np.abs(folded(angle - turn)) < LEAST_TURN_DEG)
         if its.sum() < least:
             break
-        turn += float(np.median(folded(angle[its] - turn)))
-        near = _reached(at, wide.at, binary_dilation(its, np.ones((3, 3)), iterations=2)) > 0.5
-        there = np.cbrt(spots(of, turned(g, turn), narrow).prod(0))
-        found.append((turn, its, np.where(near, there, 0.0), strength))
+        found.append((turn + float(np.median(folded(angle[its] - turn))), its))
         present = present & ~its
-        if not present.any():
-            break
-    strongest = np.max([f[2] for f in found], axis=0) if found else here
-    grains = []
-    for turn, its, there, _ in found:
-        left = float(np.median(wide.strength[_zero(wide)][its])) / main
-        leak = float(np.exp(-0.5 * (turn / SPREAD_DEG) ** 2))
-        on_top = left - leak > PRESENT
-        area = at.spread(there, image.shape) > at.spread(np.full_like(here, PRESENT * usual) if on_top else here, image.shape)
-        if not on_top:
-            area &= at.spread(there, image.shape) >= at.spread(strongest, image.shape)
-        grains.append(Grain(turn, area, float(np.median(strength[its])) / main, left, on_top))
-    return tuple(grains)
+    return found
 
 
 def _zero(of: Scan) -> int:
@@ -246,6 +255,6 @@ def _beside(of: Scan) -> tuple[FloatArray, FloatArray, BoolArray, float] | None:
 
 def _reached(at: Points, of: Points, flags: BoolArray) -> FloatArray:
     """Flags on coarser points, on finer ones."""
-    where = [np.arange(n) * s / t for n, s, t in zip(at.count, at.step, of.step, strict=True)]
+    where = [np.arange(n) * s / t for n, s, t in zip(at.number, at.step, of.step, strict=True)]
     grid = np.meshgrid(*where, indexing="ij")
     return np.asarray(map_coordinates(flags.astype(np.float64), grid, order=1, mode="nearest"))

@@ -45,17 +45,15 @@ def spectrum(image: FloatArray, reach_px: float) -> Spectrum:
 
 
 class Points(NamedTuple):
-    """Where windows stand: `step` (y, x) px apart from pixel (0, 0) on, `count` (y, x) of them over the image."""
+    """Where windows stand: `step` (y, x) px apart from pixel (0, 0) on, `number` (y, x) of them over the image."""
 
     step: tuple[float, float]
-    count: tuple[int, int]
+    number: tuple[int, int]
     bins: tuple[int, int]
 
     def spread(self, values: FloatArray, shape: tuple[int, int]) -> FloatArray:
         """Values at the points, for every pixel."""
         at = [np.arange(n) / s for n, s in zip(shape, self.step, strict=True)]
-        if values.dtype == bool:
-            values = values.astype(np.float64)
         return np.asarray(map_coordinates(values, np.meshgrid(*at, indexing="ij"), order=1, mode="nearest"))
 
 
@@ -81,10 +79,10 @@ def amplitude(of: Spectrum, k: FloatArray, sigma_px: float) -> NDArray[np.comple
     """
     at = points(of, sigma_px)
     parts = [_axis(n, m, s, c, size, float(f), sigma_px) for n, m, s, c, size, f in zip(
-        of.transform.shape, at.bins, at.step, at.count, of.shape, k[::-1], strict=True)]
+        of.transform.shape, at.bins, at.step, at.number, of.shape, k[::-1], strict=True)]
     (rows, down, turn_y, mass_y), (cols, across, turn_x, mass_x) = parts
     patch = of.transform[np.ix_(rows, cols)] * np.outer(down, across)
-    whole = ifft2(patch)[: at.count[0], : at.count[1]]
+    whole = ifft2(patch)[: at.number[0], : at.number[1]]
     scale = at.bins[0] * at.bins[1] / of.transform.size
     return np.asarray(whole * np.outer(turn_y / mass_y, turn_x / mass_x) * scale, dtype=np.complex64)
 
