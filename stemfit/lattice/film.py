@@ -62,6 +62,10 @@ RIM = 5.0
 LEAST_CELLS = 6.0
 """A smaller deposit is an adatom or a few, which the search for defects names."""
 
+THICK = 3.0
+"""Light above the hollows' usual one, over the contrast of a column, beyond which more does not count: what is much
+thicker than a film would be felt cells away."""
+
 FINE, COARSE, WINDOW, SMOOTH = 0.12, 1.0, 1.5, 0.5
 """Standard deviations, in lattice constants: of the smoothing that is a column's own, of the slow light from which
 unevenness is counted, of the window for the share, of the light that is compared with the crystal's."""
@@ -89,6 +93,10 @@ class Hollows(NamedTuple):
     there: FloatArray
     a_px: float
     contrast: float
+
+    def outside(self, areas: BoolArray) -> Hollows:
+        """Without the hollows in these areas."""
+        return self._replace(there=np.where(areas, 0.0, self.there))
 
     def mean(self, values: FloatArray, sigma: float) -> FloatArray:
         """Gaussian mean over the hollows only, `sigma` in lattice constants."""
@@ -191,6 +199,8 @@ def film(seen: Hollows, crystal: BoolArray) -> Film:
     if not crystal.any() or seen.contrast <= 0:
         nothing, dark = np.zeros_like(crystal), np.zeros(crystal.shape)
         return Film(nothing, nothing, dark, dark)
+    usual = float(np.median(seen.light[crystal & (seen.there > 0)])) if (crystal & (seen.there > 0)).any() else 0.0
+    seen = seen._replace(light=np.minimum(seen.light, usual + THICK * seen.contrast))
     fine = seen.mean(seen.light, FINE)
     uneven = fine - seen.mean(fine, COARSE)
     rms = np.sqrt(seen.mean(uneven**2, WINDOW))
@@ -258,7 +268,8 @@ def _outlined(seen: Hollows, core: BoolArray, crystal: BoolArray) -> BoolArray:
         if not around.any():
             around = (far > 2 * WINDOW) & crystal
         low = float(np.median(light[around])) if around.any() else 0.0
-        high = float(np.median(light[inside]))
+        top = float(np.quantile(light[inside], 0.9))
+        high = float(np.median(light[inside & (light >= 0.5 * (low + top))]))  # of the film, not of what it outshines
         reach = (far < WINDOW) & (owner == k)
         found |= reach & (light > 0.5 * (low + high)) if high > low else inside
     radius = max(1, round(0.5 * seen.a_px))

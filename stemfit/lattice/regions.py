@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_closing, binary_opening, gaussian_filter, label
+from scipy.ndimage import binary_closing, binary_dilation, binary_opening, gaussian_filter, label
 from scipy.special import ndtr
 from skimage.measure import approximate_polygon, find_contours
 
@@ -26,9 +26,9 @@ BoolArray = NDArray[np.bool_]
 WEAK = 0.5
 """Lattice amplitude, relative to good crystal, below which there is no lattice (a lone vacancy leaves 0.8)."""
 
-EMPTY = 0.4
-"""Brightness between the hollows' level (0) and the crystal's mean (1), averaged over half a cell, below which nothing
-is there. Removing one chalcogen column leaves more than 0.6 in the host that shows it best."""
+EMPTY = 0.3
+"""Light above the background relative to the crystal's, averaged over half a cell, below which nothing is there: half
+of what removing one chalcogen column leaves in the host that shows it best. Drift of the background does not matter."""
 
 THICK = 1.5
 """Smooth background on the same scale from which so much lies on the crystal that columns cannot be judged."""
@@ -52,25 +52,22 @@ class Scene(NamedTuple):
 
     Attributes
     ----------
-    smooth : array
-        Image over half a cell.
-    level, dark : float
-        Of the crystal and of its background.
+    brightness : array
+        Image over half a cell, 1 in the crystal.
+    columns : array
+        The same above the background.
+    background : array
+        Smooth background, 0 where it is the crystal's and 1 at the crystal's brightness.
     strength : array
         Lattice amplitude over that of good crystal.
-    light : array
-        Smooth background, 0 where it is the crystal's and 1 at the crystal's mean.
-    film : Film
     cell : float
         Pixels of a cell.
     """
 
-    smooth: FloatArray
-    level: float
-    dark: float
+    brightness: FloatArray
+    columns: FloatArray
+    background: FloatArray
     strength: FloatArray
-    light: FloatArray
-    film: Film
     cell: float
 
 
@@ -103,9 +100,11 @@ def find_regions(image: FloatArray, columns: Columns, grid: Grid) -> tuple[tuple
         Area(d.kind, d.area & ~aside, d.reason) for d in domains(small, dual, a, (strength > WEAK) & ~aside)
     ]
     aside = _union([area.pixels for area in areas], small.shape)
-    dirt = film(hollows(image, columns, grid, bins), (strength > WEAK) & ~aside)
-    scene = _scene(small, background, strength, dirt, a, float(grid.contrast[2]))
-    areas += _unreadable(scene, aside, a)
+    beside = binary_dilation(aside, iterations=max(1, round(0.5 * a))) if aside.any() else aside
+    scene = _scene(small, background, strength, a, float(grid.contrast[2]))
+    usable = ((strength > WEAK) | (scene.background > THICK)) & ~beside
+    dirt = film(hollows(image, columns, grid, bins).outside(beside), usable)
+    areas += _unreadable(scene, dirt, aside, a)
     return _numbered(areas, bins, scene.cell, (image.shape[0], image.shape[1]))
 
 
@@ -129,35 +128,37 @@ def _turned(image: FloatArray, dual: FloatArray, a: float, rotation: float) -> l
 
 
 def _scene(
-    small: FloatArray, background: FloatArray, strength: FloatArray, dirt: Film, a: float, hollow: float
+    small: FloatArray, background: FloatArray, strength: FloatArray, a: float, hollow: float
 ) -> Scene:
     smooth = gaussian_filter(small, 0.5 * a)
     crystal = strength > 0.7
     if not crystal.any():
         crystal = strength > 0.0
-    level = float(np.median(smooth[crystal]))
-    # Where no column was resolved the background is all there is: no crystal is brighter than its hollows.
-    dark = min(float(np.median(background[crystal])), level + hollow)
-    light = (gaussian_filter(background, 0.25 * a) - dark) / max(level - dark, 1e-12)
-    return Scene(smooth, level, dark, strength, light, dirt, 0.5 * np.sqrt(3) * a**2)
+    level, dark = float(np.median(smooth[crystal])), float(np.median(background[crystal]))
+    light = smooth - gaussian_filter(background, 0.5 * a)
+    if level - dark < -0.5 * hollow:  # no column was resolved, and the background is all there is
+        dark = level + hollow
+        light = smooth - dark
+    usual = max(float(np.median(light[crystal])), 1e-12)
+    above = (gaussian_filter(background, 0.25 * a) - dark) / max(level - dark, 1e-12)
+    return Scene(smooth / level, light / usual, above, strength, 0.5 * np.sqrt(3) * a**2)
 
 
-def _unreadable(scene: Scene, aside: BoolArray, a: float) -> list[Area]:
+def _unreadable(scene: Scene, dirt: Film, aside: BoolArray, a: float) -> list[Area]:
     """Dirt, holes, vacuum and what has no lattice, outside the areas that are named already."""
     masks = {kind: np.zeros(aside.shape, dtype=bool) for kind in ("contamination", "vacuum", "hole", "unindexed")}
     least = MIN_CELLS * scene.cell
-    masks["contamination"] |= scene.film.grainy & ~aside
-    for area in _components(scene.film.bright & ~aside, least):
+    masks["contamination"] |= dirt.grainy & ~aside
+    for area in _components(dirt.bright & ~aside, least):
         readable = float(np.median(scene.strength[area])) > READABLE
         masks["contamination" if readable else "unindexed"] |= area
-    empty = scene.smooth < scene.dark + EMPTY * (scene.level - scene.dark)
-    lost = _tidied(((scene.strength < WEAK) | (scene.light > THICK) | empty) & ~aside, a)
+    lost = _tidied(((scene.strength < WEAK) | (scene.columns < EMPTY)) & ~aside, a)
     for area in _components(lost & ~masks["contamination"], least):
         masks[_kind(area, scene)] |= area
     areas: list[Area] = []
     for kind, mask in masks.items():
         free = mask & ~_union([other.pixels for other in areas], mask.shape)
-        areas += [Area(kind, part, _said(part, scene)) for part in _components(free, least)]
+        areas += [Area(kind, part, _said(part, scene, dirt)) for part in _components(free, least)]
     return areas
 
 
@@ -227,24 +228,23 @@ def outside(
 
 def _kind(area: BoolArray, scene: Scene) -> str:
     """Kind of an area without lattice, from its brightness."""
-    brightness = float(np.median(scene.smooth[area]))
-    if float(np.median(scene.light[area])) > THICK or brightness > 1.3 * scene.level:
+    if float(np.median(scene.background[area])) > THICK or float(np.median(scene.brightness[area])) > 1.3:
         return "contamination"
-    if brightness < scene.dark + EMPTY * (scene.level - scene.dark):
+    if float(np.median(scene.columns[area])) < EMPTY:
         edge = bool(area[0].any() or area[-1].any() or area[:, 0].any() or area[:, -1].any())
         return "vacuum" if edge else "hole"
     return "unindexed"
 
 
-def _said(area: BoolArray, scene: Scene) -> str:
+def _said(area: BoolArray, scene: Scene, dirt: Film) -> str:
     """What was measured there, in words."""
     brightness, amplitude, excess, uneven = (
         float(np.median(values[area]))
-        for values in (scene.smooth, scene.strength, scene.film.excess, scene.film.unevenness)
+        for values in (scene.brightness, scene.strength, dirt.excess, dirt.unevenness)
     )
     said = f"{area.sum() / scene.cell:.0f} cells, lattice amplitude {amplitude:.2f} of good crystal, brightness "
-    said += f"{brightness / scene.level:.2f}"
-    if scene.film.unevenness.any():
+    said += f"{brightness:.2f}"
+    if dirt.unevenness.any():
         said += f"; light between the columns {excess:+.2f}, uneven by {uneven:.2f} of a column's contrast"
     return said
 
