@@ -270,8 +270,11 @@ def _outlined(seen: Hollows, core: BoolArray, crystal: BoolArray) -> BoolArray:
         low = float(np.median(light[around])) if around.any() else 0.0
         top = float(np.quantile(light[inside], 0.9))
         high = float(np.median(light[inside & (light >= 0.5 * (low + top))]))  # of the film, not of what it outshines
-        reach = (far < WINDOW) & (owner == k)
-        found |= reach & (light > 0.5 * (low + high)) if high > low else inside
+        if high <= low:
+            found |= inside
+            continue
+        lit = label((far < 2 * WINDOW) & (owner == k) & (light > 0.5 * (low + high)))[0]
+        found |= np.isin(lit, np.unique(lit[inside & (lit > 0)]))
     radius = max(1, round(0.5 * seen.a_px))
     disc = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius
     margin = slice(2 * radius, -2 * radius)

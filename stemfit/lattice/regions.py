@@ -15,7 +15,7 @@ from stemfit.columns import Columns
 from stemfit.columns.resample import averaged
 from stemfit.errors import UsageError
 from stemfit.lattice.cell import WINDOW, Grid, repeated
-from stemfit.lattice.film import Film, film, hollows
+from stemfit.lattice.film import Film, Hollows, film, hollows
 from stemfit.lattice.grains import other_grains
 from stemfit.lattice.stacking import domains
 from stemfit.lattice.types import Region, SiteMap, rotation_deg
@@ -26,14 +26,18 @@ BoolArray = NDArray[np.bool_]
 WEAK = 0.5
 """Lattice amplitude, relative to good crystal, below which there is no lattice (a lone vacancy leaves 0.8)."""
 
-EMPTY = 0.3
-"""Light above the background relative to the crystal's, averaged over half a cell, below which nothing is there: half
-of what removing one chalcogen column leaves in the host that shows it best. Drift of the background does not matter."""
+EMPTY = 0.4
+"""Brightness between the background's (0) and the crystal's (1), averaged over half a cell, below which nothing may be
+there. Removing one chalcogen column leaves more than 0.6 in the host that shows it best."""
+
+HALF = 0.5
+"""Brightness above that of the hollows around, relative to the crystal's, that a rim of the crystal has. Below, there
+are no columns; a background that drifts and a gain that varies do not matter, but displaced planes do."""
 
 THICK = 1.5
 """Smooth background on the same scale from which so much lies on the crystal that columns cannot be judged."""
 
-CELL_PX = 7
+CELL_PX = 6
 """Lattice constant, px, down to which the image is averaged first: a third of the distance of columns is still seen."""
 
 MIN_CELLS = 6.0
@@ -55,11 +59,13 @@ class Scene(NamedTuple):
     brightness : array
         Image over half a cell, 1 in the crystal.
     columns : array
-        The same above the background.
+        The same above the hollows around, 1 in the crystal whatever its gain there.
     background : array
         Smooth background, 0 where it is the crystal's and 1 at the crystal's brightness.
     strength : array
         Lattice amplitude over that of good crystal.
+    dark : float
+        Brightness of the crystal's background.
     cell : float
         Pixels of a cell.
     """
@@ -68,7 +74,13 @@ class Scene(NamedTuple):
     columns: FloatArray
     background: FloatArray
     strength: FloatArray
+    dark: float
     cell: float
+
+    @property
+    def empty(self) -> BoolArray:
+        """Where there is neither light nor a column."""
+        return (self.columns < HALF) & (self.brightness < self.dark + EMPTY * (1 - self.dark))
 
 
 class Area(NamedTuple):
@@ -101,9 +113,10 @@ def find_regions(image: FloatArray, columns: Columns, grid: Grid) -> tuple[tuple
     ]
     aside = _union([area.pixels for area in areas], small.shape)
     beside = binary_dilation(aside, iterations=max(1, round(0.5 * a))) if aside.any() else aside
-    scene = _scene(small, background, strength, a, float(grid.contrast[2]))
-    usable = ((strength > WEAK) | (scene.background > THICK)) & ~beside
-    dirt = film(hollows(image, columns, grid, bins).outside(beside), usable)
+    between = hollows(image, columns, grid, bins)
+    scene = _scene(small, background, strength, between, float(grid.contrast[2]))
+    usable = ((strength > WEAK) | (scene.background > THICK)) & ~beside & ~scene.empty
+    dirt = film(between.outside(beside), usable)
     areas += _unreadable(scene, dirt, aside, a)
     return _numbered(areas, bins, scene.cell, (image.shape[0], image.shape[1]))
 
@@ -128,20 +141,33 @@ def _turned(image: FloatArray, dual: FloatArray, a: float, rotation: float) -> l
 
 
 def _scene(
-    small: FloatArray, background: FloatArray, strength: FloatArray, a: float, hollow: float
+    small: FloatArray, background: FloatArray, strength: FloatArray, between: Hollows, hollow: float
 ) -> Scene:
+    a = between.a_px
     smooth = gaussian_filter(small, 0.5 * a)
     crystal = strength > 0.7
     if not crystal.any():
         crystal = strength > 0.0
-    level, dark = float(np.median(smooth[crystal])), float(np.median(background[crystal]))
-    light = smooth - gaussian_filter(background, 0.5 * a)
-    if level - dark < -0.5 * hollow:  # no column was resolved, and the background is all there is
-        dark = level + hollow
-        light = smooth - dark
-    usual = max(float(np.median(light[crystal])), 1e-12)
+    level = float(np.median(smooth[crystal]))
+    # Where no column was resolved the background is all there is: no crystal is brighter than its hollows.
+    dark = min(float(np.median(background[crystal])), level + hollow)
+    light = smooth - between.mean(small, 0.5)
     above = (gaussian_filter(background, 0.25 * a) - dark) / max(level - dark, 1e-12)
-    return Scene(smooth / level, light / usual, above, strength, 0.5 * np.sqrt(3) * a**2)
+    return Scene(
+        smooth / level, light / _usual(light, crystal), above, strength, dark / level, 0.5 * np.sqrt(3) * a**2
+    )
+
+
+def _usual(light: FloatArray, crystal: BoolArray) -> FloatArray:
+    """Light of the crystal everywhere: a quadratic surface, as gain varies, within a factor of two of its median."""
+    h, w = light.shape
+    y, x = np.meshgrid(np.linspace(-1, 1, h), np.linspace(-1, 1, w), indexing="ij")
+    design = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
+    at = np.flatnonzero(crystal)
+    at = at[:: max(1, len(at) // 20_000)]
+    surface = design @ np.linalg.lstsq(design[at], light.ravel()[at], rcond=None)[0]
+    middle = max(float(np.median(light[crystal])), 1e-12)
+    return np.asarray(np.clip(surface, 0.5 * middle, 2 * middle).reshape(h, w))
 
 
 def _unreadable(scene: Scene, dirt: Film, aside: BoolArray, a: float) -> list[Area]:
@@ -152,7 +178,7 @@ def _unreadable(scene: Scene, dirt: Film, aside: BoolArray, a: float) -> list[Ar
     for area in _components(dirt.bright & ~aside, least):
         readable = float(np.median(scene.strength[area])) > READABLE
         masks["contamination" if readable else "unindexed"] |= area
-    lost = _tidied(((scene.strength < WEAK) | (scene.columns < EMPTY)) & ~aside, a)
+    lost = _tidied(((scene.strength < WEAK) | scene.empty) & ~aside, a)
     for area in _components(lost & ~masks["contamination"], least):
         masks[_kind(area, scene)] |= area
     areas: list[Area] = []
@@ -230,7 +256,7 @@ def _kind(area: BoolArray, scene: Scene) -> str:
     """Kind of an area without lattice, from its brightness."""
     if float(np.median(scene.background[area])) > THICK or float(np.median(scene.brightness[area])) > 1.3:
         return "contamination"
-    if float(np.median(scene.columns[area])) < EMPTY:
+    if float(np.median(scene.brightness[area])) < scene.dark + EMPTY * (1 - scene.dark):
         edge = bool(area[0].any() or area[-1].any() or area[:, 0].any() or area[:, -1].any())
         return "vacuum" if edge else "hole"
     return "unindexed"
