@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import (
     binary_closing,
-    binary_erosion,
+    binary_dilation,
     binary_fill_holes,
     distance_transform_edt,
     find_objects,
@@ -71,7 +71,10 @@ FINE, COARSE, WINDOW, SMOOTH = 0.12, 1.0, 1.5, 0.5
 unevenness is counted, of the window for the share, of the light that is compared with the crystal's."""
 
 OUTLINE = 0.3
-"""Standard deviation, in lattice constants, of the smoothing before the film's rim is drawn at half its light."""
+"""Standard deviation, in lattice constants, of the smoothing before the film's rim is drawn."""
+
+RIM_LIGHT = 1 / 3
+"""Share of the film's light at which its rim is drawn: rather too far out, by an eighth of a lattice constant."""
 
 
 class Hollows(NamedTuple):
@@ -237,23 +240,31 @@ def _slow(seen: Hollows, crystal: BoolArray) -> FloatArray:
 
 
 def _deposits(excess: FloatArray, crystal: BoolArray, least: float, a_px: float) -> BoolArray:
-    """Areas with more light between the columns than the slow background, whose rim is not slow."""
+    """Areas with more light between the columns than the slow background and the crystal beside, whose rim is not slow.
+
+    What borders on a hole or a boundary only cannot be compared with anything.
+    """
     labels = label((excess > least) & crystal)[0]
-    down, across = np.gradient(excess)
-    slope = np.hypot(down, across) * a_px
+    clear = crystal & (labels == 0)
+    slope = np.hypot(*np.gradient(excess)) * a_px
     found = np.zeros_like(crystal)
-    for k, box in enumerate(find_objects(labels), start=1):
+    reach = round(2 * a_px)
+    for k, (rows, cols) in enumerate(find_objects(labels), start=1):
+        box = tuple(slice(max(0, s.start - reach), s.stop + reach) for s in (rows, cols))
         area = labels[box] == k
         if area.sum() < LEAST_CELLS * 0.5 * np.sqrt(3) * a_px**2:
             continue
-        rim = area & ~binary_erosion(area, border_value=1)
-        if rim.any() and float(np.median(slope[box][rim])) * RIM > float(np.median(excess[box][area])):
+        ring, rim = binary_dilation(area, iterations=reach) & clear[box], area & binary_dilation(clear[box])
+        if not rim.any():
+            continue
+        high, low = float(np.median(excess[box][area])), float(np.median(excess[box][ring]))
+        if high - low > least and float(np.median(slope[box][rim])) * RIM > high - low:
             found[box] |= area
     return found
 
 
 def _outlined(seen: Hollows, core: BoolArray, crystal: BoolArray) -> BoolArray:
-    """Each film out to where its light has fallen half-way to that of the crystal around it."""
+    """Each film out to where its light has fallen to a third above that of the crystal around it."""
     light = seen.mean(seen.light, OUTLINE)
     found = np.zeros_like(core)
     if not core.any():
@@ -273,7 +284,7 @@ def _outlined(seen: Hollows, core: BoolArray, crystal: BoolArray) -> BoolArray:
         if high <= low:
             found |= inside
             continue
-        lit = label((far < 2 * WINDOW) & (owner == k) & (light > 0.5 * (low + high)))[0]
+        lit = label((far < 2 * WINDOW) & (owner == k) & (light > low + RIM_LIGHT * (high - low)))[0]
         found |= np.isin(lit, np.unique(lit[inside & (lit > 0)]))
     radius = max(1, round(0.5 * seen.a_px))
     disc = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius
