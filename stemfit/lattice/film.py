@@ -248,14 +248,15 @@ def _deposits(excess: FloatArray, crystal: BoolArray, least: float, a_px: float)
     clear = crystal & (labels == 0)
     slope = np.hypot(*np.gradient(excess)) * a_px
     found = np.zeros_like(crystal)
-    reach = round(2 * a_px)
+    reach = round(4 * a_px)
     for k, (rows, cols) in enumerate(find_objects(labels), start=1):
         box = tuple(slice(max(0, s.start - reach), s.stop + reach) for s in (rows, cols))
         area = labels[box] == k
         if area.sum() < LEAST_CELLS * 0.5 * np.sqrt(3) * a_px**2:
             continue
-        ring, rim = binary_dilation(area, iterations=reach) & clear[box], area & binary_dilation(clear[box])
-        if not rim.any():
+        ring = binary_dilation(area, iterations=reach) & ~binary_dilation(area, iterations=reach // 2) & clear[box]
+        rim = area & binary_dilation(clear[box])
+        if not rim.any() or not ring.any():
             continue
         high, low = float(np.median(excess[box][area])), float(np.median(excess[box][ring]))
         if high - low > least and float(np.median(slope[box][rim])) * RIM > high - low:

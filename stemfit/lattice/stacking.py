@@ -140,7 +140,7 @@ class Light(NamedTuple):
 
     @property
     def above_hollow(self) -> float:
-        """Light of a cell above that of its darkest third, in units of three amplitudes."""
+        """Light of the three thirds above that of the darkest one, in units of `first`."""
         thirds = np.cos(np.radians(self.phase / 3 + np.array([0.0, 120.0, 240.0])))
         return float(-2 * self.first * thirds.min())
 
