@@ -204,6 +204,7 @@ SPOILED: dict[str, Callable[[], Patches]] = {
     "twin, shifted": lambda: twin(0.3, shift=(0.21, 0.4)),
     "twin, ratio 0.2": lambda: twin(0.35, ratio=0.2),
     "second layer AA'": lambda: bilayer(0.4, "AA'"),
+    "second layer AA' over more": lambda: bilayer(0.6, "AA'"),
     "second layer 3R": lambda: bilayer(0.4, "3R"),
     "second layer turned by 21": lambda: bilayer(0.4, "turned"),
     "film of 0.8 +- 0.35": lambda: dirty(0.25),

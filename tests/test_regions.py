@@ -68,6 +68,7 @@ SPOILED = [
     ("grain turned by 17, share 0.42", 5.0), ("grain turned by 30, share 0.2", 100.0),
     ("twin, first sublattice in place", 10.0), ("twin, shifted", 100.0),
     ("twin, ratio 0.2", 5.0), ("second layer AA'", 1000.0), ("second layer 3R", 10.0),
+    ("second layer AA' over more", 10.0),
     ("second layer turned by 21", 100.0), ("film of 0.8 +- 0.35", 10.0), ("film of 0.4 +- 0.2", 100.0),
 ]  # fmt: skip
 
@@ -125,7 +126,7 @@ def test_without_the_choice_of_a_grain_the_cell_follows_both(monkeypatch: pytest
     assert wrong.strength[other].mean() > 0.5 > right.strength[other].mean()
 
 
-@pytest.mark.parametrize(("name", "counts"), [SPOILED[k] for k in (0, 4, 7, 10)])
+@pytest.mark.parametrize(("name", "counts"), [SPOILED[k] for k in (0, 4, 7, 11)])
 def test_mask_polygons_and_list_agree(name: str, counts: float) -> None:
     regions, number, grid = said(name, counts)
     assert set(np.unique(number)) <= set(range(len(regions) + 1))

@@ -35,6 +35,16 @@ composition drift; a stacking changes along a line."""
 ALIKE = 1.25
 """Factor up to which light is the same. The least second layer, M on M and X on X apart, adds more than half."""
 
+DOUBLE = 1.6
+"""Factor at the second-order spots, to which all columns add whatever the stacking, from which the brighter of two
+domains is the second layer even where it is the larger one: nearer to 2 than to 1.25."""
+
+MINORITY = 0.1
+"""Share of the crystal that a monolayer needs to be analysed instead of the second layer that covers more."""
+
+MOST = 20
+"""Other motifs that are looked for."""
+
 QUIET_DEG = (-29.0, -25.0, -21.0, 21.0, 25.0, 29.0)
 """Turns at which neither the main crystal (within 3 standard deviations) nor anything else but noise is expected."""
 
@@ -107,23 +117,37 @@ def domains(image: FloatArray, dual: FloatArray, a_px: float, crystal: BoolArray
     inside = _sampled(crystal, seen.at)
     if not inside.any():
         return ()
-    usual = _mode(seen.phase[inside])
-    off = apart(seen.phase, usual)
-    own = inside & (off < LEAST_DEG)
-    spread = 1.48 * float(np.median(off[own]))
-    main = Light(usual, float(np.median(seen.first[own])), float(np.median(seen.second[own])))
+    main = _light(seen, inside, _mode(seen.phase[inside]))
+    parts = _unlike(seen, main, inside, a_px)
+    for area, here in parts:
+        if main.second > DOUBLE * here.second and area.sum() > MINORITY * inside.sum():
+            main = here  # what covers more is two layers
+            parts = _unlike(seen, main, inside, a_px)
+            break
+    return tuple(
+        _named(here, main, seen.at.spread(area.astype(np.float64), (image.shape[0], image.shape[1])) > 0.5)
+        for area, here in parts
+    )
+
+
+def _unlike(seen: Motif, main: Light, inside: BoolArray, a_px: float) -> list[tuple[BoolArray, Light]]:
+    """Parts of the crystal whose motif is not the main one, at the points."""
+    off = apart(seen.phase, main.phase)
+    spread = 1.48 * float(np.median(off[inside & (off < LEAST_DEG)]))
     unlike = inside & (seen.first > PRESENT * main.first)
     unlike &= off > np.maximum(LEAST_DEG, SIGNIFICANT * np.hypot(seen.sigma, spread))
-    found: list[Domain] = []
-    while unlike.any() and len(found) < 20:
+    found: list[tuple[BoolArray, Light]] = []
+    for _ in range(MOST):
+        if not unlike.any():
+            break
         other = _mode(seen.phase[unlike])
         its = unlike & (apart(seen.phase, other) < LEAST_DEG)
         unlike &= ~its
-        for at_points, part in _parts(seen, main, other, its, a_px, image.shape):
-            found.append(part)
+        for area, here in _parts(seen, main, other, its, a_px):
+            found.append((area, here))
             # At its rim a domain mixes with the main crystal to motifs that are nowhere.
-            unlike &= ~binary_dilation(at_points, iterations=round(2 * NARROW * a_px / min(seen.at.step)))
-    return tuple(found)
+            unlike &= ~binary_dilation(area, iterations=round(2 * NARROW * a_px / min(seen.at.step)))
+    return found
 
 
 def apart(one: FloatArray | float, two: FloatArray | float) -> FloatArray:
@@ -146,9 +170,9 @@ class Light(NamedTuple):
 
 
 def _parts(
-    seen: Motif, main: Light, phase: float, its: BoolArray, a_px: float, shape: tuple[int, ...]
-) -> list[tuple[BoolArray, Domain]]:
-    """Connected domains of one motif, each with its area at the points."""
+    seen: Motif, main: Light, phase: float, its: BoolArray, a_px: float
+) -> list[tuple[BoolArray, Light]]:
+    """Connected domains of one motif: area at the points, and light."""
     cell = 0.5 * np.sqrt(3) * a_px**2 / np.prod(seen.at.step)
     nearer = apart(seen.phase, phase) < apart(seen.phase, main.phase)
     # A line defect disturbs one window's width, 2.35 standard deviations; the domain has to be wider.
@@ -161,9 +185,14 @@ def _parts(
         if core.sum() < LEAST_CELLS * cell or _sharpness(seen, area, apart(phase, main.phase), a_px) < SHARP:
             continue
         area &= binary_dilation(core, iterations=round(2 * NARROW * a_px / min(seen.at.step)))
-        here = Light(_mode(seen.phase[core]), float(np.median(seen.first[core])), float(np.median(seen.second[core])))
-        parts.append((area, _named(here, main, seen.at.spread(area.astype(np.float64), (shape[0], shape[1])) > 0.5)))
+        parts.append((area, _light(seen, core, _mode(seen.phase[core]))))
     return parts
+
+
+def _light(seen: Motif, where: BoolArray, phase: float) -> Light:
+    """Of the points that show this motif phase."""
+    own = where & (apart(seen.phase, phase) < LEAST_DEG)
+    return Light(phase, float(np.median(seen.first[own])), float(np.median(seen.second[own])))
 
 
 def _sharpness(seen: Motif, area: BoolArray, step_deg: FloatArray, a_px: float) -> float:
