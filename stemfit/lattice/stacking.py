@@ -226,8 +226,10 @@ def _named(here: Light, main: Light, area: BoolArray) -> Domain:
 def _mode(angles: FloatArray) -> float:
     """Most frequent of many angles on the circle, degrees: mean of those near the fullest tenth."""
     counts = np.histogram(angles, bins=72, range=(-180, 180))[0].astype(float)
-    top = 5.0 * float(np.argmax(gaussian_filter1d(counts, 2.0, mode="wrap"))) - 177.5
-    near = angles[apart(angles, top) < 25.0]
+    near = np.zeros(0)
+    for width in (2.0, 0.1):  # between two clusters the smooth top may be empty
+        top = 5.0 * float(np.argmax(gaussian_filter1d(counts, width, mode="wrap"))) - 177.5
+        near = angles[apart(angles, top) < 25.0] if not len(near) else near
     return float(np.degrees(np.angle(np.mean(np.exp(1j * np.radians(near))))))
 
 
