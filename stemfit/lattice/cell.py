@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from stemfit.columns import Columns
 from stemfit.columns.resample import averaged
 from stemfit.errors import NotAnalysable
+from stemfit.lattice.grains import largest_grain
 from stemfit.lattice.phase import PlaneField, plane_field
 from stemfit.lattice.spots import MAX_ANISOTROPY, reciprocal_cell
 from stemfit.lattice.types import deformation, interpolate, iso, rotation_deg
@@ -29,6 +30,9 @@ MIN_CELLS = 6
 
 MAX_RESIDUAL = 0.12
 """rms of columns about the lattice, in lattice constants: a fifth of a bond, where sites begin to be mixed up."""
+
+WINDOW = 1.5
+"""Standard deviation of the window in which planes are read, in lattice constants."""
 
 COARSE_SIGMA_PX = 1.2
 """Width of the columns down to which an image is averaged before its lattice is read: planes are smooth over a cell."""
@@ -93,10 +97,10 @@ def fit_grid(image: FloatArray, columns: Columns) -> Grid:
     bins = max(1, int(columns.profile.width_px / COARSE_SIGMA_PX))
     if bins > 1:
         return _enlarged(fit_grid(averaged(image, bins), _shrunk(columns, bins)), bins, image.shape)
-    g = reciprocal_cell(image)
+    g, image, own = largest_grain(image, reciprocal_cell(image))
     a, b = _direct(g)
     dual = np.linalg.inv(np.column_stack([a, b]))
-    field = plane_field(image, dual, 1.5 * iso(a, b))
+    field = plane_field(image, dual, WINDOW * iso(a, b), own)
     origin = _special_position(image, field)
     contrast, shift = _contrast(image, field, origin)
     data = _anchors(columns, field, origin + shift, a, b, image.shape)

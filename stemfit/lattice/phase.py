@@ -46,7 +46,9 @@ class PlaneField(NamedTuple):
         return np.asarray(xy_px @ self.g.T + self.shift[:, row, col].T)
 
 
-def plane_field(image: FloatArray, g: FloatArray, smoothing_px: float) -> PlaneField:
+def plane_field(
+    image: FloatArray, g: FloatArray, smoothing_px: float, own: NDArray[np.bool_] | None = None
+) -> PlaneField:
     """Demodulate an image at g[0], g[1] and g[0] + g[1].
 
     Parameters
@@ -56,12 +58,16 @@ def plane_field(image: FloatArray, g: FloatArray, smoothing_px: float) -> PlaneF
         Reciprocal vectors dual to a and b (120 degrees apart), cycles per px.
     smoothing_px : float
         Standard deviation of the Gaussian over which planes are averaged, px.
+    own : (H, W) bool array, optional
+        Where the amplitude is that of this crystal; everywhere when not given.
     """
     spots = np.vstack([g, g.sum(0)])
     bins = max(1, int(smoothing_px / RESOLVED))
     flat = image - gaussian_filter(image, 2 * smoothing_px, truncate=3.0)
     fields = [_demodulate(flat, k, smoothing_px, bins) for k in spots]
-    strengths = [np.abs(f) / max(float(np.median(np.abs(f))), 1e-300) for f in fields]
+    where = np.ones(image.shape, dtype=bool) if own is None else own
+    inner = averaged(where.astype(np.float64), bins) > 0.5
+    strengths = [np.abs(f) / max(float(np.median(np.abs(f)[inner])), 1e-300) for f in fields]
     strength = np.cbrt(strengths[0] * strengths[1] * strengths[2])
     crystal = strength > 0.4
     phases = [_unwrapped(f, crystal) for f in fields]

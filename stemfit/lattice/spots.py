@@ -51,7 +51,7 @@ def reciprocal_cell(image: FloatArray) -> FloatArray:
             f"no lattice: {len(spots)} spots stand out in the Fourier transform and no three close a hexagon",
             remedy="use an atomic-resolution image of a hexagonal 2D crystal seen from above",
         )
-    return _polish(image, cell)
+    return polished(image, cell)
 
 
 def _windowed(image: FloatArray) -> FloatArray:
@@ -135,7 +135,7 @@ def _primitive(snr: FloatArray, shape: tuple[int, int], g: FloatArray) -> FloatA
     return g
 
 
-def _polish(image: FloatArray, g: FloatArray) -> FloatArray:
+def polished(image: FloatArray, g: FloatArray) -> FloatArray:
     """Maximise the power of the six strongest harmonics over the cell, by coordinate search below one bin."""
     data = _windowed(image)
     h, w = image.shape
