@@ -65,8 +65,8 @@ class Imaging:
         Relative brightness scatter of most pristine columns beyond their measurement error, by sublattice.
     tails : dict of str to Tail
         Of that scatter, by sublattice.
-    width_sigma_px, tail_fraction_sigma : float or None
-        Standard errors of the profile's width and tail.
+    width_sigma_px, tail_fraction_sigma, background_sigma : float or None
+        Standard errors of the profile's width and tail, and of the level of the background, which goes with the tail.
     """
 
     profile: Profile
@@ -78,6 +78,7 @@ class Imaging:
     tails: dict[str, Tail]
     width_sigma_px: float | None = None
     tail_fraction_sigma: float | None = None
+    background_sigma: float | None = None
 
     def scatter_of(self, column: str) -> float:
         """Relative brightness scatter (rms) to expect of a column type, from the sublattice that it would stand on."""
@@ -150,14 +151,20 @@ def fit_imaging(
     return Imaging(columns.profile, columns.noise, columns.background, gain, amplitudes, scatter, tails, *errors)
 
 
-def _profile_errors(columns: Columns) -> tuple[float | None, float | None]:
-    """Standard errors of width and tail fraction; the width is the fourth root of the determinant of the core."""
+def _profile_errors(columns: Columns) -> tuple[float | None, float | None, float | None]:
+    """Standard errors of width, tail fraction and background level.
+
+    The width is the fourth root of the determinant of the core. What the tails are believed to shed evenly over the
+    image is taken from the background.
+    """
     if columns.profile_cov is None:
-        return None, None
+        return None, None, None
     p = np.linalg.inv(columns.profile.core_cov_px2)
     slope = 0.25 * columns.profile.width_px * np.array([p[0, 0], 2 * p[0, 1], p[1, 1]])
     width = float(np.sqrt(slope @ columns.profile_cov[:3, :3] @ slope))
-    return width, float(np.sqrt(columns.profile_cov[3, 3]))
+    tail = float(np.sqrt(columns.profile_cov[3, 3]))
+    light = float(np.mean(columns.model - columns.background))
+    return width, tail, tail * light / (1 - columns.profile.tail_fraction)
 
 
 def foreign_columns(host: ProjectedHost) -> tuple[str, ...]:

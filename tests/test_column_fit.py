@@ -167,6 +167,19 @@ def test_reported_sigma_is_the_real_rms(counts: float) -> None:
     assert 0.87 < np.concatenate(moved).std() < 1.15
 
 
+def test_a_tail_is_within_its_error_of_the_truth_and_so_is_the_width() -> None:
+    pulls = []
+    for seed in range(4):
+        image, truth = taken(crystal((230, 250), pixel_size_A=PIXEL_A, tail_fraction=0.2, seed=seed), 100.0, seed)
+        imaging = run(truth, image, "MoS2").imaging
+        assert imaging.width_sigma_px and imaging.tail_fraction_sigma and imaging.background_sigma
+        assert imaging.tail_fraction_sigma < 0.15  # it says something
+        assert imaging.background_sigma < 0.2 * image.mean()
+        tail = (imaging.profile.tail_fraction - 0.2) / imaging.tail_fraction_sigma
+        pulls.append([tail, (imaging.profile.width_px - truth.profile.core_sigma_px) / imaging.width_sigma_px])
+    assert (np.sqrt(np.mean(np.square(pulls), axis=0)) < 2.5).all()
+
+
 def test_light_from_beyond_the_edge_is_drawn() -> None:
     image, truth = taken(crystal((170, 190), pixel_size_A=PIXEL_A, rotation_deg=17.0, seed=2), 100.0, 2)
     whole = run(truth, image, "MoS2")

@@ -128,7 +128,9 @@ def _imaging(analysis: Analysis) -> dict[str, Any]:
         "tail_fraction": imaging.profile.tail_fraction,
         "tail_fraction_sigma": imaging.tail_fraction_sigma,
         "noise": asdict(imaging.noise),
-        "background": {"mean": np.mean(imaging.background), "sd": np.std(imaging.background)},
+        "background": {
+            "mean": np.mean(imaging.background), "sd": np.std(imaging.background), "sigma": imaging.background_sigma,
+        },
         "gain_sd": np.std(imaging.gain),
         "amplitudes": {column: asdict(amplitude) for column, amplitude in imaging.amplitudes.items()},
         "scatter": imaging.scatter,
