@@ -153,8 +153,7 @@ def _flat_defect(crystal: DefectStructure, label: str, sublattice: str) -> Defec
 
 def _half_of_column(label: str, host: ProjectedHost) -> bool:
     """Whether a label changes one of two stacked atoms, so that top and bottom differ but look the same from above."""
-    x = host.columns[1].rstrip("2")
-    return label.endswith(f"_{x}")
+    return any(column.endswith("2") and label.endswith(f"_{column.rstrip('2')}") for column in host.columns)
 
 
 def crystal_axes(lattice: Lattice) -> FloatArray:

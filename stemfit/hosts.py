@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,8 +11,12 @@ from definet.crystals import HOSTS, Crystal
 from stemfit.errors import UnknownHost
 from stemfit.optics.scattering import ratio
 
-INFERABLE: tuple[str, ...] = ("MoS2", "WS2", "MoSe2", "WSe2", "MoTe2", "graphene", "hBN")
-"""Hosts that can be told from an image. WTe2 in the H phase must be named: it is not found in nature."""
+INFERABLE: tuple[str, ...] = ("MoS2", "WS2", "MoSe2", "WSe2", "MoTe2", "graphene", "hBN", "GaSe", "InSe")
+"""Honeycombs that can be told from an image. WTe2 in the H phase must be named: it is not found in nature."""
+
+RARE = 0.3
+"""Weight of GaSe, InSe and black phosphorus against any other host before the image is asked: their monolayers do not
+last in air, and few have been imaged. An order of magnitude is not claimed: the image decides where it can."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,16 @@ class ProjectedHost:
     a_A: float
     sublattices: tuple[str, str]
     columns: tuple[str, str]
+
+    @property
+    def dichalcogenide(self) -> bool:
+        """Whether single metals alternate with pairs of chalcogens."""
+        return self.sublattices == ("M", "X") and not self.columns[0].endswith("2")
+
+    @property
+    def log_prior(self) -> float:
+        """Natural logarithm of how likely this host is before the image is asked, up to a constant."""
+        return 0.0 if self.dichalcogenide or self.name in ("graphene", "hBN") else math.log(RARE)
 
 
 def column_type(elements: Iterable[str]) -> str:

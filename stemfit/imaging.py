@@ -20,6 +20,8 @@ FloatArray = NDArray[np.float64]
 
 CHALCOGENS = ("O", "S", "Se", "Te")
 METALS = ("V", "Cr", "Nb", "Mo", "W", "Re")
+PAIRED_METALS = ("Ga", "In")
+"""Metals of the monochalcogenides, whose columns are pairs."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Imaging:
         """Relative brightness scatter (rms) to expect of a column type, from the sublattice that it would stand on."""
         if "M" not in self.scatter:
             return max(self.rms_scatter(s) for s in self.scatter)
-        return self.rms_scatter("M" if any(e in METALS for e in column_elements(column)) else "X")
+        return self.rms_scatter("M" if any(e in (*METALS, *PAIRED_METALS) for e in column_elements(column)) else "X")
 
     def rms_scatter(self, sublattice: str) -> float:
         """The same of a sublattice."""
@@ -166,6 +168,9 @@ def foreign_columns(host: ProjectedHost) -> tuple[str, ...]:
     if host.sublattices == ("M", "X"):
         x = other.rstrip("2")
         pairs = [column_type([x, e]) for e in CHALCOGENS if e != x] + [e + "2" for e in CHALCOGENS if e != x]
+        if metal.endswith("2"):
+            m = metal.rstrip("2")
+            return (x, *pairs, m, *(column_type([m, e]) for e in PAIRED_METALS if e != m))
         metals = [m for m in METALS if m != metal]
         return (x, *pairs, *metals, column_type([metal, x]), metal + "2")
     return tuple(e for e in ("C", "B", "N", "O", "Si") if e not in host.columns)
@@ -177,7 +182,7 @@ def _from_table(
 ) -> Amplitude:
     """Scale the table by the host column that shares most with this one."""
     reference = host.columns[0]
-    if host.sublattices == ("M", "X") and not any(m in column for m in METALS):
+    if host.sublattices == ("M", "X") and not any(e in (*METALS, *PAIRED_METALS) for e in column_elements(column)):
         reference = host.columns[1]
     value, relative = ratio(column, reference, voltage_kV, detector_mrad)
     scale = known[reference]

@@ -23,13 +23,14 @@ def collect(
     identity: Identity, calibration: Calibration, posteriors: Sequence[SitePosterior], brightness: Brightness,
     imaging: Imaging, relaxed: Sequence[Relaxed], rows: RowOffsets,
 ) -> tuple[str, ...]:
-    """All warnings of an analysis, most consequential first."""
+    """All warnings of an analysis, most consequential first; one posterior for each sublattice of the host."""
+    host = identity.host
     return tuple(
         text
         for text in (
             *_host(identity),
             *_scale(calibration),
-            *(w for p in posteriors for w in _halves(p, brightness, imaging)),
+            *(w for p, s in zip(posteriors, host.sublattices, strict=True) for w in _halves(p, brightness, imaging, s)),
             *(w for p in posteriors for w in _alloy(p, brightness, imaging)),
             *_out_of_range(relaxed),
             *_jitter(rows, calibration),
@@ -104,14 +105,14 @@ def _scale(calibration: Calibration) -> list[str]:
     ]
 
 
-def _halves(posterior: SitePosterior, brightness: Brightness, imaging: Imaging) -> list[str]:
-    half = next((h for h in posterior.hypotheses if h.type == "SV" and h.column), None)
+def _halves(posterior: SitePosterior, brightness: Brightness, imaging: Imaging, sublattice: str) -> list[str]:
+    half = next((h for h in posterior.hypotheses if h.half_empty), None)
     if half is None:
         return []
-    apart = can_tell_half(posterior, brightness, imaging, "X")
+    apart = can_tell_half(posterior, brightness, imaging, sublattice)
     if apart >= SEPARATE:
         return []
     return [
         f"single vacancies cannot be told from full columns one by one here: {half.label} is {apart:.1f} sigma from a "
-        "full column (noise and scatter of these columns); a missing SV is no proof of its absence"
+        "full column (noise and scatter of these columns); that none is claimed is no proof of their absence"
     ]

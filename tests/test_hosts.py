@@ -57,7 +57,7 @@ def test_other_hosts_are_refused_with_the_list(name):
 
 
 def test_inferable_hosts_exist():
-    assert len(set(INFERABLE)) == len(INFERABLE) == 7
+    assert len(set(INFERABLE)) == len(INFERABLE) == 9
     for name in INFERABLE:
         assert projected(name).name == name
 

@@ -81,8 +81,8 @@ def identify(
         scale = _scale_evidence(host.a_A / a_px, stated_pixel_A, stated_by_user)
         for third, sign in ((0, 1.0), (1, -1.0)):
             fit = -0.5 * ((log_ratio - sign * np.log(value)) / spread) ** 2 - np.log(spread)
-            dim = 0.0 if host.sublattices[0] == "A" else _vacancy_evidence(sites, brightness, third)
-            evidence[name, third] = float(fit + scale + dim)
+            dim = _vacancy_evidence(sites, brightness, third) if host.dichalcogenide else 0.0
+            evidence[name, third] = float(fit + scale + dim + host.log_prior)
     return _decide(evidence, asked)
 
 
