@@ -164,6 +164,9 @@ def _profile_errors(columns: Columns) -> tuple[float | None, float | None]:
 
 def foreign_columns(host: ProjectedHost) -> tuple[str, ...]:
     """Column types that defects of this host can make, beyond its own two."""
+    if not host.honeycomb:
+        doubles = [e for e in map(column_elements, host.columns) if len(e) == 2 and e[0] == e[1]]
+        return tuple(dict.fromkeys(e[0] for e in doubles))
     metal, other = host.columns
     if host.sublattices == ("M", "X"):
         x = other.rstrip("2")
@@ -182,7 +185,9 @@ def _from_table(
 ) -> Amplitude:
     """Scale the table by the host column that shares most with this one."""
     reference = host.columns[0]
-    if host.sublattices == ("M", "X") and not any(e in (*METALS, *PAIRED_METALS) for e in column_elements(column)):
+    if not host.honeycomb:
+        reference = next(c for c in host.columns if set(column_elements(column)) <= set(column_elements(c)))
+    elif host.sublattices == ("M", "X") and not any(e in (*METALS, *PAIRED_METALS) for e in column_elements(column)):
         reference = host.columns[1]
     value, relative = ratio(column, reference, voltage_kV, detector_mrad)
     scale = known[reference]

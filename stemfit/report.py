@@ -112,7 +112,9 @@ def _lattice(analysis: Analysis) -> dict[str, str]:
         "pixel size": f"{calibration.pixel_size_A:.5f} ± {calibration.pixel_size_sigma_A:.5f} Å, from the "
         + escape(calibration.source),
         "pixel size in the file": "not stated" if stated is None else f"{stated:.5f} Å",
-        "lattice constant": f"{lattice.a_px_iso:.3f} px, taken as {analysis.host.host.a_A:.3f} Å",
+        "lattice constant" if analysis.host.host.honeycomb else "root of twice the area per column": (
+            f"{lattice.a_px_iso:.3f} px, taken as {analysis.host.host.a_A:.3f} Å"
+        ),
         "a, b": f"({_vector(lattice.a_px)}), ({_vector(lattice.b_px)}) px",
         "rotation": f"{lattice.rotation_deg:.2f}°, a above +x",
         "anisotropy": f"{lattice.anisotropy:.4f}",

@@ -55,11 +55,12 @@ def _alloy(posterior: SitePosterior, brightness: Brightness, imaging: Imaging) -
 
 
 def _out_of_range(relaxed: Sequence[Relaxed]) -> list[str]:
-    reasons = sorted({r.caution for r in relaxed if r.caution})
+    kept = sorted({r.caution for r in relaxed if r.caution and r.relaxer == "keep"})
+    reasons = sorted({r.caution for r in relaxed if r.caution and r.relaxer != "keep"})
     if not reasons:
-        return []
+        return kept
     more = f" and {len(reasons) - 2} more" if len(reasons) > 2 else ""
-    return [f"the network relaxed candidates outside its training range: {'; '.join(reasons[:2])}{more}"]
+    return [*kept, f"the network relaxed candidates outside its training range: {'; '.join(reasons[:2])}{more}"]
 
 
 def _jitter(rows: RowOffsets, calibration: Calibration) -> list[str]:
@@ -86,7 +87,7 @@ def _host(identity: Identity) -> list[str]:
             f"which sublattice is the metal is uncertain (probability {identity.metal_probability:.2f}): "
             "state --voltage and --detector"
         )
-    return said
+    return [*said, *identity.doubts]
 
 
 def _scale(calibration: Calibration) -> list[str]:

@@ -9,9 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stemfit.defects.types import type_of
 from stemfit.hosts import ProjectedHost, column_type
 from stemfit.imaging import CHALCOGENS, METALS, PAIRED_METALS, USUAL_TAIL, Amplitude, Imaging
 from stemfit.lattice import Brightness, SiteMap
+from stemfit.optics.scattering import column_elements
 
 FloatArray = NDArray[np.float64]
 
@@ -86,8 +88,11 @@ class SitePosterior(NamedTuple):
 
 def hypotheses(host: ProjectedHost, sublattice: str) -> tuple[Hypothesis, ...]:
     """What each site of a sublattice may hold; the first is pristine, the last UNKNOWN."""
-    metal, other = host.columns
     unknown = Hypothesis("UNKNOWN", "UNKNOWN", "?")
+    if not host.honeycomb:
+        own = host.columns[host.sublattices.index(sublattice)]
+        return (Hypothesis("pristine", "", own), *_vacancies(own), unknown)
+    metal, other = host.columns
     if host.sublattices == ("A", "B"):
         own, far = (metal, other) if sublattice == "A" else (other, metal)
         foreign = [e for e in ("C", "B", "N", "Si") if e != own]
@@ -111,6 +116,15 @@ def hypotheses(host: ProjectedHost, sublattice: str) -> tuple[Hypothesis, ...]:
         anti = []
     vacancies = (Hypothesis(f"V_{x}", "SV", x), Hypothesis(f"V_{x}2", "DV", ""))
     return (Hypothesis("pristine", "", other), *vacancies, *one, *both, *anti, unknown)
+
+
+def _vacancies(column: str) -> list[Hypothesis]:
+    """One of two equal atoms missing, and the whole column."""
+    gone = Hypothesis(f"V_{column}", type_of(f"V_{column}", ""), "")
+    atoms = column_elements(column)
+    if len(atoms) != 2 or atoms[0] != atoms[1]:
+        return [gone]
+    return [Hypothesis(f"V_{atoms[0]}", type_of(f"V_{atoms[0]}", ""), atoms[0]), gone]
 
 
 def occupancy(
