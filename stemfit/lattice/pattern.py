@@ -24,7 +24,8 @@ from stemfit.lattice.cell import (
     regress,
     shrunk,
 )
-from stemfit.lattice.motif import Expected, Match, alike, central, field_amplitudes, matches, orders_of, overlay
+from stemfit.lattice.factors import Expected, orders_of, overlay
+from stemfit.lattice.motif import Match, alike, central, field_amplitudes, matches
 from stemfit.lattice.phase import PlaneField, plane_field
 from stemfit.lattice.sites import EDGE, GHOST, match, reach_px, sites_near
 from stemfit.lattice.spots import polished

@@ -12,8 +12,9 @@ from stemfit.columns.resample import averaged
 from stemfit.errors import NotAnalysable
 from stemfit.hosts import INFERABLE, ProjectedHost, projected
 from stemfit.lattice.cell import Grid, fit_grid
+from stemfit.lattice.factors import MISFIT
 from stemfit.lattice.identify import USER_SCALE, Identity, identify, name_lattice, name_sites, scale_evidence
-from stemfit.lattice.motif import MISFIT, contrast_of, stretch_evidence
+from stemfit.lattice.motif import contrast_of, stretch_evidence
 from stemfit.lattice.pattern import PatternFit, coarse_bins, fit_pattern
 from stemfit.lattice.survey import Survey, survey
 from stemfit.lattice.types import Lattice, SiteMap, deformation
