@@ -53,6 +53,7 @@ Examples:
 \b
   stemfit analyze image.tif
   stemfit analyze image.tif --host WSe2 --voltage 60 --detector 60,200
+  stemfit analyze image.tif --host ReS2.cif --relaxer keep
   stemfit analyze stack.tif --frame 3 --roi 0,0,1024,900 --out run7.stemfit
   stemfit analyze image.png --pixel-size 0.125 --json > summary.json
 
