@@ -70,4 +70,5 @@ def type_of(label: str, otherwise: str) -> str:
         return otherwise if otherwise in ("SUB", "ANTI") else "SUB"
     if any(element not in NONMETALS for element in re.findall(r"[A-Z][a-z]?", belongs)):
         return "VM"
-    return "DV" if belongs[-1:] == "2" or belongs in ("BN",) else "SV"
+    atoms = sum(int(count or 1) for count in re.findall(r"[A-Z][a-z]?(\d*)", belongs))
+    return "DV" if atoms > 1 else "SV"
