@@ -165,8 +165,9 @@ def _profile_errors(columns: Columns) -> tuple[float | None, float | None]:
 def foreign_columns(host: ProjectedHost) -> tuple[str, ...]:
     """Column types that defects of this host can make, beyond its own two."""
     if not host.honeycomb:
-        doubles = [e for e in map(column_elements, host.columns) if len(e) == 2 and e[0] == e[1]]
-        return tuple(dict.fromkeys(e[0] for e in doubles))
+        stacks = (column_elements(column) for column in host.columns)
+        parts = dict.fromkeys(element for stack in stacks if len(stack) > 1 for element in stack)
+        return tuple(element for element in parts if element not in host.columns)
     metal, other = host.columns
     if host.sublattices == ("M", "X"):
         x = other.rstrip("2")

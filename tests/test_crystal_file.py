@@ -10,8 +10,10 @@ from patterns import write_cif
 
 from definet.crystals import HOSTS, unit_cell
 from stemfit.crystal_file import asked_host, read_host
+from stemfit.defects import hypotheses
 from stemfit.errors import InputError, UnknownHost, UsageError
 from stemfit.hosts import projected
+from stemfit.imaging import foreign_columns
 
 SQUARE = [("Fe", 0.0, 0.0, 0.55), ("Fe", 0.0, 0.0, 0.45), ("Se", 0.5, 0.5, 0.5)]
 
@@ -127,3 +129,12 @@ def test_what_a_user_means_by_host() -> None:
     assert meant is not None and meant.name == "GaSe"
     with pytest.raises(UnknownHost):
         asked_host("GaSe2")
+
+
+def test_every_atom_of_a_stack_has_a_brightness(tmp_path: Path) -> None:
+    """Vacancies of a column are scored by the brightness of what is missing."""
+    janus = [("Mo", 0, 0, 0.5), ("S", 1 / 3, 2 / 3, 0.58), ("Se", 1 / 3, 2 / 3, 0.42)]
+    host = read_host(write_cif(tmp_path / "janus.cif", (3.25, 3.25, 20, 90, 90, 120), janus))
+    assert host.columns == ("Mo", "SSe")
+    assert set(foreign_columns(host)) == {"S", "Se"}
+    assert [h.label for h in hypotheses(host, "B")] == ["pristine", "V_SSe", "UNKNOWN"]
