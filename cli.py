@@ -53,6 +53,7 @@ Examples:
 \b
   stemfit analyze image.tif
   stemfit analyze image.tif --host WSe2 --voltage 60 --detector 60,200
+  stemfit analyze image.tif --host ReS2.cif --relaxer keep
   stemfit analyze stack.tif --frame 3 --roi 0,0,1024,900 --out run7.stemfit
   stemfit analyze image.png --pixel-size 0.125 --json > summary.json
 
@@ -68,7 +69,7 @@ def analyze(
         str,
         typer.Option(
             metavar="NAME",
-            help="Crystal: auto, or one of MoS2 MoSe2 MoTe2 WS2 WSe2 WTe2 hBN graphene GaSe InSe.",
+            help="Crystal: auto, one of MoS2 MoSe2 MoTe2 WS2 WSe2 WTe2 hBN graphene GaSe InSe blackP, or a CIF.",
         ),
     ] = "auto",
     pixel_size: Annotated[
@@ -111,10 +112,9 @@ def _analyze(
     image: Path, frame: int | None, asked: dict[str, Any], relaxer: str, folder: Path, verbose: bool
 ) -> dict[str, Any]:
     """Everything that can fail early does so before the slow imports; the answer is what the file says."""
-    from stemfit import hosts, micrograph, result
+    from stemfit import crystal_file, micrograph, result
 
-    if asked["host"] != "auto":
-        hosts.projected(asked["host"])
+    crystal_file.asked_host(asked["host"])
     recorded = micrograph.read(image, pixel_size_A=asked["pixel_size_A"], frame=frame)
     result.check_place(folder, recorded.sha256)
     with _progress(verbose) as progress:

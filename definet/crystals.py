@@ -7,7 +7,7 @@ degrees apart, `a` along +x and `b` counter-clockwise from it; the first sublatt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,12 +42,14 @@ class Crystal:
     a_exp_A : float
         Measured in-plane lattice constant, Angstrom (at room temperature).
     b_exp_A : float or None
-        Second in-plane constant of a rectangular cell; None for hexagonal hosts.
+        Second in-plane constant of another cell; None for hexagonal hosts.
     basis : tuple of BasisAtom
         Atoms of the unit cell. Atoms of one column follow each other, the lower one first. Heights are those of the
         isolated layer in PBE, the level at which layer thicknesses are known for all hosts.
     source : str
         Where the lattice constant was measured.
+    angle_deg : float
+        From a to b, counter-clockwise; hexagonal hosts have 60 whatever it says.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Crystal:
     b_exp_A: float | None
     basis: tuple[BasisAtom, ...]
     source: str
+    angle_deg: float = 90.0
 
     @property
     def hexagonal(self) -> bool:
@@ -83,8 +86,15 @@ class Crystal:
         """In-plane cell vectors as rows, (2, 2) Angstrom; `a_A` scales both, default the measured constant."""
         scale = 1.0 if a_A is None else a_A / self.a_exp_A
         if self.b_exp_A is not None:
-            return np.diag([self.a_exp_A, self.b_exp_A]) * scale
+            turn = np.radians(self.angle_deg)
+            across = (0.0, 1.0) if self.angle_deg == 90 else (float(np.cos(turn)), float(np.sin(turn)))
+            return np.array([[self.a_exp_A, 0.0], [self.b_exp_A * across[0], self.b_exp_A * across[1]]]) * scale
         return self.a_exp_A * scale * np.array([[1.0, 0.0], [0.5, np.sqrt(0.75)]])
+
+    def turned_over(self) -> Crystal:
+        """The same layer seen from below: half a turn about a, with -b for b."""
+        basis = tuple(replace(atom, v=-atom.v % 1.0, z_A=-atom.z_A) for atom in self.basis)
+        return replace(self, basis=basis, angle_deg=180.0 - self.angle_deg)
 
 
 def _column(sublattice: str, element: str, at: float, split_A: float) -> tuple[BasisAtom, ...]:
@@ -157,13 +167,15 @@ def unit_cell(name: str, a_A: float | None = None, vacuum_A: float = 20.0) -> St
     return supercell(name, 1, 1, a_A, vacuum_A)
 
 
-def supercell(name: str, n: int, m: int | None = None, a_A: float | None = None, vacuum_A: float = 20.0) -> Structure:
+def supercell(
+    name: str | Crystal, n: int, m: int | None = None, a_A: float | None = None, vacuum_A: float = 20.0
+) -> Structure:
     """Pristine layer of n x m unit cells.
 
     Parameters
     ----------
-    name : str
-        Host.
+    name : str or Crystal
+        Host, by name or one's own.
     n, m : int
         Repeats along a and b; m defaults to n.
     a_A : float, optional
@@ -183,7 +195,7 @@ def supercell(name: str, n: int, m: int | None = None, a_A: float | None = None,
     from pymatgen.core.lattice import Lattice
     from pymatgen.core.structure import Structure
 
-    crystal, m = host(name), n if m is None else m
+    crystal, m = host(name) if isinstance(name, str) else name, n if m is None else m
     if n < 1 or m < 1 or vacuum_A < 0 or (a_A is not None and a_A <= 0):
         raise OptionError(f"a supercell of {n} x {m} cells, a = {a_A} A, vacuum {vacuum_A} A is not possible")
     heights = np.array([atom.z_A for atom in crystal.basis])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemfit.defects import Defect, type_of
-from stemfit.hosts import ProjectedHost
+from stemfit.hosts import HONEYCOMB, ProjectedHost
 from stemfit.lattice import Lattice, SiteMap
+from stemfit.optics.scattering import column_elements
 
 if TYPE_CHECKING:
     from definet.structures import DefectStructure
@@ -53,7 +55,7 @@ class Candidate:
     log_prior: float
 
 
-PATCH_CELLS = 8
+PATCH_CELLS, PATCH_A = 8, 25.0
 """Supercell of a point defect: displacements are converged to a few percent there (5 x 5 would be off by 40 %)."""
 
 MIN_ALTERNATIVE = 1e-3
@@ -84,7 +86,7 @@ def propose(
     labels = [defect.label] + [n for n, p in defect.alternatives if p > MIN_ALTERNATIVE and n != "UNKNOWN"]
     structures = [s for name in dict.fromkeys([*labels, "pristine"]) for s in _variants(name, defect, host, lattice)]
     structures.sort(key=lambda s: s.label != "pristine")
-    matrix, center_px = local_frame(defect, lattice, sites, host.a_A)
+    matrix, center_px = local_frame(defect, lattice, sites, host.a_A, host.sublattices)
     count = {s.label: sum(t.label == s.label for t in structures) for s in structures}
     made = []
     for k, structure in enumerate(structures[:most], 1):
@@ -124,7 +126,7 @@ def _rows(labels: tuple[str, ...], host: ProjectedHost, length: int, direction: 
     """Rows of vacancies in a supercell that keeps their periodic images apart."""
     from definet.structures import line, pristine
 
-    crystal = pristine(host.name, length + PATCH_CELLS - 2)
+    crystal = pristine(host.crystal or host.name, length + PATCH_CELLS - 2)
     return tuple(crystal if name == "pristine" else line(crystal, name, direction=direction) for name in labels)
 
 
@@ -133,15 +135,36 @@ def _point(label: str, host: ProjectedHost, sublattice: str) -> tuple[DefectStru
     """Structures of a point defect; the same objects for every defect that may be one, so that each is relaxed once."""
     from definet.structures import build, pristine, substitution
 
-    crystal = pristine(host.name, PATCH_CELLS)
+    crystal = pristine(host.crystal or host.name, *patch_cells(host))
     if label == "pristine":
         return (crystal,)
+    if not host.honeycomb:
+        return _any_vacancy(crystal, label, host, sublattice)
     if host.sublattices == ("A", "B"):
         return (_flat_defect(crystal, label, sublattice),)
     if label.startswith("vanadium_"):
         return (replace(substitution(crystal, label.replace("vanadium", "V")), label=label),)
     made = build(crystal, label)
     return (made, build(crystal, label, layer="bottom")) if _half_of_column(label, host) else (made,)
+
+
+def patch_cells(host: ProjectedHost) -> tuple[int, int]:
+    """Repeats along a and b of the patch of a point defect."""
+    if host.honeycomb:
+        return PATCH_CELLS, PATCH_CELLS
+    n, m = (math.ceil(PATCH_A / math.hypot(*vector)) for vector in host.cell.plane)
+    return n, m
+
+
+def _any_vacancy(
+    crystal: DefectStructure, label: str, host: ProjectedHost, sublattice: str
+) -> tuple[DefectStructure, ...]:
+    """The whole column missing, or the upper or the lower one of two equal atoms."""
+    from definet.structures import Edit, Site, place
+
+    column, missing = host.column_atoms(sublattice), column_elements(label.removeprefix("V_"))
+    gone = [column] if len(missing) == len(column) else [(k,) for k in column[::-1]]
+    return tuple(place(crystal, Edit(label, tuple(Site(0, 0, k) for k in atoms))) for atoms in gone)
 
 
 def _flat_defect(crystal: DefectStructure, label: str, sublattice: str) -> DefectStructure:
@@ -153,8 +176,7 @@ def _flat_defect(crystal: DefectStructure, label: str, sublattice: str) -> Defec
 
 def _half_of_column(label: str, host: ProjectedHost) -> bool:
     """Whether a label changes one of two stacked atoms, so that top and bottom differ but look the same from above."""
-    x = host.columns[1].rstrip("2")
-    return label.endswith(f"_{x}")
+    return any(column.endswith("2") and label.endswith(f"_{column.rstrip('2')}") for column in host.columns)
 
 
 def crystal_axes(lattice: Lattice) -> FloatArray:
@@ -163,6 +185,8 @@ def crystal_axes(lattice: Lattice) -> FloatArray:
     Where the image's own axes have X at 2 (a + b)/3 they are turned by 60 degrees, which is the same crystal.
     """
     a, b = lattice.a_px, lattice.b_px
+    if lattice.cell != HONEYCOMB:
+        return np.column_stack([a, b])
     return np.column_stack([a, b] if lattice.polarity > 0 else [b, b - a])
 
 
@@ -178,17 +202,22 @@ def _direction(defect: Defect, lattice: Lattice) -> int:
     return ZIGZAG.index(step)
 
 
-def local_frame(defect: Defect, lattice: Lattice, sites: SiteMap, a_A: float) -> tuple[FloatArray, FloatArray]:
+def local_frame(
+    defect: Defect, lattice: Lattice, sites: SiteMap, a_A: float, sublattices: tuple[str, ...] = ()
+) -> tuple[FloatArray, FloatArray]:
     """Matrix (2, 2), px per Angstrom of the crystal frame, and the centre (2,) px, both at the defect.
 
     Fitted on the expected positions of the sites within three cells, so that smooth scan distortion is included.
     """
     near = np.hypot(*(sites.xy_px - defect.center_px).T) < 3.0 * lattice.a_px_iso
-    fractional = sites.ij[near] + lattice.basis[np.isin(sites.sublattice[near], ("X", "B")).astype(int)]
+    which = np.isin(sites.sublattice[near], ("X", "B")).astype(int)
+    if lattice.cell != HONEYCOMB:
+        which = np.array([sublattices.index(str(s)) for s in sites.sublattice[near]])
+    fractional = sites.ij[near] + lattice.basis[which]
     affine = np.array([[1.0, 0.0], [0.0, 1.0]])
     if near.sum() >= 12:
         design = np.column_stack([np.ones(near.sum()), fractional])
         cell = np.linalg.lstsq(design, sites.xy_px[near], rcond=None)[0]
         affine = cell[1:].T @ np.linalg.inv(np.column_stack([lattice.a_px, lattice.b_px]))
-    frame = a_A * np.array([[1.0, 0.5], [0.0, np.sqrt(0.75)]])
+    frame = a_A / lattice.cell.pitch * np.array(lattice.cell.plane).T
     return affine @ crystal_axes(lattice) @ np.linalg.inv(frame), defect.center_px

@@ -92,7 +92,8 @@ class UnknownHost(UsageError):
         close = get_close_matches(name.lower(), [known_name.lower() for known_name in names], n=1)
         meant = [known_name for known_name in names if close and known_name.lower() == close[0]]
         hint = f"did you mean {meant[0]}? " if meant else ""
-        super().__init__(f"unknown host {name!r}", remedy=f"{hint}choose auto or one of {', '.join(names)}")
+        remedy = f"{hint}choose auto, one of {', '.join(names)}, or a .cif file"
+        super().__init__(f"unknown host {name!r}", remedy=remedy)
 
 
 class InputError(StemfitError):

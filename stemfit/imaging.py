@@ -20,6 +20,8 @@ FloatArray = NDArray[np.float64]
 
 CHALCOGENS = ("O", "S", "Se", "Te")
 METALS = ("V", "Cr", "Nb", "Mo", "W", "Re")
+PAIRED_METALS = ("Ga", "In")
+"""Metals of the monochalcogenides, whose columns are pairs."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Imaging:
         """Relative brightness scatter (rms) to expect of a column type, from the sublattice that it would stand on."""
         if "M" not in self.scatter:
             return max(self.rms_scatter(s) for s in self.scatter)
-        return self.rms_scatter("M" if any(e in METALS for e in column_elements(column)) else "X")
+        return self.rms_scatter("M" if any(e in (*METALS, *PAIRED_METALS) for e in column_elements(column)) else "X")
 
     def rms_scatter(self, sublattice: str) -> float:
         """The same of a sublattice."""
@@ -169,10 +171,17 @@ def _profile_errors(columns: Columns) -> tuple[float | None, float | None, float
 
 def foreign_columns(host: ProjectedHost) -> tuple[str, ...]:
     """Column types that defects of this host can make, beyond its own two."""
+    if not host.honeycomb:
+        stacks = (column_elements(column) for column in host.columns)
+        parts = dict.fromkeys(element for stack in stacks if len(stack) > 1 for element in stack)
+        return tuple(element for element in parts if element not in host.columns)
     metal, other = host.columns
     if host.sublattices == ("M", "X"):
         x = other.rstrip("2")
         pairs = [column_type([x, e]) for e in CHALCOGENS if e != x] + [e + "2" for e in CHALCOGENS if e != x]
+        if metal.endswith("2"):
+            m = metal.rstrip("2")
+            return (x, *pairs, m, *(column_type([m, e]) for e in PAIRED_METALS if e != m))
         metals = [m for m in METALS if m != metal]
         return (x, *pairs, *metals, column_type([metal, x]), metal + "2")
     return tuple(e for e in ("C", "B", "N", "O", "Si") if e not in host.columns)
@@ -184,7 +193,9 @@ def _from_table(
 ) -> Amplitude:
     """Scale the table by the host column that shares most with this one."""
     reference = host.columns[0]
-    if host.sublattices == ("M", "X") and not any(m in column for m in METALS):
+    if not host.honeycomb:
+        reference = next(c for c in host.columns if set(column_elements(column)) <= set(column_elements(c)))
+    elif host.sublattices == ("M", "X") and not any(e in (*METALS, *PAIRED_METALS) for e in column_elements(column)):
         reference = host.columns[1]
     value, relative = ratio(column, reference, voltage_kV, detector_mrad)
     scale = known[reference]

@@ -17,9 +17,17 @@ from stemfit import warn
 from stemfit.calibrate import calibrate
 from stemfit.candidates import propose
 from stemfit.columns import Columns
-from stemfit.defects import Defect, find_defects, label_rates, occupancy, with_learned_halves
+from stemfit.crystal_file import asked_host
+from stemfit.defects import (
+    Defect,
+    find_defects,
+    label_rates,
+    occupancy,
+    with_learned_halves,
+    with_naming_doubt,
+)
 from stemfit.imaging import fit_imaging
-from stemfit.lattice import RowOffsets, SiteMap, identify, name_lattice, name_sites, outside, survey
+from stemfit.lattice import Optics, RowOffsets, SiteMap, outside, read_crystal
 from stemfit.micrograph import Micrograph
 from stemfit.relax import Relaxer
 from stemfit.result import Analysis, HostCall
@@ -34,7 +42,7 @@ class Settings:
     Attributes
     ----------
     host : str
-        "auto" or a host's name.
+        "auto", a host's name, or the path of a CIF.
     pixel_size_A : float or None
         Wins over the lattice.
     voltage_kV, convergence_mrad : float or None
@@ -80,16 +88,14 @@ def analyze(
     image, optics = micrograph.image, (settings.voltage_kV, settings.detector_mrad)
     device = str(resolve_device(settings.device))
     clock = _Clock(progress)
+    asked = asked_host(settings.host)
     with clock("columns"):
         seen = column.find(image, calibrate=False, device=device)
     with clock("lattice"):
-        image, rows, seen, grid, honey, brightness, regions, region_map = survey(image, seen, device)
-        identity = identify(
-            honey, brightness, grid.a_px_iso, asked=settings.host, voltage_kV=optics[0], detector_mrad=optics[1],
-            stated_pixel_A=micrograph.pixel_size_A, stated_by_user=settings.pixel_size_A is not None,
-        )
-        host, lattice = identity.host, name_lattice(grid, identity.metal_third)
-        sites = name_sites(honey, host, identity.metal_third)
+        known = Optics(*optics, micrograph.pixel_size_A, settings.pixel_size_A is not None)
+        whole, identity, lattice, sites = read_crystal(image, seen, asked, known, device)
+        image, rows, seen, _, _, brightness, regions, region_map = whole
+        host = identity.host
         calibration = calibrate(lattice, host, micrograph, settings.pixel_size_A)
     with clock("imaging"):
         imaging = fit_imaging(seen, sites, brightness, host, *optics)
@@ -112,7 +118,11 @@ def analyze(
     with clock("simulate"):
         drawn = whole_field(sites, imaging, host, lattice, ranking.claimed, candidates, relaxed, brightness)
         simulated = np.where(region_map > 0, np.nan, rows.jittered(drawn))
-    seen, sites, claimed, suspects = _as_scanned(rows, seen, sites, ranking.claimed, ranking.doubted + suspects)
+    claimed, suspects = (
+        with_naming_doubt(some, host, identity.metal_probability)
+        for some in (ranking.claimed, ranking.doubted + suspects)
+    )
+    seen, sites, claimed, suspects = _as_scanned(rows, seen, sites, claimed, suspects)
     call = HostCall(host, identity.source, identity.probability, identity.alternatives)
     return Analysis(
         micrograph, seen, call, calibration, lattice, sites, regions, region_map, imaging, claimed, suspects,

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from stemfit.errors import UsageError
 
 if TYPE_CHECKING:
+    from definet.checkpoint import Checkpoint
     from definet.predict import Relaxed as Prediction
+    from definet.structures import DefectStructure
     from stemfit.candidates import Candidate
 
 FloatArray = NDArray[np.float64]
@@ -70,12 +72,28 @@ def _definet(device: str) -> Relaxer:
 
     def run(candidates: Sequence[Candidate]) -> list[Relaxed]:
         # Many defects have the same candidates: each structure is relaxed once.
-        different = {id(c.structure): c.structure for c in candidates if c.structure.sites}
+        different = {
+            id(c.structure): c.structure for c in candidates if c.structure.sites and _taught(c.structure, checkpoint)
+        }
         moved = relax(list(different.values()), checkpoint, device) if different else []
         by_structure = dict(zip(different, moved, strict=True))
-        return [_as_relaxed(c, by_structure.get(id(c.structure)), digest) for c in candidates]
+        return [
+            _as_relaxed(c, by_structure.get(id(c.structure)), digest) if _taught(c.structure, checkpoint) else _kept(c)
+            for c in candidates
+        ]
 
     return run
+
+
+def _taught(structure: DefectStructure, checkpoint: Checkpoint) -> bool:
+    """Whether the network may be asked: of a user's own crystal it knows nothing."""
+    return structure.crystal is None or structure.host in checkpoint.hosts
+
+
+def _kept(candidate: Candidate) -> Relaxed:
+    reason = f"the network does not know {candidate.structure.host}: its candidates stay as built"
+    caution = reason if candidate.structure.sites else ""
+    return Relaxed(candidate.structure.structure.cart_coords, None, "keep", None, caution)
 
 
 def _as_relaxed(candidate: Candidate, predicted: Prediction | None, digest: str) -> Relaxed:

@@ -105,6 +105,17 @@ def _overlay(png: bytes) -> str:
     return f'<img alt="Overlay: columns, unit cell and defects on the image" src="data:image/png;base64,{data}">'
 
 
+def _constants(analysis: Analysis) -> str:
+    """What the scale rests on."""
+    lattice, host = analysis.lattice, analysis.host.host
+    if host.honeycomb:
+        return f"{lattice.a_px_iso:.3f} px, taken as {host.a_A:.3f} Å"
+    area_px = abs(float(np.linalg.det(np.stack([lattice.a_px, lattice.b_px]))))
+    (ax, ay), (bx, by) = host.cell.plane
+    a, b = np.hypot(ax, ay), np.hypot(bx, by)
+    return f"a = {a:.3f} Å, b = {b:.3f} Å: a cell of {host.cell.area:.3f} Å² covers {area_px:.2f} px²"
+
+
 def _lattice(analysis: Analysis) -> dict[str, str]:
     calibration, lattice = analysis.calibration, analysis.lattice
     stated = calibration.metadata_pixel_size_A
@@ -112,7 +123,7 @@ def _lattice(analysis: Analysis) -> dict[str, str]:
         "pixel size": f"{calibration.pixel_size_A:.5f} ± {calibration.pixel_size_sigma_A:.5f} Å, from the "
         + escape(calibration.source),
         "pixel size in the file": "not stated" if stated is None else f"{stated:.5f} Å",
-        "lattice constant": f"{lattice.a_px_iso:.3f} px, taken as {analysis.host.host.a_A:.3f} Å",
+        "lattice constant": _constants(analysis),
         "a, b": f"({_vector(lattice.a_px)}), ({_vector(lattice.b_px)}) px",
         "rotation": f"{lattice.rotation_deg:.2f}°, a above +x",
         "anisotropy": f"{lattice.anisotropy:.4f}",

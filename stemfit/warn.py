@@ -23,13 +23,14 @@ def collect(
     identity: Identity, calibration: Calibration, posteriors: Sequence[SitePosterior], brightness: Brightness,
     imaging: Imaging, relaxed: Sequence[Relaxed], rows: RowOffsets,
 ) -> tuple[str, ...]:
-    """All warnings of an analysis, most consequential first."""
+    """All warnings of an analysis, most consequential first; one posterior for each sublattice of the host."""
+    host = identity.host
     return tuple(
         text
         for text in (
             *_host(identity),
             *_scale(calibration),
-            *(w for p in posteriors for w in _halves(p, brightness, imaging)),
+            *(w for p, s in zip(posteriors, host.sublattices, strict=True) for w in _halves(p, brightness, imaging, s)),
             *(w for p in posteriors for w in _alloy(p, brightness, imaging)),
             *_out_of_range(relaxed),
             *_jitter(rows, calibration),
@@ -54,11 +55,12 @@ def _alloy(posterior: SitePosterior, brightness: Brightness, imaging: Imaging) -
 
 
 def _out_of_range(relaxed: Sequence[Relaxed]) -> list[str]:
-    reasons = sorted({r.caution for r in relaxed if r.caution})
+    kept = sorted({r.caution for r in relaxed if r.caution and r.relaxer == "keep"})
+    reasons = sorted({r.caution for r in relaxed if r.caution and r.relaxer != "keep"})
     if not reasons:
-        return []
+        return kept
     more = f" and {len(reasons) - 2} more" if len(reasons) > 2 else ""
-    return [f"the network relaxed candidates outside its training range: {'; '.join(reasons[:2])}{more}"]
+    return [*kept, f"the network relaxed candidates outside its training range: {'; '.join(reasons[:2])}{more}"]
 
 
 def _jitter(rows: RowOffsets, calibration: Calibration) -> list[str]:
@@ -85,7 +87,7 @@ def _host(identity: Identity) -> list[str]:
             f"which sublattice is the metal is uncertain (probability {identity.metal_probability:.2f}): "
             "state --voltage and --detector"
         )
-    return said
+    return [*said, *identity.doubts]
 
 
 def _scale(calibration: Calibration) -> list[str]:
@@ -104,14 +106,14 @@ def _scale(calibration: Calibration) -> list[str]:
     ]
 
 
-def _halves(posterior: SitePosterior, brightness: Brightness, imaging: Imaging) -> list[str]:
-    half = next((h for h in posterior.hypotheses if h.type == "SV" and h.column), None)
+def _halves(posterior: SitePosterior, brightness: Brightness, imaging: Imaging, sublattice: str) -> list[str]:
+    half = next((h for h in posterior.hypotheses if h.half_empty), None)
     if half is None:
         return []
-    apart = can_tell_half(posterior, brightness, imaging, "X")
+    apart = can_tell_half(posterior, brightness, imaging, sublattice)
     if apart >= SEPARATE:
         return []
     return [
         f"single vacancies cannot be told from full columns one by one here: {half.label} is {apart:.1f} sigma from a "
-        "full column (noise and scatter of these columns); a missing SV is no proof of its absence"
+        "full column (noise and scatter of these columns); that none is claimed is no proof of their absence"
     ]

@@ -38,6 +38,14 @@ class FakeLattice:
     anisotropy: float
     rotation_deg: float
 
+    @property
+    def basis(self):
+        return np.array([[0.0, 0.0], [1 / 3, 1 / 3]])
+
+    @property
+    def nearest_px(self):
+        return self.a_px_iso / np.sqrt(3)
+
     def image_from_structure(self, a_exp_A):
         return np.diag([1.0, -1.0]) * self.a_px_iso / a_exp_A, self.origin_px
 

@@ -255,8 +255,8 @@ def test_hosts_in_the_help_are_the_hosts() -> None:
     from stemfit.hosts import projected
 
     names = [word.strip(".") for word in " ".join(run("analyze", "--help").stdout.split()).split("one of ")[1].split()]
-    names = names[: names.index("[default:")]
-    assert len(names) > 8 and [projected(name).name for name in names] == names
+    names = [name.strip(",") for name in names[: names.index("or")]]
+    assert len(names) > 10 and [projected(name).name for name in names] == names
 
 
 def test_as_a_process() -> None:

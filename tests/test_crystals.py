@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from definet.crystals import HOSTS, host, supercell, unit_cell
+from definet.crystals import HOSTS, BasisAtom, Crystal, host, supercell, unit_cell
 from definet.exceptions import DefinetError, OptionError, StructureError, UnknownHostError
 
 DICHALCOGENIDES = ("MoS2", "MoSe2", "MoTe2", "WS2", "WSe2", "WTe2")
@@ -133,3 +133,22 @@ def test_every_error_has_an_exit_code_and_a_remedy():
     assert codes["InputFileError"] == 3
     assert codes["StructureError"] == 4
     assert codes["ModelError"] == codes["TeacherError"] == 6
+
+
+def test_a_crystal_of_ones_own_is_built_like_a_listed_one():
+    atoms = (BasisAtom("", "Re", 0.0, 0.0, 0.0), BasisAtom("", "S", 0.3, 0.1, 1.2))
+    mine = Crystal("mine", 6.4, 6.5, atoms, "made up", 106.0)
+    built = supercell(mine, 2, 3)
+    assert len(built) == 12
+    assert built.lattice.a == pytest.approx(2 * 6.4)
+    assert built.lattice.b == pytest.approx(3 * 6.5)
+    assert built.lattice.gamma == pytest.approx(106.0)
+
+
+def test_a_layer_turned_over_has_the_distances_of_the_layer():
+    atoms = (BasisAtom("", "Re", 0.0, 0.0, 0.0), BasisAtom("", "S", 0.3, 0.1, 1.2), BasisAtom("", "O", 0.6, 0.7, -1.0))
+    mine = Crystal("mine", 6.4, 6.5, atoms, "made up", 106.0)
+    one, other = (supercell(crystal, 1).distance_matrix for crystal in (mine, mine.turned_over()))
+    assert np.allclose(one, other)
+    mirrored = tuple(BasisAtom("", a.element, a.u, -a.v, a.z_A) for a in atoms)  # the broken twin: angle left as it is
+    assert not np.allclose(one, supercell(Crystal("twin", 6.4, 6.5, mirrored, "", 106.0), 1).distance_matrix)

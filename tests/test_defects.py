@@ -344,3 +344,27 @@ def test_a_double_vacancy_alone_does_not_redefine_the_half_column(level: float) 
     assert (posterior.probability[np.isin(posterior.site, rows), column(posterior, "V_S2")] > 0.9).all()
     assert posterior.half is not None
     assert 0.25 < posterior.half.value / 420.0 < 0.6  # coherent scattering leaves a third, atoms apart a half
+
+
+@pytest.mark.parametrize(
+    ("label", "kind"),
+    [
+        ("V_S", "SV"), ("V_S2", "DV"), ("V_SSe", "DV"), ("V_P", "SV"), ("V_C2", "DV"), ("V_BN", "DV"), ("V_Ga", "VM"),
+        ("V_Ga2", "VM"), ("V_Re", "VM"), ("V_Fe2", "VM"), ("V_MoS3", "VM"), ("V_Te", "SV"), ("V_Sn", "VM"),
+    ],
+)  # fmt: skip
+def test_vacancies_have_the_type_of_what_is_missing(label: str, kind: str) -> None:
+    assert type_of(label, "") == kind
+
+
+@pytest.mark.parametrize(("host", "metal", "other"), [("GaSe", "Ga", "Se"), ("InSe", "In", "Se")])
+def test_columns_that_are_pairs_lose_one_atom_or_both(host: str, metal: str, other: str) -> None:
+    for sublattice, e, kinds in (("M", metal, ("VM", "VM")), ("X", other, ("SV", "DV"))):
+        options = {h.label: h for h in hypotheses(projected(host), sublattice)}
+        assert (options[f"V_{e}"].type, options[f"V_{e}2"].type) == kinds
+        assert (options[f"V_{e}"].column, options[f"V_{e}2"].column) == (e, "")
+        assert options[f"V_{e}"].half_empty and not options[f"V_{e}2"].half_empty
+
+
+def test_any_crystal_has_vacancies_and_what_is_unknown() -> None:
+    assert [h.label for h in hypotheses(projected("blackP"), "C")] == ["pristine", "V_P", "UNKNOWN"]

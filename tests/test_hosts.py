@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from definet.crystals import HOSTS
 from stemfit.errors import UnknownHost
-from stemfit.hosts import INFERABLE, amplitude_ratio, column_type, projected
+from stemfit.hosts import INFERABLE, amplitude_ratio, column_type, letters, projected
 from stemfit.optics.scattering import column_elements
 
 
@@ -48,7 +48,7 @@ def test_projected(name, columns, sublattices):
     assert (host.columns, host.sublattices, host.a_A) == (columns, sublattices, HOSTS[name].a_exp_A)
 
 
-@pytest.mark.parametrize("name", ["blackP", "mos2", "unobtainium"])
+@pytest.mark.parametrize("name", ["mos2", "unobtainium"])
 def test_other_hosts_are_refused_with_the_list(name):
     with pytest.raises(UnknownHost) as caught:
         projected(name)
@@ -56,8 +56,32 @@ def test_other_hosts_are_refused_with_the_list(name):
     assert "WSe2" in str(caught.value)
 
 
+def test_black_phosphorus_has_one_sublattice_for_each_atom():
+    host = projected("blackP")
+    assert (host.sublattices, host.columns) == (("A", "B", "C", "D"), ("P",) * 4)
+    a, b = HOSTS["blackP"].a_exp_A, HOSTS["blackP"].b_exp_A
+    # Dumbbells of 0.178 b = 0.775 A (Brown & Rundqvist), 4 columns in a b.
+    assert host.cell.nearest == pytest.approx(2 * 0.08856 * b, rel=1e-6)
+    assert host.a_A == pytest.approx((2 * a * b / 2 / 3**0.5) ** 0.5)
+    assert host.cell.basis[0] == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", ["blackP", "GaSe"])
+def test_turned_over_twice_is_the_same_layer(name):
+    crystal = HOSTS[name]
+    twice = crystal.turned_over().turned_over()
+    assert [(p.element, p.z_A) for p in twice.basis] == [(p.element, p.z_A) for p in crystal.basis]
+    assert all(abs(p.v - q.v) % 1 < 1e-12 for p, q in zip(twice.basis, crystal.basis, strict=True))
+
+
+def test_sublattices_are_never_named_like_a_hollow_or_a_metal():
+    names = letters(60)
+    assert len(set(names)) == 60
+    assert not {"H", "M", "X", "-"} & set(names)
+
+
 def test_inferable_hosts_exist():
-    assert len(set(INFERABLE)) == len(INFERABLE) == 7
+    assert len(set(INFERABLE)) == len(INFERABLE) == 9
     for name in INFERABLE:
         assert projected(name).name == name
 

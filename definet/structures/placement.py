@@ -74,6 +74,8 @@ class DefectStructure:
         Name of the crystal, "" if unknown (nothing can be built into it then).
     shape : (n, m)
         Repeats along a and b.
+    crystal : Crystal or None
+        What was built in, where it is none of the table.
     """
 
     structure: Structure
@@ -82,6 +84,7 @@ class DefectStructure:
     sites: tuple[int, ...]
     host: str = ""
     shape: tuple[int, int] = (0, 0)
+    crystal: Crystal | None = None
 
     @property
     def occupied(self) -> NDArray[np.bool_]:
@@ -108,12 +111,15 @@ class DefectStructure:
 
 
 def pristine(
-    name: str, n: int, m: int | None = None, a_A: float | None = None, vacuum_A: float = 20.0
+    name: str | Crystal, n: int, m: int | None = None, a_A: float | None = None, vacuum_A: float = 20.0
 ) -> DefectStructure:
     """Perfect n x m supercell of a host, see `definet.crystals.supercell`."""
     structure = supercell(name, n, m, a_A, vacuum_A)
     marker = np.zeros(len(structure), np.int64)
-    return DefectStructure(structure, marker, "pristine", (), name, (n, n if m is None else m))
+    shape = (n, n if m is None else m)
+    if isinstance(name, str):
+        return DefectStructure(structure, marker, "pristine", (), name, shape)
+    return DefectStructure(structure, marker, "pristine", (), name.name, shape, name)
 
 
 def place(crystal: DefectStructure, edit: Edit, at: Cell | None = None) -> DefectStructure:
@@ -163,6 +169,8 @@ def facts_of(crystal: DefectStructure) -> Crystal:
     StructureError
         If the structure names none.
     """
+    if crystal.crystal is not None:
+        return crystal.crystal
     if not crystal.host:
         raise StructureError("this structure names no host to build in", "Start from definet.structures.pristine.")
     return host(crystal.host)

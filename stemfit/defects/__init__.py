@@ -1,6 +1,7 @@
 """Which sites are not what the pristine crystal has there, and how sure is that."""
 
 from stemfit.defects.find import CLAIM, find_defects
+from stemfit.defects.naming import with_naming_doubt
 from stemfit.defects.occupancy import (
     MODEL_FLOOR,
     RELAXED_ERROR,
@@ -29,4 +30,5 @@ __all__ = [
     "occupancy",
     "type_of",
     "with_learned_halves",
+    "with_naming_doubt",
 ]

@@ -9,9 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stemfit.defects.types import type_of
 from stemfit.hosts import ProjectedHost, column_type
-from stemfit.imaging import CHALCOGENS, METALS, USUAL_TAIL, Amplitude, Imaging
+from stemfit.imaging import CHALCOGENS, METALS, PAIRED_METALS, USUAL_TAIL, Amplitude, Imaging
 from stemfit.lattice import Brightness, SiteMap
+from stemfit.optics.scattering import column_elements
 
 FloatArray = NDArray[np.float64]
 
@@ -54,6 +56,11 @@ class Hypothesis(NamedTuple):
     type: str
     column: str
 
+    @property
+    def half_empty(self) -> bool:
+        """Whether one of two equal atoms is missing."""
+        return self.label == f"V_{self.column}"
+
 
 class SitePosterior(NamedTuple):
     """Occupancy of every site of one sublattice.
@@ -81,14 +88,22 @@ class SitePosterior(NamedTuple):
 
 def hypotheses(host: ProjectedHost, sublattice: str) -> tuple[Hypothesis, ...]:
     """What each site of a sublattice may hold; the first is pristine, the last UNKNOWN."""
-    metal, other = host.columns
     unknown = Hypothesis("UNKNOWN", "UNKNOWN", "?")
+    if not host.honeycomb:
+        own = host.columns[host.sublattices.index(sublattice)]
+        return (Hypothesis("pristine", "", own), *_vacancies(own), unknown)
+    metal, other = host.columns
     if host.sublattices == ("A", "B"):
         own, far = (metal, other) if sublattice == "A" else (other, metal)
         foreign = [e for e in ("C", "B", "N", "Si") if e != own]
         swaps = [Hypothesis(f"{e}_{own}", "ANTI" if e == far else "SUB", e) for e in foreign]
         return (Hypothesis("pristine", "", own), Hypothesis(f"V_{own}", "SV", ""), *swaps, unknown)
     x = other.rstrip("2")
+    if sublattice == "M" and metal.endswith("2"):
+        m = metal.rstrip("2")
+        swaps = [Hypothesis(f"{e}_{m}", "SUB", column_type([e, m])) for e in PAIRED_METALS if e != m]
+        vacancies = (Hypothesis(f"V_{m}", "VM", m), Hypothesis(f"V_{metal}", "VM", ""))
+        return (Hypothesis("pristine", "", metal), *vacancies, *swaps, unknown)
     if sublattice == "M":
         swaps = [Hypothesis(f"{NAMES.get(m, m)}_{metal}", "SUB", m) for m in METALS if m != metal]
         anti = [Hypothesis(f"{x}_{metal}", "ANTI", x), Hypothesis(f"{x}2_{metal}", "ANTI", x + "2")]
@@ -97,8 +112,19 @@ def hypotheses(host: ProjectedHost, sublattice: str) -> tuple[Hypothesis, ...]:
     one = [Hypothesis(f"{e}_{x}", "SUB", column_type([e, x])) for e in foreign]
     both = [Hypothesis(f"{e}2_{x}2", "SUB", e + "2") for e in foreign]
     anti = [Hypothesis(f"{metal}_{x}", "ANTI", column_type([metal, x])), Hypothesis(f"{metal}_{x}2", "ANTI", metal)]
+    if metal.endswith("2"):  # antisites of neighbours in the periodic table are as bright as what they replace
+        anti = []
     vacancies = (Hypothesis(f"V_{x}", "SV", x), Hypothesis(f"V_{x}2", "DV", ""))
     return (Hypothesis("pristine", "", other), *vacancies, *one, *both, *anti, unknown)
+
+
+def _vacancies(column: str) -> list[Hypothesis]:
+    """One of two equal atoms missing, and the whole column."""
+    gone = Hypothesis(f"V_{column}", type_of(f"V_{column}", ""), "")
+    atoms = column_elements(column)
+    if len(atoms) != 2 or atoms[0] != atoms[1]:
+        return [gone]
+    return [Hypothesis(f"V_{atoms[0]}", type_of(f"V_{atoms[0]}", ""), atoms[0]), gone]
 
 
 def occupancy(
@@ -115,7 +141,7 @@ def occupancy(
     gain = imaging.gain[at[:, 1], at[:, 0]]
     full = imaging.amplitudes[options[0].column]
     value, sigma = brightness.value[rows] / gain, brightness.sigma[rows] / gain
-    half = imaging.amplitudes.get(options[1].column) if options[1].type == "SV" else None
+    half = imaging.amplitudes.get(options[1].column) if options[1].half_empty else None
     prior = np.array([_prior_rate(h) for h in options])
     prior[0] = 1 - prior.sum()
     rate, level = prior.copy(), half
@@ -163,7 +189,7 @@ def _log_likelihood(
     if h.type == "UNKNOWN":
         return np.where(value < 0, -np.inf, -np.log(4 * full.value))  # anything from nothing to 4 full columns
     level = Amplitude(0.0, 0.0, "image") if h.column == "" else imaging.amplitudes[h.column]
-    if h.type == "SV" and half is not None:
+    if h.half_empty and half is not None:
         level = half
     # Nothing is emptier than empty: a dip below is an error of tails and background, the same for all hypotheses.
     value = np.maximum(value, 0.0)

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
+NONMETALS = frozenset(("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Ge", "As", "Se", "Br", "Te", "I"))
+"""Elements whose vacancies are SV or DV; those of all others are VM."""
+
 Site = tuple[int, int, str]
 """(i, j, sublattice)"""
 
@@ -65,6 +68,7 @@ def type_of(label: str, otherwise: str) -> str:
     there, _, belongs = label.partition("_")
     if there != "V":
         return otherwise if otherwise in ("SUB", "ANTI") else "SUB"
-    if any(belongs.startswith(m) for m in ("Mo", "W", "Ga", "In")):
+    if any(element not in NONMETALS for element in re.findall(r"[A-Z][a-z]?", belongs)):
         return "VM"
-    return "DV" if belongs[-1:] == "2" or belongs in ("BN",) else "SV"
+    atoms = sum(int(count or 1) for count in re.findall(r"[A-Z][a-z]?(\d*)", belongs))
+    return "DV" if atoms > 1 else "SV"

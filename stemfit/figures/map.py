@@ -62,8 +62,7 @@ def _columns(axes: Axes, analysis: Analysis, points_per_px: float) -> None:
 
 
 def _marker_pt(analysis: Analysis, points_per_px: float) -> float:
-    nearest_px = analysis.lattice.a_px_iso / np.sqrt(3)
-    return float(min(0.28 * nearest_px * points_per_px, 4.0))
+    return float(min(0.28 * analysis.lattice.nearest_px * points_per_px, 4.0))
 
 
 def _regions(axes: Axes, analysis: Analysis, points_per_px: float) -> list[FloatArray]:
@@ -139,7 +138,7 @@ def _defects(axes: Axes, analysis: Analysis, points_per_px: float) -> None:
 
 def reach_px(analysis: Analysis) -> float:
     """Radius about a site that takes in its own column and not the next."""
-    return 0.42 * analysis.lattice.a_px_iso
+    return 0.42 * float(np.sqrt(3)) * analysis.lattice.nearest_px
 
 
 def _labels(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from stemfit.optics.scattering import column_elements
 from stemfit.result.tables import columns_csv
 from stemfit.result.types import Analysis
 
-GUEST_COLOURS = (GREEN, PURPLE, VERMILLION, BLUE)
+COLOURS = (ORANGE, SKY, GREEN, PURPLE, VERMILLION, BLUE)
 
 
 class Marks(NamedTuple):
@@ -35,9 +36,10 @@ def marks_of(analysis: Analysis, species: NDArray[np.str_]) -> list[Marks]:
     counted = Counter(name for name in species.tolist() if name and name not in own)
     elements = {element for column in own for element in column_elements(column)}
     guests = sorted(counted, key=lambda name: (not elements.issuperset(column_elements(name)), -counted[name], name))
-    colours = [GUEST_COLOURS[k % len(GUEST_COLOURS)] for k in range(len(guests))]
+    others = COLOURS[max(2, len(own)) :] or COLOURS[2:]
+    colours = [others[k % len(others)] for k in range(len(guests))]
     return [
-        *(Marks(name, colour, True) for name, colour in zip(own, (ORANGE, SKY), strict=False) if name in species),
+        *(Marks(name, colour, True) for name, colour in zip(own, cycle(COLOURS), strict=False) if name in species),
         *(Marks(name, colour, False) for name, colour in zip(guests, colours, strict=True)),
         *([Marks("", "white", False)] if "" in species else []),
     ]

@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from stemfit.columns import Columns
 from stemfit.columns.resample import averaged
 from stemfit.errors import NotAnalysable
+from stemfit.hosts import HONEYCOMB, Cell
 from stemfit.lattice.grains import largest_grain
 from stemfit.lattice.phase import PlaneField, plane_field
 from stemfit.lattice.spots import MAX_ANISOTROPY, reciprocal_cell
@@ -40,12 +41,12 @@ COARSE_SIGMA_PX = 1.2
 
 @dataclass(frozen=True)
 class Grid:
-    """A honeycomb whose sublattices have no names yet: P at (0, 0), Q at (1/3, 1/3), hollow at (2/3, 2/3).
+    """A crystal in the image. Sublattices of a honeycomb have no names yet: P at (0, 0), Q at (1/3, 1/3).
 
     Attributes
     ----------
     origin_px, a_px, b_px : (2,) array
-        Cell; 60 degrees between a and b, b counter-clockwise as displayed.
+        Cell; 60 degrees between a and b of a honeycomb, b counter-clockwise as displayed.
     covariance : (6, 6) array
         Of (origin, a, b), px^2.
     distortion_px : (GY, GX, 2) array
@@ -56,7 +57,9 @@ class Grid:
     strength : (H, W) array
         Local amplitude of the lattice, about 1 in good crystal.
     contrast : (3,) array
-        Mean brightness above the cell's mean at P, Q and hollow, image units.
+        Mean brightness above the cell's mean at P, Q and hollow, image units; of honeycombs only.
+    cell : Cell
+        Shape of the undistorted cell, and its columns.
     """
 
     origin_px: FloatArray
@@ -68,11 +71,17 @@ class Grid:
     residual_rms_px: float
     strength: FloatArray
     contrast: FloatArray
+    cell: Cell = HONEYCOMB
 
     @property
     def a_px_iso(self) -> float:
-        """Lattice constant that gives the same cell area, px."""
-        return iso(self.a_px, self.b_px)
+        """Lattice constant of the undistorted honeycomb with as many columns per area, px."""
+        return iso(self.a_px, self.b_px, len(self.cell.basis))
+
+    @property
+    def basis(self) -> FloatArray:
+        """Cell coordinates (K, 2) of the columns."""
+        return np.array(self.cell.basis)
 
     def positions(self, fractional: FloatArray) -> FloatArray:
         """Image positions (N, 2) of cell coordinates (N, 2)."""
@@ -81,7 +90,7 @@ class Grid:
 
 
 def fit_grid(image: FloatArray, columns: Columns) -> Grid:
-    """Fit the honeycomb grid of an image.
+    """Fit the grid of a honeycomb.
 
     Parameters
     ----------
@@ -96,7 +105,7 @@ def fit_grid(image: FloatArray, columns: Columns) -> Grid:
     """
     bins = max(1, int(columns.profile.width_px / COARSE_SIGMA_PX))
     if bins > 1:
-        return _enlarged(fit_grid(averaged(image, bins), _shrunk(columns, bins)), bins, image.shape)
+        return enlarged(fit_grid(averaged(image, bins), shrunk(columns, bins)), bins, image.shape)
     g, image, own = largest_grain(image, reciprocal_cell(image))
     a, b = _direct(g)
     dual = np.linalg.inv(np.column_stack([a, b]))
@@ -104,7 +113,7 @@ def fit_grid(image: FloatArray, columns: Columns) -> Grid:
     origin = _special_position(image, field)
     contrast, shift = _contrast(image, field, origin)
     data = _anchors(columns, field, origin + shift, a, b, image.shape)
-    return _believable(_regress(*data, a, b, image.shape, field.strength, contrast))
+    return believable(regress(*data, a, b, image.shape, field.strength, contrast))
 
 
 def refit(grid: Grid, columns: Columns, fractional: FloatArray, jitter_px: float = 0.0) -> Grid:
@@ -116,8 +125,8 @@ def refit(grid: Grid, columns: Columns, fractional: FloatArray, jitter_px: float
         return grid
     sigma2 = columns.cov[:, 0, 0] + columns.cov[:, 1, 1]
     weight = 1.0 / (sigma2 + float(np.median(sigma2)))
-    better = _regress(
-        columns.xy_px, fractional, weight, grid.a_px, grid.b_px, grid.shape_px, grid.strength, grid.contrast
+    better = regress(
+        columns.xy_px, fractional, weight, grid.a_px, grid.b_px, grid.shape_px, grid.strength, grid.contrast, grid.cell
     )
     if jitter_px == 0.0:
         return better
@@ -131,10 +140,10 @@ def refit(grid: Grid, columns: Columns, fractional: FloatArray, jitter_px: float
     return replace(better, covariance=covariance)
 
 
-def _believable(grid: Grid) -> Grid:
-    """Refuse a cell that no scan of a hexagonal crystal shows."""
+def believable(grid: Grid) -> Grid:
+    """Refuse a cell that no scan of the crystal shows."""
     cells, off = min(grid.shape_px) / grid.a_px_iso, grid.residual_rms_px / grid.a_px_iso
-    stretch = np.linalg.svd(deformation(grid.a_px, grid.b_px), compute_uv=False)
+    stretch = np.linalg.svd(deformation(grid.a_px, grid.b_px, grid.cell), compute_uv=False)
     ratio = float(stretch[0] / stretch[1])
     for wrong, problem in (
         (cells < MIN_CELLS, f"no lattice: {cells:.1f} cells a side, {MIN_CELLS} are needed"),
@@ -142,7 +151,7 @@ def _believable(grid: Grid) -> Grid:
         (off > MAX_RESIDUAL, f"no lattice: columns lie {off:.2f} lattice constants off it"),
     ):
         if wrong:
-            remedy = "use a larger or sharper image of a hexagonal 2D crystal seen from above"
+            remedy = "use a larger or sharper image of a 2D crystal seen from above, or name another one with --host"
             raise NotAnalysable(problem, remedy=remedy)
     return grid
 
@@ -155,12 +164,14 @@ def repeated(
     return image[np.ix_(*index)]
 
 
-def _shrunk(columns: Columns, bins: int) -> Columns:
+def shrunk(columns: Columns, bins: int) -> Columns:
+    """Columns on the pixels of an image averaged over `bins` x `bins`."""
     cov = columns.cov / np.outer([bins, bins, 1.0], [bins, bins, 1.0])
     return replace(columns, xy_px=(columns.xy_px + 0.5) / bins - 0.5, cov=cov, profile=columns.profile.scaled(1 / bins))
 
 
-def _enlarged(grid: Grid, bins: int, shape: tuple[int, int]) -> Grid:
+def enlarged(grid: Grid, bins: int, shape: tuple[int, int]) -> Grid:
+    """Inverse for a grid: on the pixels of the whole image."""
     return replace(
         grid, origin_px=(grid.origin_px + 0.5) * bins - 0.5, a_px=bins * grid.a_px, b_px=bins * grid.b_px,
         covariance=bins**2 * grid.covariance, distortion_px=bins * grid.distortion_px, shape_px=shape,
@@ -181,7 +192,8 @@ def _direct(g: FloatArray) -> tuple[FloatArray, FloatArray]:
     raise NotAnalysable("no lattice: the cell is degenerate", remedy="crop to the crystalline area with --roi")
 
 
-def _cell_coordinates(field: PlaneField) -> FloatArray:
+def cell_coordinates(field: PlaneField) -> FloatArray:
+    """Cell indices (2, H, W) at every pixel, from an arbitrary origin."""
     h, w = field.strength.shape
     y, x = np.mgrid[:h, :w].astype(float)
     return np.stack([field.g[k, 0] * x + field.g[k, 1] * y + field.shift[k] for k in range(2)])
@@ -189,7 +201,7 @@ def _cell_coordinates(field: PlaneField) -> FloatArray:
 
 def _special_position(image: FloatArray, field: PlaneField) -> FloatArray:
     """A three-fold axis (2,) in the field's cell coordinates, from the phases of the folded image."""
-    n = _cell_coordinates(field)
+    n = cell_coordinates(field)
     weight = np.where(field.strength > 0.5, 1.0, 0.0)
     flat = (image - gaussian_filter(image, 3.0 / np.linalg.norm(field.g[0]))) * weight
     k = np.array([[1, 0], [0, 1], [-1, -1]])
@@ -200,7 +212,7 @@ def _special_position(image: FloatArray, field: PlaneField) -> FloatArray:
 
 def _contrast(image: FloatArray, field: PlaneField, axis: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Brightness at the three axes, and the shift that makes the third one the hollow: P, Q, hollow."""
-    n = _cell_coordinates(field)
+    n = cell_coordinates(field)
     flat = image - gaussian_filter(image, 2.0 / np.linalg.norm(field.g[0]))
     use = field.strength > 0.5
     values = np.array([_mean_near(flat, n, axis + t, use) for t in THIRDS])
@@ -222,7 +234,7 @@ def _anchors(
     xy, frac, weight = _from_columns(columns, field, origin)
     if len(xy) >= 0.3 * 2 * shape[0] * shape[1] / abs(a[0] * b[1] - a[1] * b[0]):
         return xy, frac, weight
-    return _from_planes(field, origin, a, b, shape)
+    return from_planes(field, origin, a, b, shape)
 
 
 def _from_columns(
@@ -247,7 +259,7 @@ def _from_columns(
     return columns.xy_px[good], frac[good], 1.0 / (sigma2 + typical)
 
 
-def _from_planes(
+def from_planes(
     field: PlaneField, origin: FloatArray, a: FloatArray, b: FloatArray, shape: tuple[int, int]
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Lattice points read off the phase alone, for images whose single columns drown in noise."""
@@ -257,9 +269,9 @@ def _from_planes(
     return xy, field.cell_index(xy) - origin, np.where(field.strength[y, x].ravel() > 0.5, 1.0, 1e-3)
 
 
-def _regress(
+def regress(
     xy: FloatArray, frac: FloatArray, weight: FloatArray, a: FloatArray, b: FloatArray, shape: tuple[int, int],
-    strength: FloatArray, contrast: FloatArray,
+    strength: FloatArray, contrast: FloatArray, shape_of: Cell = HONEYCOMB,
 ) -> Grid:
     """Affine cell plus smooth rest.
 
@@ -270,11 +282,11 @@ def _regress(
     robust, follows = weight, np.ones(len(frac), dtype=bool)
     for final in (False, True):
         cell, rest = _affine(design, xy, weight * follows if final else robust, passes=1 if final else 6)
-        nodes, rms, follows = _smooth(design @ cell, rest, weight, iso(cell[1], cell[2]), shape)
+        nodes, rms, follows = _smooth(design @ cell, rest, weight, iso(cell[1], cell[2], len(shape_of.basis)), shape)
     variance = np.asarray(rms**2 * np.linalg.inv(design.T @ design), dtype=np.float64)
     order = [0, 3, 1, 4, 2, 5]  # (origin, a, b) by coordinate -> (origin x, origin y, a x, ...)
     covariance = np.kron(np.eye(2), variance)[np.ix_(order, order)].astype(np.float64)
-    return Grid(cell[0], cell[1], cell[2], covariance, nodes, shape, rms, strength, contrast)
+    return Grid(cell[0], cell[1], cell[2], covariance, nodes, shape, rms, strength, contrast, shape_of)
 
 
 def _affine(design: FloatArray, xy: FloatArray, weight: FloatArray, passes: int) -> tuple[FloatArray, FloatArray]:

@@ -142,7 +142,7 @@ def hollows(image: FloatArray, columns: Columns, grid: Grid, bins: int) -> Hollo
         Pixels to average along each side first.
     """
     rest = averaged(image - columns.model + columns.background, bins)
-    cell = _cell_coordinates(grid, columns.xy_px)
+    cell = cell_coordinates(grid, columns.xy_px)
     on_site = np.min([_distance(cell - t) for t in THIRDS[:2]], axis=0) < ON_SITE
     if not on_site.all():
         profile = averaged_profile(columns.profile, bins)
@@ -151,7 +151,7 @@ def hollows(image: FloatArray, columns: Columns, grid: Grid, bins: int) -> Hollo
     h, w = rest.shape
     y, x = np.mgrid[:h, :w]
     at = (np.column_stack([x.ravel(), y.ravel()]) + 0.5) * bins - 0.5
-    there = (_distance(_cell_coordinates(grid, at) - THIRDS[2]) < HOLLOW).reshape(h, w)
+    there = (_distance(cell_coordinates(grid, at) - THIRDS[2]) < HOLLOW).reshape(h, w)
     # Light of columns beyond the edge is in no model.
     rim = EDGE * grid.a_px_iso
     there &= ((at >= rim) & (at <= np.array([image.shape[1], image.shape[0]]) - 1 - rim)).all(1).reshape(h, w)
@@ -159,7 +159,7 @@ def hollows(image: FloatArray, columns: Columns, grid: Grid, bins: int) -> Hollo
     return Hollows(rest, there.astype(np.float64), grid.a_px_iso / bins, contrast)
 
 
-def _cell_coordinates(grid: Grid, xy_px: FloatArray) -> FloatArray:
+def cell_coordinates(grid: Grid, xy_px: FloatArray) -> FloatArray:
     """Cell coordinates (N, 2) of positions; the distortion is read where it arrives, not where it starts."""
     base = xy_px - interpolate(grid.distortion_px, xy_px, grid.shape_px) - grid.origin_px
     return np.asarray(base @ np.linalg.inv(np.stack([grid.a_px, grid.b_px])))

@@ -26,6 +26,10 @@ MAX_VACANCY_EVIDENCE = 5.0
 """Natural-log cap: dim sites are not independent of each other (damage comes in patches)."""
 
 
+USER_SCALE = 0.02
+"""Relative error of a pixel size that the user states."""
+
+
 class Identity(NamedTuple):
     """Which crystal this is.
 
@@ -38,9 +42,11 @@ class Identity(NamedTuple):
     alternatives : tuple of (name, probability)
         The other hosts.
     metal_third : int
-        Sublattice of the grid that is the metal (A): 0 for P, 1 for Q.
+        Sublattice of a honeycomb's grid that is the metal (A): 0 for P, 1 for Q.
     metal_probability : float
         Given the host.
+    doubts : tuple of str
+        What cannot be told about the way in which the crystal lies.
     """
 
     host: ProjectedHost
@@ -49,12 +55,13 @@ class Identity(NamedTuple):
     alternatives: tuple[tuple[str, float], ...]
     metal_third: int
     metal_probability: float
+    doubts: tuple[str, ...] = ()
 
 
 def identify(
-    sites: Honeycomb, brightness: Brightness, a_px: float, *, asked: str = "auto", voltage_kV: float | None = None,
-    detector_mrad: tuple[float, float] | None = None, stated_pixel_A: float | None = None,
-    stated_by_user: bool = False,
+    sites: Honeycomb, brightness: Brightness, a_px: float, *, asked: str | ProjectedHost = "auto",
+    voltage_kV: float | None = None, detector_mrad: tuple[float, float] | None = None,
+    stated_pixel_A: float | None = None, stated_by_user: bool = False,
 ) -> Identity:
     """Weigh hosts and metal assignments by brightness ratio, stated scale and where the dim sites are.
 
@@ -64,29 +71,33 @@ def identify(
         The unnamed honeycomb and what it measures.
     a_px : float
         Isotropic lattice constant, px.
-    asked : str
-        "auto" or the name of a host.
+    asked : str or ProjectedHost
+        "auto", or a honeycomb or the name of one.
     voltage_kV, detector_mrad
         None where unknown; the ratio's expected range is then wider.
     stated_pixel_A : float or None
         Files are wrong by 3 % as a rule and by up to 15 % now and then; the user's word counts as 2 %.
     """
-    names = INFERABLE if asked == "auto" else (asked,)
+    if isinstance(asked, ProjectedHost):
+        hosts = [asked]
+    else:
+        hosts = [projected(name) for name in (INFERABLE if asked == "auto" else (asked,))]
     log_ratio, error = _measured_ratio(sites, brightness)
     evidence = {}
-    for name in names:
-        host = projected(name)
+    for host in hosts:
         value, sigma = amplitude_ratio(host, voltage_kV, detector_mrad)
         spread = np.hypot(np.hypot(sigma / value, MODEL_ERROR), error)
-        scale = _scale_evidence(host.a_A / a_px, stated_pixel_A, stated_by_user)
+        scale = scale_evidence(host.a_A / a_px, stated_pixel_A, stated_by_user)
         for third, sign in ((0, 1.0), (1, -1.0)):
             fit = -0.5 * ((log_ratio - sign * np.log(value)) / spread) ** 2 - np.log(spread)
-            dim = 0.0 if host.sublattices[0] == "A" else _vacancy_evidence(sites, brightness, third)
-            evidence[name, third] = float(fit + scale + dim)
-    return _decide(evidence, asked)
+            dim = _vacancy_evidence(sites, brightness, third) if host.dichalcogenide else 0.0
+            evidence[host.name, third] = float(fit + scale + dim + host.log_prior)
+    return _decide(evidence, {host.name: host for host in hosts}, "inferred" if asked == "auto" else "user")
 
 
-def _decide(evidence: Mapping[tuple[str, int], float], asked: str) -> Identity:
+def _decide(
+    evidence: Mapping[tuple[str, int], float], hosts: Mapping[str, ProjectedHost], source: str
+) -> Identity:
     top = max(evidence.values())
     weight = {key: float(np.exp(value - top)) for key, value in evidence.items()}
     total = sum(weight.values())
@@ -97,8 +108,7 @@ def _decide(evidence: Mapping[tuple[str, int], float], asked: str) -> Identity:
     third = 0 if weight[best, 0] >= weight[best, 1] else 1
     sure = weight[best, third] / (weight[best, 0] + weight[best, 1])
     others = sorted(((n, p) for n, p in per_host.items() if n != best), key=lambda item: -item[1])
-    source = "inferred" if asked == "auto" else "user"
-    return Identity(projected(best), source, per_host[best], tuple(others), third, float(sure))
+    return Identity(hosts[best], source, per_host[best], tuple(others), third, float(sure))
 
 
 def _measured_ratio(sites: Honeycomb, brightness: Brightness) -> tuple[float, float]:
@@ -114,12 +124,13 @@ def _measured_ratio(sites: Honeycomb, brightness: Brightness) -> tuple[float, fl
     return float(np.log(medians[1] / medians[0])), float(np.hypot(*errors))
 
 
-def _scale_evidence(pixel_A: float, stated_A: float | None, by_user: bool) -> float:
+def scale_evidence(pixel_A: float, stated_A: float | None, by_user: bool) -> float:
+    """Natural logarithm of how well a pixel size agrees with the stated one."""
     if stated_A is None:
         return 0.0
     off = np.log(pixel_A / stated_A)
     if by_user:
-        return float(-0.5 * (off / 0.02) ** 2)
+        return float(-0.5 * (off / USER_SCALE) ** 2)
     return float(np.log(0.7 * np.exp(-0.5 * (off / 0.03) ** 2) / 0.03 + 0.3 * np.exp(-0.5 * (off / 0.12) ** 2) / 0.12))
 
 

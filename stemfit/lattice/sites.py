@@ -14,7 +14,7 @@ from stemfit.columns.fit import coarsening
 from stemfit.columns.fitter import SIGNIFICANCE
 from stemfit.columns.resample import averaged, coarse, resampled, sharpened
 from stemfit.columns.stamps import render
-from stemfit.lattice.cell import THIRDS, Grid
+from stemfit.lattice.cell import Grid
 from stemfit.lattice.types import cells_near
 
 FloatArray = NDArray[np.float64]
@@ -51,7 +51,7 @@ class Honeycomb(NamedTuple):
     ij : (S, 2) int array
         Cell indices from the grid's origin.
     third : (S,) int array
-        0 for P, 1 for Q.
+        0 for P, 1 for Q of a honeycomb; else the column of the cell.
     xy_px : (S, 2) array
     column : (S,) int array
         Index of the observed column there, -1 if there is none.
@@ -76,26 +76,31 @@ class Brightness(NamedTuple):
 def honeycomb(grid: Grid, columns: Columns, region_map: NDArray[np.uint8]) -> Honeycomb:
     """List all sites inside the image and match them with the observed columns."""
     h, w = grid.shape_px
-    ij, third, xy = _sites_near(grid, 0.0)
+    ij, third, xy = sites_near(grid, 0.0)
     margin = EDGE * grid.a_px_iso
     clear = ((xy >= margin) & (xy <= [w - 1 - margin, h - 1 - margin])).all(1)
     at = np.rint(xy).astype(int)
     inside = clear & (region_map[at[:, 1], at[:, 0]] == 0)
-    return Honeycomb(ij, third, xy, _match(xy, columns.xy_px, REACH * grid.a_px_iso), inside)
+    return Honeycomb(ij, third, xy, match(xy, columns.xy_px, reach_px(grid)), inside)
 
 
-def _sites_near(grid: Grid, margin_px: float) -> tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]:
+def reach_px(grid: Grid) -> float:
+    """How far from a site its column may lie, px."""
+    return REACH * grid.cell.tightness * grid.a_px_iso
+
+
+def sites_near(grid: Grid, margin_px: float) -> tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]:
     """Cell indices, thirds and positions of all sites in the image and up to `margin_px` outside it."""
     ij = cells_near(grid.origin_px, grid.a_px, grid.b_px, grid.shape_px, margin_px)
-    third = np.repeat([0, 1], len(ij))
-    ij = np.vstack([ij, ij])
-    xy = grid.positions(ij + THIRDS[third])
+    third = np.repeat(np.arange(len(grid.basis)), len(ij))
+    ij = np.tile(ij, (len(grid.basis), 1))
+    xy = grid.positions(ij + grid.basis[third])
     h, w = grid.shape_px
     seen = ((xy >= -margin_px) & (xy <= np.array([w - 1, h - 1]) + margin_px)).all(1)
     return ij[seen], third[seen], xy[seen]
 
 
-def _match(sites: FloatArray, columns: FloatArray, reach: float) -> NDArray[np.int64]:
+def match(sites: FloatArray, columns: FloatArray, reach: float) -> NDArray[np.int64]:
     """Nearest column of every site within reach; a column serves the nearest site only."""
     found = np.full(len(sites), -1, dtype=np.int64)
     if len(columns) == 0:
@@ -208,18 +213,18 @@ def _rim(grid: Grid, columns: Columns, sites: Honeycomb, region_map: NDArray[np.
     Beside an area without crystal none are assumed, nor where a column was found that is the image of one.
     """
     h, w = grid.shape_px
-    _, third, xy = _sites_near(grid, RIM * grid.a_px_iso)
+    _, third, xy = sites_near(grid, RIM * grid.a_px_iso)
     out = ~((xy >= 0) & (xy <= [w - 1, h - 1])).all(1)
     at = np.clip(np.rint(xy).astype(int), 0, [w - 1, h - 1])
     out &= region_map[at[:, 1], at[:, 0]] == 0
     if len(columns):
-        out &= np.asarray(cKDTree(columns.xy_px).query(xy)[0]) > REACH * grid.a_px_iso
+        out &= np.asarray(cKDTree(columns.xy_px).query(xy)[0]) > reach_px(grid)
     return _Rim(xy[out], third[out])
 
 
 def _typical(columns: Columns, sites: Honeycomb) -> FloatArray:
-    """Median intensity (2,) of the columns of each third."""
-    own = [sites.column[(sites.third == k) & (sites.column >= 0)] for k in (0, 1)]
+    """Median intensity (K,) of the columns of each third, or column of the cell."""
+    own = [sites.column[(sites.third == k) & (sites.column >= 0)] for k in range(int(sites.third.max(initial=1)) + 1)]
     return np.array([float(np.median(columns.intensity[o])) if len(o) else 0.0 for o in own])
 
 

@@ -36,8 +36,8 @@ def reciprocal_cell(image: FloatArray) -> FloatArray:
     NotAnalysable
         If no three spots close a hexagon.
     """
-    snr = _signal_to_noise(image)
-    spots = _spots(snr, image.shape)
+    snr = signal_to_noise(image)
+    spots = strongest(snr, image.shape)
     pairs = [np.array(p) for k1, k2 in combinations(spots, 2) for p in ((k1, k2), (k1, -k2))]
     scores = [_score(snr, image.shape, *pair) for pair in pairs]
     for k in np.argsort(scores)[::-1][:20]:
@@ -54,16 +54,17 @@ def reciprocal_cell(image: FloatArray) -> FloatArray:
     return polished(image, cell)
 
 
-def _windowed(image: FloatArray) -> FloatArray:
+def windowed(image: FloatArray) -> FloatArray:
+    """Without its slow part and what is far too bright, faded out towards the edges."""
     h, w = image.shape
     flat = image - gaussian_filter(image, min(h, w) / 10)
     clipped = np.clip(flat, *np.percentile(flat, [0.1, 99.5]))  # one bright adatom must not ring through all of it
     return np.asarray(clipped * np.outer(np.hanning(h), np.hanning(w)))
 
 
-def _signal_to_noise(image: FloatArray) -> FloatArray:
+def signal_to_noise(image: FloatArray) -> FloatArray:
     """Power spectrum over the mean power at the same radius, robustly; zero frequency at the centre."""
-    power = np.fft.fftshift(np.abs(np.fft.fft2(_windowed(image))) ** 2)
+    power = np.fft.fftshift(np.abs(np.fft.fft2(windowed(image))) ** 2)
     h, w = image.shape
     q = np.hypot(np.fft.fftshift(np.fft.fftfreq(h))[:, None], np.fft.fftshift(np.fft.fftfreq(w))[None, :])
     ring = np.minimum((q * min(h, w) / 3).astype(int), min(h, w) // 6)
@@ -78,7 +79,7 @@ def _signal_to_noise(image: FloatArray) -> FloatArray:
     return np.asarray(snr)
 
 
-def _spots(snr: FloatArray, shape: tuple[int, int], most: int = 30) -> FloatArray:
+def strongest(snr: FloatArray, shape: tuple[int, int], most: int = 30) -> FloatArray:
     """Strongest separate maxima (K, 2) in one half plane, cycles per px (x, y)."""
     peak = (snr == maximum_filter(snr, 5)) & (snr > MIN_SNR)
     row, col = np.nonzero(peak)
@@ -135,12 +136,15 @@ def _primitive(snr: FloatArray, shape: tuple[int, int], g: FloatArray) -> FloatA
     return g
 
 
-def polished(image: FloatArray, g: FloatArray) -> FloatArray:
-    """Maximise the power of the six strongest harmonics over the cell, by coordinate search below one bin."""
-    data = _windowed(image)
+HARMONICS = np.array([[1, 0], [0, 1], [-1, 1], [1, 1], [-1, 2], [-2, 1]])
+"""The six strongest of a honeycomb."""
+
+
+def polished(image: FloatArray, g: FloatArray, harmonics: NDArray[np.int64] = HARMONICS) -> FloatArray:
+    """Maximise the power of some harmonics (K, 2) over the cell, by coordinate search below one bin."""
+    data = windowed(image)
     h, w = image.shape
     x, y = np.arange(w) - w / 2, np.arange(h) - h / 2
-    harmonics = np.array([[1, 0], [0, 1], [-1, 1], [1, 1], [-1, 2], [-2, 1]])
 
     def power(cell: FloatArray) -> float:
         k = harmonics @ cell

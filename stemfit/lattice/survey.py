@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemfit.columns import Columns
-from stemfit.lattice.cell import THIRDS, Grid, fit_grid, refit
+from stemfit.hosts import HONEYCOMB
+from stemfit.lattice.cell import Grid, fit_grid, refit
+from stemfit.lattice.pattern import by_columns
 from stemfit.lattice.regions import find_regions
 from stemfit.lattice.rows import RowOffsets, row_offsets
 from stemfit.lattice.sites import Brightness, Honeycomb, honeycomb, measure
@@ -47,7 +49,9 @@ class Survey(NamedTuple):
     region_map: NDArray[np.uint8]
 
 
-def survey(image: FloatArray, columns: Columns, device: str = "cpu") -> Survey:
+def survey(
+    image: FloatArray, columns: Columns, device: str = "cpu", known: Grid | None = None
+) -> Survey:
     """Fit the lattice, take out the jitter of rows, and measure every site.
 
     Parameters
@@ -57,19 +61,21 @@ def survey(image: FloatArray, columns: Columns, device: str = "cpu") -> Survey:
         A first fit (`stemfit.columns.find`).
     device : str
         Of torch.
+    known : Grid, optional
+        A first lattice through these columns; without it a honeycomb is fitted.
 
     Raises
     ------
     NotAnalysable
         If there is no lattice.
     """
-    grid = fit_grid(image, columns)
+    grid = fit_grid(image, columns) if known is None else known
     regions, region_map = find_regions(image, columns, grid)
     rows = row_offsets(image, columns, grid, region_map)
     if rows.jitter_px > 0:
         image = rows.straightened(image)
         columns = replace(columns, xy_px=rows.straight(columns.xy_px))
-        grid = fit_grid(image, columns)
+        grid = fit_grid(image, columns) if grid.cell == HONEYCOMB else by_columns(columns, grid)
     sites = honeycomb(grid, columns, region_map)
     brightness, columns, sites = measure(image, columns, sites, grid, region_map, device)
     grid, sites, brightness = _refined(grid, columns, sites, brightness, region_map, rows.jitter_px)
@@ -81,7 +87,7 @@ def _refined(
     jitter_px: float,
 ) -> tuple[Grid, Honeycomb, Brightness]:
     """Lattice and sites through the columns of the final fit, outside the regions."""
-    fractional = sites.ij + THIRDS[sites.third]
+    fractional = sites.ij + grid.basis[sites.third]
     at = np.rint(sites.xy_px).astype(int)
     use = (sites.column >= 0) & (region_map[at[:, 1], at[:, 0]] == 0)
     there = sites.column[use]

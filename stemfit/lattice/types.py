@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
+from stemfit.hosts import HONEYCOMB, Cell
+
 FloatArray = NDArray[np.float64]
 
 
@@ -45,7 +47,7 @@ class Lattice:
     origin_px : (2,) array
         A metal site (graphene, hBN: a site of sublattice A).
     polarity : int
-        +1: X sits at (a + b)/3; -1: at 2 (a + b)/3.
+        +1: X sits at (a + b)/3; -1: at 2 (a + b)/3. Other crystals: +1 as their cell says, -1 seen from below.
     cell_cov : (6, 6) array
         Covariance of (origin, a, b), px^2.
     distortion_px : (GY, GX, 2) array
@@ -53,6 +55,8 @@ class Lattice:
     shape_px : (H, W)
     residual_rms_px : float
         rms of column positions about the fitted sites, per axis.
+    cell : Cell
+        Shape of the undistorted cell, and its columns where it is no honeycomb.
     """
 
     a_px: FloatArray
@@ -63,27 +67,35 @@ class Lattice:
     distortion_px: FloatArray
     shape_px: tuple[int, int]
     residual_rms_px: float
+    cell: Cell = HONEYCOMB
 
     @property
     def basis(self) -> FloatArray:
-        """Cell coordinates (2, 2) of the two sublattices."""
+        """Cell coordinates (K, 2) of the sublattices."""
+        if self.cell != HONEYCOMB:
+            return np.array(self.cell.basis)
         x = 1 / 3 if self.polarity > 0 else 2 / 3
         return np.array([[0.0, 0.0], [x, x]])
 
     @property
     def a_px_iso(self) -> float:
-        """Lattice constant of the undistorted hexagonal cell of the same area, px."""
-        return iso(self.a_px, self.b_px)
+        """Lattice constant of the undistorted honeycomb with as many columns per area, px."""
+        return iso(self.a_px, self.b_px, len(self.cell.basis))
+
+    @property
+    def nearest_px(self) -> float:
+        """Distance between neighbouring columns in the undistorted crystal, px."""
+        return self.cell.tightness * self.a_px_iso / float(np.sqrt(3))
 
     @property
     def rotation_deg(self) -> float:
-        """Rotation of the crystal, degrees counter-clockwise as displayed, in [0, 60)."""
-        return rotation_deg(self.a_px, self.b_px)
+        """Rotation of the crystal, degrees counter-clockwise as displayed; in [0, 60) for honeycombs."""
+        return rotation_deg(self.a_px, self.b_px, self.cell)
 
     @property
     def anisotropy(self) -> float:
         """Ratio of the principal stretches of the scan."""
-        stretch = np.linalg.svd(deformation(self.a_px, self.b_px), compute_uv=False)
+        stretch = np.linalg.svd(deformation(self.a_px, self.b_px, self.cell), compute_uv=False)
         return float(stretch[0] / stretch[1])
 
     def image_from_structure(self, a_A: float) -> tuple[FloatArray, FloatArray]:
@@ -93,6 +105,9 @@ class Lattice:
         """
         turn = np.radians(self.rotation_deg + np.array([0.0, 60.0]))
         structure = a_A * np.stack([np.cos(turn), np.sin(turn)])  # columns a, b; Angstrom
+        if self.cell != HONEYCOMB:
+            c, s = np.cos(turn[0]), np.sin(turn[0])
+            structure = a_A / self.cell.pitch * np.array([[c, -s], [s, c]]) @ np.array(self.cell.plane).T
         return np.column_stack([self.a_px, self.b_px]) @ np.linalg.inv(structure), self.origin_px.copy()
 
     def positions(self, fractional: FloatArray) -> FloatArray:
@@ -106,7 +121,8 @@ def cells_near(
 ) -> NDArray[np.int64]:
     """Indices (K, 2) of all cells of an affine lattice in an image and `margin_px` around it, and some more."""
     h, w = shape
-    reach = int(1.5 * (max(h, w) + 2 * margin_px) / iso(a_px, b_px)) + 3
+    side = float(np.linalg.svd(np.stack([a_px, b_px]), compute_uv=False)[-1])
+    reach = int(1.5 * (max(h, w) + 2 * margin_px) / min(side, iso(a_px, b_px))) + 3
     centre = np.linalg.solve(np.column_stack([a_px, b_px]), np.array([w / 2, h / 2]) - origin_px)
     i, j = np.meshgrid(*(np.arange(-reach, reach + 1) + round(float(c)) for c in centre), indexing="ij")
     ij = np.column_stack([i.ravel(), j.ravel()])
@@ -114,20 +130,22 @@ def cells_near(
     return np.asarray(ij[(off < np.array([0.7 * w, 0.7 * h]) + margin_px).all(1)])
 
 
-def iso(a_px: FloatArray, b_px: FloatArray) -> float:
-    """Lattice constant of the undistorted hexagonal cell of the same area, px."""
-    return float(np.sqrt(2 * abs(a_px[0] * b_px[1] - a_px[1] * b_px[0]) / np.sqrt(3)))
+def iso(a_px: FloatArray, b_px: FloatArray, columns: int = 2) -> float:
+    """Lattice constant of the undistorted honeycomb with the same area for as many columns, px."""
+    return float(np.sqrt(2 * abs(a_px[0] * b_px[1] - a_px[1] * b_px[0]) * (2 / columns) / np.sqrt(3)))
 
 
-def deformation(a_px: FloatArray, b_px: FloatArray) -> FloatArray:
-    """Matrix (2, 2) that turns the unit hexagonal cell (a along +x, b 60 degrees up, y drawn down) into (a, b)."""
+def deformation(a_px: FloatArray, b_px: FloatArray, cell: Cell = HONEYCOMB) -> FloatArray:
+    """Matrix (2, 2) that turns the undistorted cell (a along +x, b counter-clockwise, y drawn down) into (a, b)."""
     regular = np.array([[1.0, 0.5], [0.0, -np.sqrt(0.75)]])
+    if cell != HONEYCOMB:
+        regular = np.array([[1.0], [-1.0]]) * np.array(cell.plane).T
     return np.asarray(np.column_stack([a_px, b_px]) @ np.linalg.inv(regular))
 
 
-def rotation_deg(a_px: FloatArray, b_px: FloatArray) -> float:
+def rotation_deg(a_px: FloatArray, b_px: FloatArray, cell: Cell = HONEYCOMB) -> float:
     """Rotation of the crystal, degrees counter-clockwise as displayed, [0, 360): the rotation of the polar split."""
-    u, _, vt = np.linalg.svd(deformation(a_px, b_px))
+    u, _, vt = np.linalg.svd(deformation(a_px, b_px, cell))
     r = u @ vt
     angle = float(np.degrees(np.arctan2(-r[1, 0], r[0, 0])) % 360)
     return 0.0 if angle > 360 - 1e-9 else angle

@@ -103,12 +103,16 @@ def _host(analysis: Analysis) -> dict[str, Any]:
 
 
 def _lattice(analysis: Analysis, frame: Frame) -> dict[str, Any]:
-    lattice = analysis.lattice
+    lattice, host = analysis.lattice, analysis.host.host
     return {
         "a_px": lattice.a_px,
         "b_px": lattice.b_px,
         "origin_px": lattice.origin_px,
         "polarity": lattice.polarity,
+        "basis": [
+            {"sublattice": name, "column": column, "u": u, "v": v}
+            for name, column, (u, v) in zip(host.sublattices, host.columns, lattice.basis.tolist(), strict=True)
+        ],
         "anisotropy": lattice.anisotropy,
         "rotation_deg": lattice.rotation_deg,
         "residual_rms_pm": lattice.residual_rms_px * analysis.calibration.pixel_size_A * 100,

@@ -146,16 +146,15 @@ def _layout(analysis: Analysis) -> _Layout:
 
 
 def _crystal(analysis: Analysis) -> Crystal:
-    from definet.crystals import host
-
-    return host(analysis.host.host.name)
+    return analysis.host.host.structure
 
 
 def _ideal_px(analysis: Analysis) -> FloatArray:
     """(S, 2) position of every site on the affine cell, distortion left out."""
     lattice, sites = analysis.lattice, analysis.sites
-    second = (sites.sublattice == analysis.host.host.sublattices[1]).astype(np.int64)
-    cell = sites.ij + lattice.basis[second]
+    names = list(analysis.host.host.sublattices)
+    which = np.array([names.index(str(s)) for s in sites.sublattice], dtype=np.int64)
+    cell = sites.ij + lattice.basis[which]
     return np.asarray(lattice.origin_px + cell @ np.stack([lattice.a_px, lattice.b_px]))
 
 
@@ -193,7 +192,7 @@ def _pristine(analysis: Analysis, layout: _Layout, chosen: IntArray) -> _Part:
             (index, k)
             for sublattice in analysis.host.host.sublattices
             for index in chosen[sites.sublattice[chosen] == sublattice]
-            for k in crystal.column(sublattice)
+            for k in analysis.host.host.column_atoms(sublattice)
         ],
         dtype=np.int64,
     ).reshape(-1, 2).T
@@ -249,9 +248,8 @@ def _match(analysis: Analysis, xy_px: FloatArray) -> IntArray:
     """Site of every node, -1 where none lies within a third of the distance between neighbouring columns."""
     from scipy.spatial import cKDTree
 
-    area = abs(np.linalg.det(np.stack([analysis.lattice.a_px, analysis.lattice.b_px])))
     distance, site = cKDTree(analysis.sites.xy_px).query(xy_px)
-    return np.where(distance < np.sqrt(2 * area / np.sqrt(27)) / 3, site, -1)
+    return np.where(distance < analysis.lattice.nearest_px / 3, site, -1)
 
 
 def _rigid(source: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
