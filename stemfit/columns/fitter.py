@@ -16,7 +16,7 @@ from torch import Tensor
 from stemfit.columns.linear import Linear, Solve, conjugate_gradients, two_level
 from stemfit.columns.noise import measure
 from stemfit.columns.normal import Spline, assemble, factor, pairs, spline
-from stemfit.columns.sigma import calibrated, local_covariance, quick_sigma
+from stemfit.columns.sigma import calibrated, local_covariance, quick_covariance, quick_sigma
 from stemfit.columns.stamps import Brush, brush, stamp
 from stemfit.columns.state import (
     TAIL_RATIO,
@@ -42,6 +42,9 @@ DOUBTFUL = 1.0
 
 CLEAR = 4.0
 """A column alone on a known background is more certain than one among others, but not by this factor."""
+
+DIM = CLEAR * SIGNIFICANCE
+"""Significance below which a column's neighbours are looked at even in a rough fit."""
 
 TWIN_REACH = 4.0
 """Distance in core widths at which columns still share light."""
@@ -69,10 +72,13 @@ one, of a quadratic method, would do so by far less."""
 MISSED = 1.0
 """Decrease of chi-square that is worth another step along the shared parameters."""
 
+FEW = 50_000
+"""Pixels that tell the noise while the fit goes on."""
+
 STAGES = (Stage(2, False, 0, 3), Stage(2, True, 0, 3), Stage(2, True, 3, 4), Stage(3, True, 4, 6))
 """Brightness first, then positions, then the core, then the tail: each needs the one before to be nearly right."""
 
-KNOWN = (Stage(1, False, 0, 3), Stage(1, True, 0, 3), Stage(1, True, 4, 5))
+KNOWN = (Stage(1, False, 0, 3), Stage(2, True, 4, 4))
 """The same where the profile is nearly known."""
 
 LAST = Stage(2, True, 4, 10)
@@ -197,9 +203,9 @@ class Fitter:
         model, paint = self._model(state, basis)
         problem = self._problem(state, basis, paint, model, stage)
         weight = local_weight(paint, problem.weight)
+        if not self.calibrate or len(state.xy) == 0:
+            return quick_covariance(state.xy, damped(state.intensity), *weight, state.profile, DIM), None, state
         cov = local_covariance(state.xy, damped(state.intensity), *weight, state.profile)
-        if not self.calibrate or len(cov) == 0:
-            return cov, None, state
         values = np.zeros(len(problem.shared))
         values[3] = state.profile.tail_fraction
         solve = self._factor(state, basis, weight)
@@ -308,7 +314,7 @@ class Fitter:
         model = np.asarray(self._model(state, basis)[0].double().cpu().numpy())
         free = 3 * len(state.xy) + state.coef.size
         margin = round(3 * state.profile.width_px)
-        return replace(state, noise=measure(self.pixels, model, free, margin_px=margin, trusted=self.trusted))
+        return replace(state, noise=measure(self.pixels, model, free, margin, self.trusted, FEW))
 
     def _pruned(self, state: State, basis: Spline, least: float, *, weakest: bool = False) -> State:
         """Without columns that the image does not need: insignificant, outside, or a weaker twin of a neighbour.

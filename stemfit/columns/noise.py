@@ -22,7 +22,7 @@ _HALF_PLANE = [(0, 1), (0, 2), *((dy, dx) for dy in (1, 2) for dx in (-2, -1, 0,
 
 def measure(
     image: FloatArray, model: FloatArray, free_parameters: int, margin_px: int = 0,
-    trusted: NDArray[np.bool_] | None = None,
+    trusted: NDArray[np.bool_] | None = None, enough: int = ENOUGH,
 ) -> Noise:
     """Fit ``variance = read^2 + gain (model - offset)`` to the residual.
 
@@ -40,7 +40,7 @@ def measure(
     free_parameters = round(free_parameters * use.sum() / image.size)
     residual = np.where(use, image - model, 0.0)
     seen, left = model[use], residual[use]
-    stride = max(1, len(seen) // ENOUGH)
+    stride = max(1, len(seen) // enough)
     seen, left, free_parameters = seen[::stride], left[::stride], free_parameters // stride
     order = np.argsort(seen)
     levels, variances = [], []

@@ -36,15 +36,27 @@ ITERATIONS, ACCURACY = 24, 3e-4
 """Conjugate gradients per noise image: these answers are not corrected by an outer loop."""
 
 
-FIRST, LOOSE, REFINED = 4, 2, 2
-"""Iterations for all shared parameters; then so many combinations of them, the least certain ones, are solved again so
-many times for what is left of them: columns and background imitate a tail but for some 1e-5 of its square."""
+FIRST, REFINED = 4, (0, 1, 0)
+"""Iterations for all shared parameters; then which of their combinations, counted from the least certain one, is solved
+again for what is left of it: columns and background imitate a tail but for some 1e-5 of its square."""
 
 
 def quick_sigma(weight: FloatArray, seen: FloatArray, profile: Profile) -> FloatArray:
     """Standard error (N,) of the intensity of a column alone on a known background."""
     energy = (1 - profile.tail_fraction) ** 2 / (4 * np.pi * np.sqrt(np.linalg.det(profile.core_cov_px2)))
     return np.asarray(1 / np.sqrt(energy * weight[:, 2] * np.maximum(seen, 1e-3)))
+
+
+def quick_covariance(
+    xy_px: FloatArray, intensity: FloatArray, weight: FloatArray, seen: FloatArray, profile: Profile, clear: float
+) -> FloatArray:
+    """Covariance (N, 3, 3) of columns alone on a known background; of those below `clear` sigmas the local one."""
+    own = np.arange(len(xy_px))
+    visible = weight * np.maximum(seen, 1e-3)[:, None]
+    cov = np.linalg.inv(blocks(xy_px, intensity, visible, profile, own, own))
+    dim = np.flatnonzero(intensity < clear * np.sqrt(cov[:, 2, 2]))
+    cov[dim] = local_covariance(xy_px, intensity, weight, seen, profile, only=dim)
+    return np.asarray(cov)
 
 
 class Judged(NamedTuple):
@@ -119,7 +131,7 @@ def _from_shared(
     mixed = (vectors / root[:, None]).T  # combinations (P, P) of the parameters, the least certain one first
     answers = (mixed @ answers.double()).to(answers)
     left = torch.einsum("qp,phw->qhw", mixed, left.double()).to(left)
-    for k in list(range(min(LOOSE, p))) * REFINED:
+    for k in REFINED[:p]:
         more, rest = _imitated(alone, left[k : k + 1], precondition, ITERATIONS)
         answers[k] += more[0]
         left[k] = rest[0]
