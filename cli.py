@@ -79,6 +79,9 @@ def analyze(
     convergence: Annotated[float | None, typer.Option(metavar="MRAD", help="Probe's convergence semi-angle.")] = None,
     detector: Annotated[str | None, typer.Option(metavar="IN,OUT", help="Annular detector's range, mrad.")] = None,
     roi: Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Analyse this rectangle only, px.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TIFF, PNG or NPY of the image's size: 0 is analysed.")
+    ] = None,
     frame: Annotated[int | None, typer.Option(metavar="N", help="Image of a stack, counted from 0.")] = None,
     relaxer: Annotated[
         Literal["definet", "keep"], typer.Option(help="Relax candidates with the network, or keep them as built.")
@@ -101,6 +104,7 @@ def analyze(
             "convergence_mrad": _positive("--convergence", convergence),
             "detector_mrad": _range("--detector", detector),
             "roi": _rectangle("--roi", roi),
+            "mask": None if mask is None else str(mask),
             "device": device,
         }
         folder = Path(f"{image.stem}.stemfit") if out is None else out
@@ -112,10 +116,12 @@ def _analyze(
     image: Path, frame: int | None, asked: dict[str, Any], relaxer: str, folder: Path, verbose: bool
 ) -> dict[str, Any]:
     """Everything that can fail early does so before the slow imports; the answer is what the file says."""
-    from stemfit import crystal_file, micrograph, result
+    from stemfit import crystal_file, mask_file, micrograph, result
 
     crystal_file.asked_host(asked["host"])
     recorded = micrograph.read(image, pixel_size_A=asked["pixel_size_A"], frame=frame)
+    if asked["mask"] is not None:
+        mask_file.read_mask(Path(asked["mask"]), recorded.image.shape)
     result.check_place(folder, recorded.sha256)
     with _progress(verbose) as progress:
         progress("loading")

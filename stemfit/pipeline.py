@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
@@ -27,7 +28,8 @@ from stemfit.defects import (
     with_naming_doubt,
 )
 from stemfit.imaging import fit_imaging
-from stemfit.lattice import Optics, RowOffsets, SiteMap, outside, read_crystal
+from stemfit.lattice import Look, Optics, RowOffsets, SiteMap, outside, read_crystal
+from stemfit.mask_file import read_mask
 from stemfit.micrograph import Micrograph
 from stemfit.relax import Relaxer
 from stemfit.result import Analysis, HostCall
@@ -49,6 +51,8 @@ class Settings:
     detector_mrad : (inner, outer) or None
     roi : (x0, y0, x1, y1) or None
         px; x1, y1 exclusive.
+    mask : str or None
+        File whose non-zero pixels are not analysed.
     device : str
         "auto", "cpu", "cuda".
     max_candidates : int
@@ -61,6 +65,7 @@ class Settings:
     convergence_mrad: float | None = None
     detector_mrad: tuple[float, float] | None = None
     roi: tuple[int, int, int, int] | None = None
+    mask: str | None = None
     device: str = "auto"
     max_candidates: int = 24
 
@@ -89,11 +94,12 @@ def analyze(
     device = str(resolve_device(settings.device))
     clock = _Clock(progress)
     asked = asked_host(settings.host)
+    masked = None if settings.mask is None else read_mask(Path(settings.mask), (image.shape[0], image.shape[1]))
     with clock("columns"):
         seen = column.find(image, calibrate=False, device=device)
     with clock("lattice"):
         known = Optics(*optics, micrograph.pixel_size_A, settings.pixel_size_A is not None)
-        whole, identity, lattice, sites = read_crystal(image, seen, asked, known, device)
+        whole, identity, lattice, sites = read_crystal(image, seen, asked, known, Look(device, masked))
         image, rows, seen, _, _, brightness, regions, region_map = whole
         host = identity.host
         calibration = calibrate(lattice, host, micrograph, settings.pixel_size_A)

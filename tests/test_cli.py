@@ -198,12 +198,14 @@ def test_json_is_the_file(chain: list[Any]) -> None:
 
 def test_options_arrive(chain: list[Any]) -> None:
     microscope = ["--pixel-size", "0.1", "--voltage", "60", "--convergence", "32", "--detector", "60,200"]
-    rest = ["--host", "WSe2", "--roi", "1,2,90,100", "--device", "cpu", "--relaxer", "keep"]
+    np.save("mask.npy", np.eye(*tifffile.imread("image.tif").shape))
+    rest = ["--host", "WSe2", "--roi", "1,2,90,100", "--mask", "mask.npy", "--device", "cpu", "--relaxer", "keep"]
     assert run("analyze", "image.tif", *microscope, *rest).exit_code == 0
     micrograph, settings, relaxer = chain[0]
     assert (micrograph.pixel_size_A, micrograph.pixel_size_source) == (0.1, "user")
     assert (settings.host, settings.pixel_size_A, settings.device) == ("WSe2", 0.1, "cpu")
     assert (settings.voltage_kV, settings.convergence_mrad, settings.detector_mrad) == (60.0, 32.0, (60.0, 200.0))
+    assert settings.mask == "mask.npy"
     assert settings.roi == (1, 2, 90, 100) and relaxer == ("keep", "cpu")
 
 

@@ -14,7 +14,7 @@ from stemfit.columns import Columns, find
 from stemfit.crystal_file import read_host
 from stemfit.errors import NotAnalysable
 from stemfit.hosts import ProjectedHost, projected
-from stemfit.lattice import Optics, PatternFit, Reading, fit_pattern, read_crystal
+from stemfit.lattice import Look, Optics, PatternFit, Reading, fit_pattern, read_crystal
 from stemfit.lattice.sites import sites_near
 
 T1 = Pattern(
@@ -153,7 +153,7 @@ def test_noise_holds_no_crystal() -> None:
 
 
 def surveyed(shot: Shot, asked: ProjectedHost | None = None, **known: float) -> Reading:
-    return read_crystal(shot.image, columns_of(shot), asked, Optics(**known))  # type: ignore[arg-type]
+    return read_crystal(shot.image, columns_of(shot), asked, Optics(**known), Look())  # type: ignore[arg-type]
 
 
 def test_black_phosphorus_is_inferred_with_its_doubt() -> None:

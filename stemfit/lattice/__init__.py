@@ -3,7 +3,7 @@
 from stemfit.lattice.cell import Grid, fit_grid
 from stemfit.lattice.identify import Identity, identify, name_lattice, name_sites
 from stemfit.lattice.pattern import PatternFit, fit_pattern
-from stemfit.lattice.reading import Optics, Reading, read_crystal
+from stemfit.lattice.reading import Look, Optics, Reading, read_crystal
 from stemfit.lattice.regions import find_regions, outside
 from stemfit.lattice.rows import RowOffsets, row_offsets
 from stemfit.lattice.sites import Brightness, Honeycomb, honeycomb, measure
@@ -11,7 +11,7 @@ from stemfit.lattice.survey import Survey, survey
 from stemfit.lattice.types import Lattice, Region, SiteMap
 
 __all__ = [
-    "Brightness", "Grid", "Honeycomb", "Identity", "Lattice", "Optics", "PatternFit", "Reading", "Region", "RowOffsets",
-    "SiteMap", "Survey", "find_regions", "fit_grid", "fit_pattern", "honeycomb", "identify", "measure", "name_lattice",
-    "name_sites", "outside", "read_crystal", "row_offsets", "survey",
+    "Brightness", "Grid", "Honeycomb", "Identity", "Lattice", "Look", "Optics", "PatternFit", "Reading", "Region",
+    "RowOffsets", "SiteMap", "Survey", "find_regions", "fit_grid", "fit_pattern", "honeycomb", "identify", "measure",
+    "name_lattice", "name_sites", "outside", "read_crystal", "row_offsets", "survey",
 ]

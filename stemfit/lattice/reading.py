@@ -46,6 +46,21 @@ class Optics(NamedTuple):
     stated_by_user: bool = False
 
 
+class Look(NamedTuple):
+    """How to look.
+
+    Attributes
+    ----------
+    device : str
+        Of torch.
+    masked : (H, W) bool array or None
+        What the user does not want to be analysed.
+    """
+
+    device: str = "cpu"
+    masked: NDArray[np.bool_] | None = None
+
+
 class Reading(NamedTuple):
     """The crystal in an image, with a name."""
 
@@ -56,7 +71,7 @@ class Reading(NamedTuple):
 
 
 def read_crystal(
-    image: FloatArray, seen: Columns, asked: ProjectedHost | None, optics: Optics, device: str = "cpu"
+    image: FloatArray, seen: Columns, asked: ProjectedHost | None, optics: Optics, look: Look
 ) -> Reading:
     """Fit the lattice of the host that was asked for, or of the most likely one, and name its sites.
 
@@ -68,8 +83,7 @@ def read_crystal(
     asked : ProjectedHost or None
         None where the image should tell.
     optics : Optics
-    device : str
-        Of torch.
+    look : Look
 
     Raises
     ------
@@ -77,23 +91,23 @@ def read_crystal(
         If there is no such lattice.
     """
     if asked is not None and not asked.honeycomb:
-        fit = fit_pattern(image, seen, asked, *optics[:2], device)
-        return _of_pattern(image, fit, Identity(fit.host, "user", 1.0, (), 0, 1.0), device)
+        fit = fit_pattern(image, seen, asked, *optics[:2], look.device)
+        return _of_pattern(image, fit, Identity(fit.host, "user", 1.0, (), 0, 1.0), look)
     if asked is not None:
-        return _of_honeycomb(image, seen, asked, optics, device)
+        return _of_honeycomb(image, seen, asked, optics, look)
     grid = _any_honeycomb(image, seen)
     if isinstance(grid, Grid) and _stretch(grid) < SUSPICIOUS:
-        return _of_honeycomb(image, seen, "auto", optics, device, grid)
-    return _rectangular_or(grid, image, seen, optics, device)
+        return _of_honeycomb(image, seen, "auto", optics, look, grid)
+    return _rectangular_or(grid, image, seen, optics, look)
 
 
 # -- honeycombs ----------------------------------------------------------------------------------------------------
 
 
 def _of_honeycomb(
-    image: FloatArray, seen: Columns, asked: ProjectedHost | str, optics: Optics, device: str, grid: Grid | None = None
+    image: FloatArray, seen: Columns, asked: ProjectedHost | str, optics: Optics, look: Look, grid: Grid | None = None
 ) -> Reading:
-    found = survey(image, seen, device, grid)
+    found = survey(image, seen, look.device, grid, look.masked)
     identity = identify(found.sites, found.brightness, found.grid.a_px_iso, asked=asked, **optics._asdict())
     lattice = name_lattice(found.grid, identity.metal_third)
     return Reading(found, identity, lattice, name_sites(found.sites, identity.host, identity.metal_third))
@@ -121,8 +135,8 @@ def _stretch(grid: Grid) -> float:
 # -- other crystals ------------------------------------------------------------------------------------------------
 
 
-def _of_pattern(image: FloatArray, fit: PatternFit, identity: Identity, device: str) -> Reading:
-    found = survey(image, fit.columns, device, fit.grid)
+def _of_pattern(image: FloatArray, fit: PatternFit, identity: Identity, look: Look) -> Reading:
+    found = survey(image, fit.columns, look.device, fit.grid, look.masked)
     grid, sites = found.grid, found.sites
     lattice = Lattice(
         grid.a_px, grid.b_px, grid.origin_px, fit.polarity, grid.covariance, grid.distortion_px, grid.shape_px,
@@ -155,16 +169,16 @@ def _doubts(fit: PatternFit, lattice: Lattice) -> list[str]:
 
 
 def _rectangular_or(
-    grid: Grid | NotAnalysable, image: FloatArray, seen: Columns, optics: Optics, device: str
+    grid: Grid | NotAnalysable, image: FloatArray, seen: Columns, optics: Optics, look: Look
 ) -> Reading:
     """Weigh black phosphorus against a stretched honeycomb, and against a crystal that is not in the list."""
     try:
-        fit = fit_pattern(image, seen, projected("blackP"), *optics[:2], device)
+        fit = fit_pattern(image, seen, projected("blackP"), *optics[:2], look.device)
     except NotAnalysable:
         fit = None
     if fit is None or fit.explained < FITS:
         if isinstance(grid, Grid):
-            return _of_honeycomb(image, seen, "auto", optics, device, grid)
+            return _of_honeycomb(image, seen, "auto", optics, look, grid)
         raise _unlisted(str(grid.args[0]))
     p = _weighed(fit, grid, image, seen, optics)
     best = max(p, key=lambda name: p[name])
@@ -173,8 +187,8 @@ def _rectangular_or(
                         f"(P = {p['blackP']:.2g})")
     others = tuple((n, q) for n, q in sorted(p.items(), key=lambda item: -item[1]) if n != best)
     if best == "blackP" or not isinstance(grid, Grid):
-        return _of_pattern(image, fit, Identity(fit.host, "inferred", p["blackP"], others, 0, 1.0), device)
-    found = _of_honeycomb(image, seen, "auto", optics, device, grid)
+        return _of_pattern(image, fit, Identity(fit.host, "inferred", p["blackP"], others, 0, 1.0), look)
+    found = _of_honeycomb(image, seen, "auto", optics, look, grid)
     call, share = found.identity, p[best]
     hosts = tuple((n, share * q) for n, q in call.alternatives)
     ordered = tuple(sorted((*hosts, *others), key=lambda item: -item[1]))

@@ -221,6 +221,17 @@ def _numbered(
     return tuple(regions), repeated(number, bins, shape)
 
 
+def set_aside(
+    masked: BoolArray, regions: tuple[Region, ...], number: NDArray[np.uint8]
+) -> tuple[tuple[Region, ...], NDArray[np.uint8]]:
+    """Add what the user masked, each connected part as a region; what is one already stays what it is."""
+    number, added = number.copy(), list(regions)
+    for part in _components(masked & (number == 0), 1)[: MOST - len(added)]:
+        added.append(Region("unindexed", "masked by the user", _outline(part)))
+        number[part] = len(added)
+    return tuple(added), number
+
+
 def outside(
     roi: tuple[int, int, int, int], regions: tuple[Region, ...], number: NDArray[np.uint8], sites: SiteMap
 ) -> tuple[tuple[Region, ...], NDArray[np.uint8], SiteMap]:

@@ -12,7 +12,7 @@ from stemfit.columns import Columns
 from stemfit.hosts import HONEYCOMB
 from stemfit.lattice.cell import Grid, fit_grid, refit
 from stemfit.lattice.pattern import by_columns
-from stemfit.lattice.regions import find_regions
+from stemfit.lattice.regions import find_regions, set_aside
 from stemfit.lattice.rows import RowOffsets, row_offsets
 from stemfit.lattice.sites import Brightness, Honeycomb, honeycomb, measure
 from stemfit.lattice.types import Region
@@ -50,7 +50,8 @@ class Survey(NamedTuple):
 
 
 def survey(
-    image: FloatArray, columns: Columns, device: str = "cpu", known: Grid | None = None
+    image: FloatArray, columns: Columns, device: str = "cpu", known: Grid | None = None,
+    masked: NDArray[np.bool_] | None = None,
 ) -> Survey:
     """Fit the lattice, take out the jitter of rows, and measure every site.
 
@@ -63,6 +64,8 @@ def survey(
         Of torch.
     known : Grid, optional
         A first lattice through these columns; without it a honeycomb is fitted.
+    masked : (H, W) bool array, optional
+        What the user does not want to be analysed.
 
     Raises
     ------
@@ -71,6 +74,8 @@ def survey(
     """
     grid = fit_grid(image, columns) if known is None else known
     regions, region_map = find_regions(image, columns, grid)
+    if masked is not None:
+        regions, region_map = set_aside(masked, regions, region_map)
     rows = row_offsets(image, columns, grid, region_map)
     if rows.jitter_px > 0:
         image = rows.straightened(image)
