@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stemfit.columns import find
 from stemfit.lattice import RowOffsets, Survey, find_regions, fit_grid, row_offsets, survey
+from stemfit.lattice.cell import flyback, regress
 from stemfit.lattice.rows import shifted
 
 FloatArray = NDArray[np.float64]
@@ -104,6 +105,46 @@ def test_the_cell_states_what_slow_jitter_does_to_it() -> None:
         assert np.hypot(*(said.grid.a_px - a)) < 3e-3 * LATTICE_PX
         assert len(true.xy_px) > 200
     assert np.abs(off).max() < 3.0
+
+
+def lagging(lag: FloatArray, noise_px: float = 0.08) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Columns of a scan whose beam lags behind, their cell coordinates, and the true cell."""
+    rng = np.random.default_rng(6)
+    turn = np.radians(11.0)
+    cell = LATTICE_PX * np.array([
+        [np.cos(turn), -np.sin(turn)], [np.cos(turn + np.pi / 3), -np.sin(turn + np.pi / 3)]
+    ])
+    n = np.stack(np.meshgrid(np.arange(-40, 41), np.arange(-40, 41)), -1).reshape(-1, 2)
+    frac = np.vstack([n, n + 1 / 3])
+    xy = np.array([250.0, 210.0]) + frac @ cell
+    inside = ((xy > 2) & (xy < [498, 418])).all(1)
+    xy, frac = xy[inside], frac[inside]
+    shift = np.interp(xy[:, 0], np.arange(len(lag)), lag)
+    return xy + np.column_stack([shift, 0 * shift]) + rng.normal(0, noise_px, xy.shape), frac, cell
+
+
+def cell_of(xy: FloatArray, frac: FloatArray) -> FloatArray:
+    flat = np.ones((420, 500))
+    grid = regress(xy, frac, np.ones(len(xy)), np.zeros(2), np.zeros(2), (420, 500), flat, np.zeros(3))
+    return np.stack([grid.a_px, grid.b_px])
+
+
+@pytest.mark.parametrize(("size_px", "length_px"), [(8.0, 40.0), (16.0, 20.0), (16.0, 40.0)])
+def test_a_stretched_start_of_the_lines_does_not_stretch_the_cell(
+    size_px: float, length_px: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xy, frac, true = lagging(-size_px * np.exp(-np.arange(500) / length_px))
+    assert np.allclose(cell_of(xy, frac), true, atol=1e-3 * LATTICE_PX)
+    monkeypatch.setattr("stemfit.lattice.cell.flyback", lambda design, *rest: np.zeros(len(design)))
+    assert not np.allclose(cell_of(xy, frac), true, atol=1e-3 * LATTICE_PX)  # the broken twin
+
+
+def test_a_smooth_distortion_is_no_flyback() -> None:
+    x = np.linspace(-1, 1, 500)
+    for lag in (3 * x**2, 4 * x**3, 2 * np.sin(2.2 * x), 0 * x):
+        xy, frac, _ = lagging(lag)
+        design = np.column_stack([np.ones(len(frac)), frac])
+        assert not flyback(design, xy, np.ones(len(xy)), 500).any()
 
 
 def test_columns_return_to_where_the_scan_showed_them() -> None:

@@ -276,17 +276,45 @@ def regress(
     """Affine cell plus smooth rest.
 
     The cell is first fitted robustly, to find what the smooth field must explain; then once more by plain least squares
-    on all columns that follow the field, so that a strongly distorted part of the scan counts as much as any other.
+    on all columns that follow the field, so that a strongly distorted part of the scan counts as much as any other. But
+    what the scan does at the start of its lines, where the beam has just flown back, belongs to the smooth rest alone.
     """
     design = np.column_stack([np.ones(len(frac)), frac])
-    robust, follows = weight, np.ones(len(frac), dtype=bool)
+    robust, follows, lag = weight, np.ones(len(frac), dtype=bool), np.zeros_like(xy)
     for final in (False, True):
-        cell, rest = _affine(design, xy, weight * follows if final else robust, passes=1 if final else 6)
+        if final:
+            lag[:, 0] = flyback(design, xy, weight * follows, shape[1])
+        cell, _ = _affine(design, xy - lag, weight * follows if final else robust, passes=1 if final else 6)
+        rest = xy - design @ cell
         nodes, rms, follows = _smooth(design @ cell, rest, weight, iso(cell[1], cell[2], len(shape_of.basis)), shape)
     variance = np.asarray(rms**2 * np.linalg.inv(design.T @ design), dtype=np.float64)
     order = [0, 3, 1, 4, 2, 5]  # (origin, a, b) by coordinate -> (origin x, origin y, a x, ...)
     covariance = np.kron(np.eye(2), variance)[np.ix_(order, order)].astype(np.float64)
     return Grid(cell[0], cell[1], cell[2], covariance, nodes, shape, rms, strength, contrast, shape_of)
+
+
+FLYBACK = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14)
+"""Lengths over which the start of a line may be stretched, in image widths."""
+
+PLAIN = 2.0
+"""A stretched start must lower the variance about the cell this much, and half as much below a quadratic distortion."""
+
+
+def flyback(design: FloatArray, xy: FloatArray, weight: FloatArray, width_px: int) -> FloatArray:
+    """By how much (N,) the beam lags behind in x at the start of its lines: an exponential, or nothing."""
+    x, root = xy[:, 0], np.sqrt(weight)
+
+    def left(more: list[FloatArray]) -> tuple[float, FloatArray]:
+        full = np.column_stack([design, *more])
+        solution = np.linalg.lstsq(full * root[:, None], x * root, rcond=None)[0]
+        return float(np.sum(weight * (x - full @ solution) ** 2)), np.asarray(full[:, 3:] @ solution[3:])
+
+    u, v = design[:, 1], design[:, 2]
+    plain, quadratic = left([])[0], left([u**2, u * v, v**2])[0]
+    best, lag = min((left([np.exp(-np.maximum(x, 0.0) / (t * width_px))]) for t in FLYBACK), key=lambda f: f[0])
+    if plain < PLAIN * best or quadratic < 0.5 * (1 + PLAIN) * best:
+        return np.zeros(len(x))
+    return lag
 
 
 def _affine(design: FloatArray, xy: FloatArray, weight: FloatArray, passes: int) -> tuple[FloatArray, FloatArray]:

@@ -2,8 +2,8 @@
 
 A column is crossed by some ten rows. What they tell apart within it cannot be a displacement of the column, and what
 they have in common with all other columns on the same rows cannot be one of the lattice: each row is compared as a
-whole with a drawing of the columns on their lattice sites (cf. Jones & Nellist, Microsc. Microanal. 19, 1050 (2013),
-who correct each column alone, and Braidy et al., Ultramicroscopy 118, 67 (2012), from columns).
+whole with a drawing of the columns on their lattice sites (for the problem, and other ways, see Braidy et al.,
+Ultramicroscopy 118, 67 (2012), and Jones & Nellist, Microsc. Microanal. 19, 1050 (2013)).
 """
 
 from __future__ import annotations
