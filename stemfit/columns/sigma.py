@@ -127,6 +127,7 @@ def _from_shared(
     n, p, own = len(problem.intensity), len(problem.shared), problem.own
     answers, left = _imitated(alone, problem.shared, precondition, FIRST)
     root = torch.einsum("phw,hw,phw->p", problem.shared, problem.weight, problem.shared).double().sqrt()
+    root = root.clamp(min=1e-6 * float(root.max()))  # what lies beyond the image may not be seen at all
     _, vectors = torch.linalg.eigh(_gram(left, problem.weight) / root / root[:, None])
     mixed = (vectors / root[:, None]).T  # combinations (P, P) of the parameters, the least certain one first
     answers = (mixed @ answers.double()).to(answers)

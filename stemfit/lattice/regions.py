@@ -222,12 +222,12 @@ def _numbered(
 
 
 def set_aside(
-    masked: BoolArray, regions: tuple[Region, ...], number: NDArray[np.uint8]
+    masked: BoolArray, reason: str, regions: tuple[Region, ...], number: NDArray[np.uint8]
 ) -> tuple[tuple[Region, ...], NDArray[np.uint8]]:
-    """Add what the user masked, each connected part as a region; what is one already stays what it is."""
+    """Add what is not to be analysed, each connected part as a region; what is one already stays what it is."""
     number, added = number.copy(), list(regions)
     for part in _components(masked & (number == 0), 1)[: MOST - len(added)]:
-        added.append(Region("unindexed", "masked by the user", _outline(part)))
+        added.append(Region("unindexed", reason, _outline(part)))
         number[part] = len(added)
     return tuple(added), number
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
+from scipy.spatial import cKDTree
 
 from stemfit.columns import Columns
 from stemfit.columns.stamps import render
@@ -129,6 +130,32 @@ def row_offsets(image: FloatArray, columns: Columns, grid: Grid, region_map: NDA
         return none
     shrunk = np.where(known, offset * jitter / (jitter + np.where(known, error, 1.0) ** 2), 0.0)
     return RowOffsets(shrunk, error, float(np.sqrt(jitter)), columns.profile.width_px)
+
+
+ASTRAY, STRAYING = 0.2, 0.25
+"""Distance from the nearest site, in lattice constants, at which a column is beside the lattice; share of a strip's
+columns from which the strip is not read."""
+
+
+def unsettled_px(columns: Columns, grid: Grid) -> tuple[int, float]:
+    """Width of the band at the start of the lines where columns are beside the lattice, and their share there.
+
+    After it has flown back the beam is late, by more than a smooth distortion follows. The band is made of strips one
+    lattice constant wide, from the left edge on, each with more such columns than the image has elsewhere.
+    """
+    a = grid.a_px_iso
+    sites = honeycomb(grid, columns, np.zeros(grid.shape_px, dtype=np.uint8))
+    bright = columns.intensity > 0.3 * np.median(columns.intensity)
+    xy = columns.xy_px[bright]
+    astray = np.asarray(cKDTree(sites.xy_px).query(xy)[0]) > ASTRAY * a
+    usual, strip = float(astray.mean()), np.maximum(xy[:, 0] // a, 0).astype(int)
+    width = 0
+    while 2 * width * a < grid.shape_px[1]:
+        here = astray[strip == width]
+        if here.sum() < 4 or here.mean() < max(STRAYING, 3 * usual):
+            break
+        width += 1
+    return round(width * a), float(astray[strip < width].mean()) if width else 0.0
 
 
 def _against(image: FloatArray, model: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:

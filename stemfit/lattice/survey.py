@@ -13,7 +13,7 @@ from stemfit.hosts import HONEYCOMB
 from stemfit.lattice.cell import Grid, fit_grid, refit
 from stemfit.lattice.pattern import by_columns
 from stemfit.lattice.regions import find_regions, set_aside
-from stemfit.lattice.rows import RowOffsets, row_offsets
+from stemfit.lattice.rows import RowOffsets, row_offsets, unsettled_px
 from stemfit.lattice.sites import Brightness, Honeycomb, honeycomb, measure
 from stemfit.lattice.types import Region
 
@@ -75,7 +75,11 @@ def survey(
     grid = fit_grid(image, columns) if known is None else known
     regions, region_map = find_regions(image, columns, grid)
     if masked is not None:
-        regions, region_map = set_aside(masked, regions, region_map)
+        regions, region_map = set_aside(masked, "masked by the user", regions, region_map)
+    band, share = unsettled_px(columns, grid)
+    if band > 0:
+        reason = f"start of the scan lines: {100 * share:.0f} % of the columns lie beside the lattice"
+        regions, region_map = set_aside(_left(band, image.shape), reason, regions, region_map)
     rows = row_offsets(image, columns, grid, region_map)
     if rows.jitter_px > 0:
         image = rows.straightened(image)
@@ -85,6 +89,10 @@ def survey(
     brightness, columns, sites = measure(image, columns, sites, grid, region_map, device)
     grid, sites, brightness = _refined(grid, columns, sites, brightness, region_map, rows.jitter_px)
     return Survey(image, rows, columns, grid, sites, brightness, regions, region_map)
+
+
+def _left(band_px: int, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    return np.asarray(np.broadcast_to(np.arange(shape[1]) < band_px, shape))
 
 
 def _refined(
