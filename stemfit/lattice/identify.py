@@ -18,6 +18,14 @@ FloatArray = NDArray[np.float64]
 MODEL_ERROR = 0.06
 """Relative error of a measured brightness ratio from probe tails and background, beyond its statistics."""
 
+ODD, ODD_LAYERS = 0.05, 0.5
+"""Share of images whose brightness ratio is that of no clean, level, listed monolayer (dirt, an alloy, a second layer,
+a tilt), and the same where part of the image is seen to be another layer. It says nothing of the host then; which of
+its sublattices would be the brighter one is still believed."""
+
+ODD_RANGE = 3.0
+"""Range of the natural logarithm of such a ratio."""
+
 VACANCY_ODDS = 5.0
 """A dim site is this many times likelier on the chalcogen than on the metal (Hong et al., Nat. Commun. 2015: sulphur
 vacancies outnumber all metal defects in exfoliated and CVD material; antisites dominate only in PVD)."""
@@ -61,7 +69,7 @@ class Identity(NamedTuple):
 def identify(
     sites: Honeycomb, brightness: Brightness, a_px: float, *, asked: str | ProjectedHost = "auto",
     voltage_kV: float | None = None, detector_mrad: tuple[float, float] | None = None,
-    stated_pixel_A: float | None = None, stated_by_user: bool = False,
+    stated_pixel_A: float | None = None, stated_by_user: bool = False, odd: float = ODD,
 ) -> Identity:
     """Weigh hosts and metal assignments by brightness ratio, stated scale and where the dim sites are.
 
@@ -77,6 +85,8 @@ def identify(
         None where unknown; the ratio's expected range is then wider.
     stated_pixel_A : float or None
         Files are wrong by 3 % as a rule and by up to 15 % now and then; the user's word counts as 2 %.
+    odd : float
+        Probability that the ratio says nothing of the host.
     """
     if isinstance(asked, ProjectedHost):
         hosts = [asked]
@@ -88,8 +98,11 @@ def identify(
         value, sigma = amplitude_ratio(host, voltage_kV, detector_mrad)
         spread = np.hypot(np.hypot(sigma / value, MODEL_ERROR), error)
         scale = scale_evidence(host.a_A / a_px, stated_pixel_A, stated_by_user)
-        for third, sign in ((0, 1.0), (1, -1.0)):
-            fit = -0.5 * ((log_ratio - sign * np.log(value)) / spread) ** 2 - np.log(spread)
+        off = (log_ratio - np.array([1.0, -1.0]) * np.log(value)) / spread
+        likely = (1 - odd) * np.exp(-0.5 * off**2) / (np.sqrt(2 * np.pi) * spread)
+        share = np.exp(-0.5 * (off**2 - off.min() ** 2))
+        fits = np.log(likely + odd / ODD_RANGE * share / share.sum() + 1e-300)
+        for third, fit in enumerate(fits):
             dim = _vacancy_evidence(sites, brightness, third) if host.dichalcogenide else 0.0
             evidence[host.name, third] = float(fit + scale + dim + host.log_prior)
     return _decide(evidence, {host.name: host for host in hosts}, "inferred" if asked == "auto" else "user")

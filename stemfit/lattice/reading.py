@@ -13,7 +13,16 @@ from stemfit.errors import NotAnalysable
 from stemfit.hosts import INFERABLE, ProjectedHost, projected
 from stemfit.lattice.cell import Grid, fit_grid
 from stemfit.lattice.factors import MISFIT
-from stemfit.lattice.identify import USER_SCALE, Identity, identify, name_lattice, name_sites, scale_evidence
+from stemfit.lattice.identify import (
+    ODD,
+    ODD_LAYERS,
+    USER_SCALE,
+    Identity,
+    identify,
+    name_lattice,
+    name_sites,
+    scale_evidence,
+)
 from stemfit.lattice.motif import contrast_of, stretch_evidence
 from stemfit.lattice.pattern import PatternFit, coarse_bins, fit_pattern
 from stemfit.lattice.survey import Survey, survey
@@ -108,7 +117,8 @@ def _of_honeycomb(
     image: FloatArray, seen: Columns, asked: ProjectedHost | str, optics: Optics, look: Look, grid: Grid | None = None
 ) -> Reading:
     found = survey(image, seen, look.device, grid, look.masked)
-    identity = identify(found.sites, found.brightness, found.grid.a_px_iso, asked=asked, **optics._asdict())
+    odd = ODD_LAYERS if any(region.kind in ("second-layer", "step") for region in found.regions) else ODD
+    identity = identify(found.sites, found.brightness, found.grid.a_px_iso, asked=asked, odd=odd, **optics._asdict())
     lattice = name_lattice(found.grid, identity.metal_third)
     return Reading(found, identity, lattice, name_sites(found.sites, identity.host, identity.metal_third))
 
