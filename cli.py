@@ -90,7 +90,9 @@ def analyze(
         Path | None,
         typer.Option(metavar="DIR", help="Result folder.  [default: IMAGE.stemfit here]", show_default=False),
     ] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the network runs.")] = "auto",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where columns are fitted and the network runs.")
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print analysis.json instead of the table.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what is being done.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,

@@ -35,6 +35,7 @@ from stemfit.relax import Relaxer
 from stemfit.result import Analysis, HostCall
 from stemfit.score import rank
 from stemfit.simulate.field import whole_field
+from stemfit.units import units_of
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def analyze(
     NotAnalysable
         If the image shows no columns or no lattice.
     """
-    image, optics = micrograph.image, (settings.voltage_kV, settings.detector_mrad)
+    units, optics = units_of(micrograph.image), (settings.voltage_kV, settings.detector_mrad)
+    image = units.off(micrograph.image)
     device = str(resolve_device(settings.device))
     clock = _Clock(progress)
     asked = asked_host(settings.host)
@@ -102,7 +104,7 @@ def analyze(
         whole, identity, lattice, sites = read_crystal(image, seen, asked, known, Look(device, masked))
         image, rows, seen, _, _, brightness, regions, region_map = whole
         host = identity.host
-        calibration = calibrate(lattice, host, micrograph, settings.pixel_size_A)
+        calibration = calibrate(lattice, host, micrograph, settings.pixel_size_A, identity.alternatives)
     with clock("imaging"):
         imaging = fit_imaging(seen, sites, brightness, host, *optics)
     with clock("defects"):
@@ -123,7 +125,7 @@ def analyze(
         )
     with clock("simulate"):
         drawn = whole_field(sites, imaging, host, lattice, ranking.claimed, candidates, relaxed, brightness)
-        simulated = np.where(region_map > 0, np.nan, rows.jittered(drawn))
+        simulated = np.where(region_map > 0, np.nan, units.on(rows.jittered(drawn)))
     claimed, suspects = (
         with_naming_doubt(some, host, identity.metal_probability)
         for some in (ranking.claimed, ranking.doubted + suspects)
@@ -131,8 +133,8 @@ def analyze(
     seen, sites, claimed, suspects = _as_scanned(rows, seen, sites, claimed, suspects)
     call = HostCall(host, identity.source, identity.probability, identity.alternatives)
     return Analysis(
-        micrograph, seen, call, calibration, lattice, sites, regions, region_map, imaging, claimed, suspects,
-        candidates, relaxed, ranking.scores, simulated,
+        micrograph, units.columns(seen), call, calibration, lattice, sites, regions, region_map, units.imaging(imaging),
+        claimed, suspects, candidates, relaxed, ranking.scores, simulated,
         warn.collect(identity, calibration, posteriors, brightness, imaging, relaxed, rows),
         asdict(settings), _environment(), clock.seconds,
     )

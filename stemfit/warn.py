@@ -67,6 +67,8 @@ def _jitter(rows: RowOffsets, calibration: Calibration) -> list[str]:
     if rows.jitter_px == 0.0:
         return []
     known = rows.sigma_px[np.isfinite(rows.sigma_px)]
+    if rows.jitter_px < float(np.median(known)):
+        return []
     pm = 100 * calibration.pixel_size_A
     return [
         f"rows jitter by {rows.jitter_px * pm:.1f} pm rms along x, measured to {float(np.median(known)) * pm:.1f} pm a "
@@ -111,7 +113,7 @@ def _halves(posterior: SitePosterior, brightness: Brightness, imaging: Imaging, 
     if half is None:
         return []
     apart = can_tell_half(posterior, brightness, imaging, sublattice)
-    if apart >= SEPARATE:
+    if not apart < SEPARATE:  # or not known
         return []
     return [
         f"single vacancies cannot be told from full columns one by one here: {half.label} is {apart:.1f} sigma from a "

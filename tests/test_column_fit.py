@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from chain import PIXEL_A, run, taken
+from scipy.ndimage import gaussian_filter
 from scipy.sparse import csc_array
 
 from stemfit.columns import Columns, Profile, find, refine
@@ -110,7 +111,7 @@ def test_calibrated_errors_are_those_of_the_exact_inverse() -> None:
     exact = torch.linalg.inv(dense).diagonal()[: 3 * len(xy)].reshape(-1, 3).numpy()
     inner = ((xy > 12) & (xy < np.array([SHAPE[1], SHAPE[0]]) - 12)).all(1)
     wrong = np.repeat(np.eye(3)[None], len(xy), 0) * np.median(exact[inner], 0)[:, None] * 0.3
-    residual = torch.from_numpy(np.random.default_rng(9).normal(size=SHAPE))
+    residual = torch.from_numpy(np.random.default_rng(9).normal(size=SHAPE)) / linear.weight.sqrt()
     judged = calibrated(
         wrong, np.ones(len(xy)), linear, lambda r: torch.from_numpy(solver(r.numpy())), residual, np.array([0.3])
     )
@@ -223,3 +224,21 @@ def test_averaging_keeps_the_mean() -> None:
     small = averaged(image, 4)
     assert small.shape == (7, 11)
     assert small.mean() == pytest.approx(image[:28, :44].mean())
+
+
+@pytest.mark.parametrize("blur_px", [0.8, 1.3])
+def test_errors_are_true_where_noise_was_smoothed(blur_px: float) -> None:
+    moved, light = [], []
+    for seed in range(2):
+        sample = crystal((260, 290), pixel_size_A=0.14, rotation_deg=8.6 + 9 * seed, seed=seed)
+        image, truth = taken(sample, 60.0, seed)
+        said = run(truth, gaussian_filter(image, blur_px), "MoS2")
+        near = np.linalg.norm(said.sites.xy_px[:, None] - truth.columns.xy_px[None], axis=2).argmin(1)
+        use = said.sites.analysed & (said.sites.column >= 0) & (truth.columns.state[near] == "full")
+        column, value = said.sites.column[use], said.brightness.value[use]
+        sigma = np.sqrt(np.diagonal(said.columns.cov[column], axis1=1, axis2=2))[:, :2]
+        moved.append((said.columns.xy_px[column] - truth.columns.xy_px[near[use]]) / sigma)
+        true = truth.columns.intensity[near][use]
+        light.append((value - true * value.sum() / true.sum()) / said.brightness.sigma[use])
+    assert 0.8 < np.concatenate(moved).std() < 1.2
+    assert 0.8 < np.concatenate(light).std() < 1.5

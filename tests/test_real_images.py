@@ -50,5 +50,6 @@ def test_shear_of_the_scan(measured: tuple[str, Grid, int]) -> None:
 def test_most_columns_are_seen_and_follow_the_lattice(measured: tuple[str, Grid, int]) -> None:
     _, grid, count = measured
     cells = grid.shape_px[0] * grid.shape_px[1] / (0.75**0.5 * grid.a_px_iso**2)
-    assert 0.9 * cells < count < 2.6 * cells  # two in a cell; weak sulphur may drown in noise, dirt adds
+    # two in a cell; weak sulphur may drown in noise, some metal too before the lattice is known; dirt adds
+    assert 0.6 * cells < count < 2.6 * cells
     assert grid.residual_rms_px < 0.06 * grid.a_px_iso  # 0.2 A: row jitter and noise

@@ -36,6 +36,10 @@ ITERATIONS, ACCURACY = 24, 3e-4
 """Conjugate gradients per noise image: these answers are not corrected by an outer loop."""
 
 
+LAGS, COLOURED = 8.0, 0.1
+"""Distance over which noise may be correlated, px; rms deviation of its spectrum from white that is worth the effort,
+where it is three times what chance makes of two spectra."""
+
 FIRST, REFINED = 4, (0, 1, 0)
 """Iterations for all shared parameters; then which of their combinations, counted from the least certain one, is solved
 again for what is left of it: columns and background imitate a tail but for some 1e-5 of its square."""
@@ -90,28 +94,79 @@ def calibrated(
     shared parameters less what is expected of them.
     """
     rng = np.random.default_rng(0)
-    variance = np.diagonal(local, axis1=1, axis2=2)
     alone = replace(problem, shared=problem.shared[:0], ridge=problem.ridge[: problem.own])
     precondition = two_level(alone, solve)
     draws = int(np.clip(round(SAMPLES / len(local)), *DRAWS))
-    ratios = [_noise_response(alone, precondition, rng).reshape(-1, 3) ** 2 / variance for _ in range(draws)]
-    ratio = np.minimum(np.concatenate(ratios), OUTLIER**2)[np.tile(seen > 0.9, draws)]
-    if len(ratio):
-        free = ratio[:, :2][ratio[:, :2] > 0]
-        position = np.sqrt(free.mean()) if len(free) else 1.0
-        light = ratio[:, 2][ratio[:, 2] > 0]
-        scale = np.array([position, position, np.sqrt(light.mean()) if len(light) else 1.0])
-        local = local * np.outer(scale, scale)
     judged = _from_shared(problem, alone, precondition, residual, shared)
-    return judged._replace(cov=np.asarray(local + judged.cov, dtype=np.float64))
+    plain, left = _responses(alone, precondition, rng, draws, None)
+    position, light = _scales(plain, local, seen, draws)
+    colour, factor = _colour(residual * alone.weight.sqrt(), left, _readable(alone)), 1.0
+    if colour is not None:
+        answers, _ = _responses(alone, precondition, rng, draws, colour)
+        white, (position, light) = position, _scales(answers, local, seen, draws)
+        factor = (position / white) ** 2
+    scale = np.array([position, position, light])
+    return judged._replace(
+        cov=np.asarray(local * np.outer(scale, scale) + factor * judged.cov), shared_cov=factor * judged.shared_cov
+    )
 
 
-def _noise_response(alone: Linear, precondition: Solve, rng: np.random.Generator) -> FloatArray:
-    """Errors (3 N,) of the columns for one noise image with the variance that the weights promise."""
-    noise = torch.from_numpy(rng.standard_normal(tuple(alone.weight.shape))).to(alone.weight)
-    right = alone.adjoint(alone.weight.sqrt() * noise)
-    answer = conjugate_gradients(alone, right, precondition, ITERATIONS, ACCURACY)
-    return np.asarray(answer[: 3 * len(alone.intensity)].double().cpu().numpy())
+def _scales(answers: FloatArray, local: FloatArray, seen: FloatArray, draws: int) -> tuple[float, float]:
+    """Real over local standard errors of positions and of intensities."""
+    ratio = answers**2 / np.tile(np.diagonal(local, axis1=1, axis2=2), (draws, 1))
+    ratio = np.minimum(ratio, OUTLIER**2)[np.tile(seen > 0.9, draws)]
+    free, light = ratio[:, :2][ratio[:, :2] > 0], ratio[:, 2][ratio[:, 2] > 0]
+    return tuple(float(np.sqrt(r.mean())) if len(r) else 1.0 for r in (free, light))  # type: ignore[return-value]
+
+
+def _responses(
+    alone: Linear, precondition: Solve, rng: np.random.Generator, draws: int, colour: FloatArray | None
+) -> tuple[FloatArray, FloatArray]:
+    """Errors (draws N, 3) of the columns for noise images, white or coloured; what is left of the last one (H, W)."""
+    errors = []
+    for _ in range(draws):
+        white = rng.standard_normal(tuple(alone.weight.shape))
+        if colour is not None:
+            white = np.fft.irfft2(np.fft.rfft2(white) * np.sqrt(colour), white.shape)
+        noise = torch.from_numpy(white).to(alone.weight)
+        right = alone.adjoint(alone.weight.sqrt() * noise)
+        answer = conjugate_gradients(alone, right, precondition, ITERATIONS, ACCURACY)
+        errors.append(np.asarray(answer[: 3 * len(alone.intensity)].double().cpu().numpy()).reshape(-1, 3))
+    left = noise - alone.weight.sqrt() * alone.forward(answer)
+    return np.concatenate(errors), np.asarray(left.double().cpu().numpy())
+
+
+def _readable(alone: Linear) -> NDArray[np.bool_]:
+    """Pixels (H, W) that are trusted, and farther from the edge than the light of columns beyond it."""
+    weight = np.asarray(alone.weight.double().cpu().numpy())
+    rim = int(np.sqrt(alone.brush.stamps.core.shape[1])) // 2
+    inner = np.zeros(weight.shape, dtype=bool)
+    inner[rim:-rim, rim:-rim] = True
+    return np.asarray(inner & (weight > 0.05 * np.median(weight)))
+
+
+def _colour(residual: Tensor, left: FloatArray, readable: NDArray[np.bool_]) -> FloatArray | None:
+    """Power spectrum (H, W // 2 + 1) of the image's noise over the white one that the weights promise; None if white.
+
+    The fit takes the low frequencies out of both; what it left of known noise says how much that was.
+    """
+    z = np.asarray(residual.double().cpu().numpy())
+    if readable.mean() < 0.2:
+        return None
+    spread = max(1.4826 * float(np.median(np.abs(z[readable]))), 1e-300)
+    seen, known = (_smooth_power(field * readable) for field in (np.clip(z, -4 * spread, 4 * spread), left))
+    ratio = np.clip(seen / np.maximum(known, 0.05 * known.mean()), 0.0, None)
+    chance = float(np.sqrt(np.pi * LAGS**2 / z.size))
+    return ratio if float(np.sqrt(np.mean((ratio - 1) ** 2))) > max(COLOURED, 3 * chance) else None
+
+
+def _smooth_power(field: FloatArray) -> FloatArray:
+    """Power spectrum of a field with correlations beyond `LAGS` left out."""
+    h, w = field.shape
+    correlation = np.fft.irfft2(np.abs(np.fft.rfft2(field)) ** 2, field.shape) / field.size
+    dy, dx = np.minimum(np.arange(h), h - np.arange(h)), np.minimum(np.arange(w), w - np.arange(w))
+    taper = np.exp(-0.5 * (np.hypot(dy[:, None], dx[None, :]) / (LAGS / 2)) ** 2)
+    return np.maximum(np.fft.rfft2(correlation * taper).real, 0.0)
 
 
 def _from_shared(

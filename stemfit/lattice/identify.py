@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from stemfit.hosts import INFERABLE, ProjectedHost, amplitude_ratio, projected
 from stemfit.lattice.cell import THIRDS, Grid
@@ -30,6 +31,9 @@ VACANCY_ODDS = 5.0
 """A dim site is this many times likelier on the chalcogen than on the metal (Hong et al., Nat. Commun. 2015: sulphur
 vacancies outnumber all metal defects in exfoliated and CVD material; antisites dominate only in PVD)."""
 
+NEIGHBOURS = 20
+"""Sites of the same sublattice, two cells around, that a site is compared with."""
+
 MAX_VACANCY_EVIDENCE = 5.0
 """Natural-log cap: dim sites are not independent of each other (damage comes in patches)."""
 
@@ -52,7 +56,7 @@ class Identity(NamedTuple):
     metal_third : int
         Sublattice of a honeycomb's grid that is the metal (A): 0 for P, 1 for Q.
     metal_probability : float
-        Given the host.
+        Over all hosts that are possible.
     doubts : tuple of str
         What cannot be told about the way in which the crystal lies.
     """
@@ -118,8 +122,8 @@ def _decide(
     for (name, _), w in weight.items():
         per_host[name] = per_host.get(name, 0.0) + w / total
     best = max(per_host, key=lambda name: per_host[name])
-    third = 0 if weight[best, 0] >= weight[best, 1] else 1
-    sure = weight[best, third] / (weight[best, 0] + weight[best, 1])
+    first = sum(w for (_, where), w in weight.items() if where == 0) / total
+    third, sure = (0, first) if first >= 0.5 else (1, 1 - first)
     others = sorted(((n, p) for n, p in per_host.items() if n != best), key=lambda item: -item[1])
     return Identity(hosts[best], source, per_host[best], tuple(others), third, float(sure))
 
@@ -148,14 +152,25 @@ def scale_evidence(pixel_A: float, stated_A: float | None, by_user: bool) -> flo
 
 
 def _vacancy_evidence(sites: Honeycomb, brightness: Brightness, metal_third: int) -> float:
-    """Evidence from clearly dim sites for the metal being `metal_third`: they belong on the other sublattice."""
-    dim = []
-    for third in (0, 1):
-        use = sites.inside & (sites.third == third)
-        values, sigma = brightness.value[use], brightness.sigma[use]
-        dim.append(int(np.sum(values + 4 * sigma < 0.75 * np.median(values))))
+    """Evidence from clearly dim sites for the metal being `metal_third`: they belong on the other sublattice.
+
+    Dim is less than the sites around, whatever the gain there, and by as many of the fainter sublattice's errors.
+    """
+    use = [np.flatnonzero(sites.inside & (sites.third == third)) for third in (0, 1)]
+    if min(map(len, use)) < NEIGHBOURS:
+        return 0.0
+    relative = [brightness.sigma[k] / max(float(np.median(brightness.value[k])), 1e-300) for k in use]
+    error = max(float(np.median(r)) for r in relative)
+    dim = [int(np.sum(_beside_neighbours(sites.xy_px[k], brightness.value[k]) + 4 * error < 0.75)) for k in use]
     excess = (dim[1] - dim[0]) * (1 if metal_third == 0 else -1)
     return float(np.clip(np.log(VACANCY_ODDS) * excess, -MAX_VACANCY_EVIDENCE, MAX_VACANCY_EVIDENCE))
+
+
+def _beside_neighbours(xy_px: FloatArray, value: FloatArray) -> FloatArray:
+    """Values relative to the median of those around."""
+    near = np.asarray(cKDTree(xy_px).query(xy_px, k=NEIGHBOURS)[1])
+    around = np.median(value[near], axis=1)
+    return np.asarray(value / np.maximum(around, 1e-3 * max(float(np.median(value)), 1e-300)))
 
 
 def name_lattice(grid: Grid, metal_third: int) -> Lattice:

@@ -42,6 +42,9 @@ UNLISTED = 0.02
 STRETCHED = 1.2
 """Anisotropy beyond what real scans reach (1.19)."""
 
+RESOLVED = 0.2
+"""Share of the sites that must show a column: in the host with the faintest chalcogen half of them always do."""
+
 TOUCHING = 1.5
 """Distance of neighbouring columns, in their widths, below which light cannot be shared out between them."""
 
@@ -117,10 +120,23 @@ def _of_honeycomb(
     image: FloatArray, seen: Columns, asked: ProjectedHost | str, optics: Optics, look: Look, grid: Grid | None = None
 ) -> Reading:
     found = survey(image, seen, look.device, grid, look.masked)
+    _resolved(found)
     odd = ODD_LAYERS if any(region.kind in ("second-layer", "step") for region in found.regions) else ODD
     identity = identify(found.sites, found.brightness, found.grid.a_px_iso, asked=asked, odd=odd, **optics._asdict())
     lattice = name_lattice(found.grid, identity.metal_third)
     return Reading(found, identity, lattice, name_sites(found.sites, identity.host, identity.metal_third))
+
+
+def _resolved(found: Survey) -> None:
+    """Refuse to speak of single columns where hardly any is seen."""
+    inside = found.sites.inside
+    shown = float(np.mean(found.sites.column[inside] >= 0)) if inside.any() else 0.0
+    if shown < RESOLVED:
+        raise NotAnalysable(
+            f"a lattice of {found.grid.a_px_iso:.1f} px, but single columns drown in the noise: {100 * shown:.0f} % of "
+            f"the {inside.sum()} sites show one",
+            remedy="average more frames, or bin the image",
+        )
 
 
 def _any_honeycomb(image: FloatArray, seen: Columns) -> Grid | NotAnalysable:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from stemfit.columns import Columns
 from stemfit.hosts import HONEYCOMB
@@ -74,6 +75,9 @@ def survey(
     """
     grid = fit_grid(image, columns) if known is None else known
     regions, region_map = find_regions(image, columns, grid)
+    blank = _blank(image)
+    if blank.any():
+        regions, region_map = set_aside(blank, "blank rows or columns of pixels", regions, region_map)
     if masked is not None:
         regions, region_map = set_aside(masked, "masked by the user", regions, region_map)
     band, share = unsettled_px(columns, grid)
@@ -86,9 +90,33 @@ def survey(
         columns = replace(columns, xy_px=rows.straight(columns.xy_px))
         grid = fit_grid(image, columns) if grid.cell == HONEYCOMB else by_columns(columns, grid)
     sites = honeycomb(grid, columns, region_map)
+    sites = sites._replace(inside=sites.inside & ~_at_a_rim(sites.xy_px, regions, region_map, grid.a_px_iso))
     brightness, columns, sites = measure(image, columns, sites, grid, region_map, device)
     grid, sites, brightness = _refined(grid, columns, sites, brightness, region_map, rows.jitter_px)
     return Survey(image, rows, columns, grid, sites, brightness, regions, region_map)
+
+
+BESIDE = 0.6
+"""Sites this near to where the crystal ends, in lattice constants, are not judged: the last row of atoms and the first
+empty one cannot be told from vacancies."""
+
+
+def _at_a_rim(
+    xy_px: FloatArray, regions: tuple[Region, ...], region_map: NDArray[np.uint8], a_px: float
+) -> NDArray[np.bool_]:
+    """Sites (S,) beside a hole or vacuum."""
+    ends = [k for k, region in enumerate(regions, 1) if region.kind in ("hole", "vacuum")]
+    if not ends:
+        return np.zeros(len(xy_px), dtype=bool)
+    distance = distance_transform_edt(~np.isin(region_map, ends))
+    at = np.rint(xy_px).astype(int)
+    return np.asarray(distance[at[:, 1], at[:, 0]] < BESIDE * a_px)
+
+
+def _blank(image: FloatArray) -> NDArray[np.bool_]:
+    """Rows and columns (H, W) of pixels that all have the same value: lost lines, padding."""
+    rows, cols = np.ptp(image, axis=1) == 0, np.ptp(image, axis=0) == 0
+    return np.asarray(rows[:, None] | cols[None, :])
 
 
 def _left(band_px: int, shape: tuple[int, ...]) -> NDArray[np.bool_]:
