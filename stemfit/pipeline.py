@@ -35,6 +35,7 @@ from stemfit.relax import Relaxer
 from stemfit.result import Analysis, HostCall
 from stemfit.score import rank
 from stemfit.simulate.field import whole_field
+from stemfit.spikes import despiked
 from stemfit.units import units_of
 
 
@@ -91,8 +92,9 @@ def analyze(
     NotAnalysable
         If the image shows no columns or no lattice.
     """
-    units, optics = units_of(micrograph.image), (settings.voltage_kV, settings.detector_mrad)
-    image = units.off(micrograph.image)
+    image, spikes = despiked(micrograph.image)
+    units, optics = units_of(image), (settings.voltage_kV, settings.detector_mrad)
+    image = units.off(image)
     device = str(resolve_device(settings.device))
     clock = _Clock(progress)
     asked = asked_host(settings.host)
@@ -135,7 +137,7 @@ def analyze(
     return Analysis(
         micrograph, units.columns(seen), call, calibration, lattice, sites, regions, region_map, units.imaging(imaging),
         claimed, suspects, candidates, relaxed, ranking.scores, simulated,
-        warn.collect(identity, calibration, posteriors, brightness, imaging, relaxed, rows),
+        warn.collect(identity, calibration, posteriors, brightness, imaging, relaxed, rows, spikes),
         asdict(settings), _environment(), clock.seconds,
     )
 

@@ -21,7 +21,7 @@ SEPARATE = 3.0
 
 def collect(
     identity: Identity, calibration: Calibration, posteriors: Sequence[SitePosterior], brightness: Brightness,
-    imaging: Imaging, relaxed: Sequence[Relaxed], rows: RowOffsets,
+    imaging: Imaging, relaxed: Sequence[Relaxed], rows: RowOffsets, spikes: int,
 ) -> tuple[str, ...]:
     """All warnings of an analysis, most consequential first; one posterior for each sublattice of the host."""
     host = identity.host
@@ -34,6 +34,7 @@ def collect(
             *(w for p in posteriors for w in _alloy(p, brightness, imaging)),
             *_out_of_range(relaxed),
             *_jitter(rows, calibration),
+            f"{spikes} pixels far brighter than all around them were replaced by the median there" if spikes else "",
         )
         if text
     )

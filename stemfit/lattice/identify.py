@@ -27,6 +27,9 @@ its sublattices would be the brighter one is still believed."""
 ODD_RANGE = 3.0
 """Range of the natural logarithm of such a ratio."""
 
+UNLISTED, LATTICE_RANGE = 0.02, float(np.log(4.0))
+"""Weight of some other crystal against any of the list; range of the logarithm of its lattice constant."""
+
 VACANCY_ODDS = 5.0
 """A dim site is this many times likelier on the chalcogen than on the metal (Hong et al., Nat. Commun. 2015: sulphur
 vacancies outnumber all metal defects in exfoliated and CVD material; antisites dominate only in PVD)."""
@@ -109,6 +112,10 @@ def identify(
         for third, fit in enumerate(fits):
             dim = _vacancy_evidence(sites, brightness, third) if host.dichalcogenide else 0.0
             evidence[host.name, third] = float(fit + scale + dim + host.log_prior)
+    if asked == "auto" and stated_pixel_A is not None:
+        # In the units of `scale_evidence`, whose densities lack the root of two pi, the user's also its width.
+        density = np.sqrt(2 * np.pi) / LATTICE_RANGE * (USER_SCALE if stated_by_user else 1.0)
+        evidence["unlisted", 0] = float(np.log(UNLISTED * density / ODD_RANGE))
     return _decide(evidence, {host.name: host for host in hosts}, "inferred" if asked == "auto" else "user")
 
 
@@ -121,8 +128,9 @@ def _decide(
     per_host: dict[str, float] = {}
     for (name, _), w in weight.items():
         per_host[name] = per_host.get(name, 0.0) + w / total
-    best = max(per_host, key=lambda name: per_host[name])
-    first = sum(w for (_, where), w in weight.items() if where == 0) / total
+    best = max(hosts, key=lambda name: per_host[name])
+    listed = {key: w for key, w in weight.items() if key[0] in hosts}
+    first = sum(w for (_, where), w in listed.items() if where == 0) / max(sum(listed.values()), 1e-300)
     third, sure = (0, first) if first >= 0.5 else (1, 1 - first)
     others = sorted(((n, p) for n, p in per_host.items() if n != best), key=lambda item: -item[1])
     return Identity(hosts[best], source, per_host[best], tuple(others), third, float(sure))
