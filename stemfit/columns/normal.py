@@ -117,14 +117,31 @@ def _border(
     """
     n = len(xy_px)
     down, across = (_under_cores(b, xy_px[:, k], width_px) for b, k in ((basis.rows, 1), (basis.cols, 0)))
-    coupling = np.empty((n, 3, basis.rows.shape[1], basis.cols.shape[1]))
-    for k, (y, x) in enumerate(((0, 1), (1, 0), (0, 0))):
-        np.multiply(reach[:, k, None, None] * down[y][:, :, None], across[x][:, None, :], out=coupling[:, k])
-    border = csr_array(coupling.reshape(3 * n, -1))
+    rows, cols = basis.rows.shape[1], basis.cols.shape[1]
+    (top, down), (left, across) = (_narrow(values) for values in (down, across))
+    knot = (top[:, :, None] * cols + left[:, None, :]).reshape(n, -1)  # (N, K)
+    values = [
+        (reach[:, k, None, None] * down[y][:, :, None] * across[x][:, None, :]).reshape(n, -1)
+        for k, (y, x) in enumerate(((0, 1), (1, 0), (0, 0)))
+    ]
+    row = np.repeat(3 * np.arange(n), knot.shape[1])
+    entries = np.concatenate([v.ravel() for v in values])
+    where = (np.concatenate([row, row + 1, row + 2]), np.tile(knot.ravel(), 3))
+    border = coo_array((entries, where), shape=(3 * n, rows * cols)).tocsr()
+    border.eliminate_zeros()
     gram = mean_weight * kron(csr_array(basis.rows.T @ basis.rows), csr_array(basis.cols.T @ basis.cols))
     gram = gram + BACKGROUND_DAMPING * diags_array(gram.diagonal())
     parts: list[list[csr_array]] = [[columns, border], [csr_array(border.T), csr_array(gram)]]
     return csc_array(block_array(parts))
+
+
+def _narrow(values: tuple[FloatArray, FloatArray]) -> tuple[NDArray[np.int64], tuple[FloatArray, FloatArray]]:
+    """Which functions (N, K) are not zero under each core, and their values and slopes (N, K) there."""
+    some = (values[0] != 0) | (values[1] != 0)
+    width = max(1, int(some.sum(1).max(initial=1)))
+    first = np.minimum(np.argmax(some, axis=1), some.shape[1] - width)
+    index = first[:, None] + np.arange(width)
+    return index, tuple(np.take_along_axis(v, index, axis=1) for v in values)  # type: ignore[return-value]
 
 
 def _under_cores(basis: FloatArray, at_px: FloatArray, width_px: float) -> tuple[FloatArray, FloatArray]:
