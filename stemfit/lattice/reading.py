@@ -16,6 +16,7 @@ from stemfit.lattice.factors import MISFIT
 from stemfit.lattice.identify import (
     ODD,
     ODD_LAYERS,
+    UNLISTED,
     USER_SCALE,
     Identity,
     identify,
@@ -35,9 +36,6 @@ SUSPICIOUS = 1.1
 
 FITS = 0.85
 """Share of the lattice's contrast that a crystal nobody named must explain."""
-
-UNLISTED = 0.02
-"""Weight of some other crystal that explains everything, against any of the list."""
 
 STRETCHED = 1.2
 """Anisotropy beyond what real scans reach (1.19)."""
