@@ -41,11 +41,17 @@ class Relaxed:
         Whether host, elements and kind of defect were in the training set.
     reason : str
         What was not; empty if in range.
+    sigma_A : (N,) array or None
+        Standard error of each position per axis, where the weights have an uncertainty head; zero at vacancy nodes.
+    energy_drop_eV : float or None
+        Unrelaxed less relaxed energy, where the weights have an energy head.
     """
 
     positions_A: FloatArray
     in_range: bool
     reason: str = ""
+    sigma_A: FloatArray | None = None
+    energy_drop_eV: float | None = None
 
 
 def relax(
