@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 import stemfit
-from definet.exceptions import DefinetError
-from stemfit.errors import NotAnalysable, UsageError, one_line
+from stemfit.commands import exits
+from stemfit.errors import UsageError
 
 if TYPE_CHECKING:
     from stemfit.result import Analysis
@@ -98,7 +95,7 @@ def analyze(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Find the defects of one image and the structures behind them."""
-    with _errors(image, verbose, debug):
+    with exits.errors(image, verbose, debug):
         asked = {
             "host": host,
             "pixel_size_A": _positive("--pixel-size", pixel_size),
@@ -111,7 +108,7 @@ def analyze(
         }
         folder = Path(f"{image.stem}.stemfit") if out is None else out
         document = _analyze(image, frame, asked, relaxer, folder, verbose)
-        typer.echo(_json({"output": str(folder), **document}) if as_json else _summary(document, folder))
+        typer.echo(exits.as_text({"output": str(folder), **document}) if as_json else _summary(document, folder))
 
 
 def _analyze(
@@ -125,7 +122,7 @@ def _analyze(
     if asked["mask"] is not None:
         mask_file.read_mask(Path(asked["mask"]), recorded.image.shape)
     result.check_place(folder, recorded.sha256)
-    with _progress(verbose) as progress:
+    with exits.progress(verbose) as progress:
         progress("loading")
         from stemfit import pipeline, relax
 
@@ -188,63 +185,6 @@ def _rectangle(option: str, text: str | None) -> tuple[int, int, int, int] | Non
 
 
 # -- what is said --------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _errors(image: Path, verbose: bool, debug: bool) -> Iterator[None]:
-    """One line on stderr and the exit code that the error owns; the traceback with --debug."""
-    _quiet(verbose or debug)
-    try:
-        yield
-    except (DefinetError, MemoryError) as error:
-        known = error if isinstance(error, DefinetError) else _out_of_memory()
-        _report(known.exit_code, one_line(known, image), debug)
-    except typer.Exit:
-        raise
-    except Exception as error:
-        what = f"{image}: unexpected {type(error).__name__} ({error}); run again with --debug and report the traceback"
-        _report(1, " ".join(what.split()), debug)
-
-
-def _out_of_memory() -> NotAnalysable:
-    return NotAnalysable("there is not enough memory for this image", remedy="crop or bin it, or close other programs")
-
-
-def _report(exit_code: int, line: str, debug: bool) -> None:
-    if debug:
-        import traceback
-
-        traceback.print_exc()
-    typer.echo(line, err=True)
-    raise typer.Exit(exit_code)
-
-
-def _quiet(verbose: bool) -> None:
-    """Keep warnings and logs of libraries off stderr unless they are asked for."""
-    import logging
-
-    logging.basicConfig(level=logging.WARNING if verbose else logging.CRITICAL, format="%(name)s: %(message)s")
-    logging.captureWarnings(True)
-
-
-@contextmanager
-def _progress(verbose: bool) -> Iterator[Callable[[str], None]]:
-    """Name the current stage: in place on a terminal, line by line with -v, else not at all."""
-    if sys.stderr.isatty() and not verbose:
-        from rich.console import Console
-
-        with Console(stderr=True).status("") as status:
-            yield lambda stage: status.update(stage)
-    elif verbose:
-        yield lambda stage: typer.echo(stage, err=True)
-    else:
-        yield lambda stage: None
-
-
-def _json(document: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def _summary(document: dict[str, Any], folder: Path) -> str:

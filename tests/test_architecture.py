@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "cli.py", *sorted((ROOT / "stemfit").rglob("*.py")), *sorted((ROOT / "definet").rglob("*.py"))]
 HEAVY = {"torch", "e3nn", "pymatgen", "matplotlib", "scipy", "skimage"}
-OUTSIDE = {"pipeline", "batch", "figures", "report"}  # of stemfit: they use the stages, no stage uses them
+OUTSIDE = {"pipeline", "batch", "figures", "report", "commands"}  # of stemfit: they use the stages, no stage uses them
 
 
 def module(path: Path) -> str:
@@ -46,6 +46,8 @@ def forbidden(name: str, source: str) -> list[str]:
         no += [("torch",), ("e3nn",)]
     if stage == "synthetic":  # agreement with the simulation that analyses images has to mean something
         no += [("stemfit", "simulate")]
+    if package == "stemfit" and stage != "commands":  # only commands print
+        no += [("typer",)]
     if package != "cli" and stage != "figures":
         no += [("matplotlib",)]
     return [i for i in imports(source) if any(tuple(i.split("."))[: len(rule)] == rule for rule in no)]
@@ -63,7 +65,8 @@ def test_arrows_point_one_way(path: Path) -> None:
         ("stemfit.lattice.cell", "def f():\n    from stemfit import figures"), ("stemfit.score", "import cli"),
         ("stemfit.defects", "from pymatgen.core import Structure"), ("definet.crystals", "import torch.nn"),
         ("stemfit.score", "from stemfit.pipeline import analyze"), ("stemfit", "import torch"),
-        ("stemfit.synthetic", "from stemfit.simulate import image"),
+        ("stemfit.synthetic", "from stemfit.simulate import image"), ("stemfit.relax", "import typer"),
+        ("stemfit.score", "from stemfit.commands import exits"),
     ],
 )  # fmt: skip
 def test_the_rules_bite(name: str, source: str) -> None:

@@ -1,0 +1,87 @@
+"""How a command ends and what it says meanwhile: one line and an exit code for what is wrong; the stage at hand."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from definet.exceptions import DefinetError
+from stemfit.errors import NotAnalysable, one_line
+
+
+@contextmanager
+def errors(subject: Path | str, verbose: bool = False, debug: bool = False) -> Iterator[None]:
+    """One line on stderr and the exit code that the error owns; the traceback with --debug.
+
+    Parameters
+    ----------
+    subject : path or str
+        The file or command that the line begins with, where the error names none itself.
+    verbose : bool
+        Show warnings of libraries.
+    debug : bool
+        Show the traceback, too.
+
+    Raises
+    ------
+    typer.Exit
+        With the exit code.
+    """
+    _quiet(verbose or debug)
+    try:
+        yield
+    except (DefinetError, MemoryError) as error:
+        known = error if isinstance(error, DefinetError) else _out_of_memory()
+        _report(known.exit_code, one_line(known, subject), debug)
+    except typer.Exit:
+        raise
+    except Exception as error:
+        what = f"{subject}: unexpected {type(error).__name__} ({error})"
+        _report(1, " ".join(f"{what}; run again with --debug and report the traceback".split()), debug)
+
+
+def _out_of_memory() -> NotAnalysable:
+    return NotAnalysable("there is not enough memory for this", remedy="give less at once, or close other programs")
+
+
+def _report(exit_code: int, line: str, debug: bool) -> None:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    typer.echo(line, err=True)
+    raise typer.Exit(exit_code)
+
+
+def _quiet(verbose: bool) -> None:
+    """Keep warnings and logs of libraries off stderr unless they are asked for."""
+    import logging
+
+    logging.basicConfig(level=logging.WARNING if verbose else logging.CRITICAL, format="%(name)s: %(message)s")
+    logging.captureWarnings(True)
+
+
+@contextmanager
+def progress(verbose: bool) -> Iterator[Callable[[str], None]]:
+    """Name the current stage: in place on a terminal, line by line with -v, else not at all."""
+    if sys.stderr.isatty() and not verbose:
+        from rich.console import Console
+
+        with Console(stderr=True).status("") as status:
+            yield lambda stage: status.update(stage)
+    elif verbose:
+        yield lambda stage: typer.echo(stage, err=True)
+    else:
+        yield lambda stage: None
+
+
+def as_text(document: Any) -> str:
+    """JSON as it is printed: no NaN, one space of indent."""
+    import json
+
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
