@@ -12,9 +12,10 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,11 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from definet.crystals import host
+from definet.crystals import Crystal, host
 from definet.exceptions import DefinetError, InputFileError, OptionError, OutputError
+from definet.outliers import outlier
 from definet.scenes import Scene, scenes
-from definet.teacher import Minimum, calculator, equilibrium_lattice, fidelity, relax
+from definet.teacher import Minimum, at_rest, calculator, equilibrium_lattice, fidelity, relax
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -35,10 +37,6 @@ FloatArray = NDArray[np.float64]
 
 SCHEMA = "definet.dataset/1"
 SHARD = 8
-LARGEST_MOVE_A = 1.5
-"""An atom that moves further than to the next site did not relax about the defect that was built."""
-ISOLATED_A = 3.5
-"""Longer than any bond of these hosts (Te-Te, Mo-Mo at 3.5 A are second neighbours)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,28 +110,6 @@ def sample(scene: Scene, minimum: Minimum, source: str) -> Sample:
     )
 
 
-def outlier(sample: Sample) -> str | None:
-    """Why a sample must not be learnt from: "moved" (no small relaxation), "torn" (an atom left the layer), or None.
-
-    Reconstructed bonds belong to lines, trefoils and rotated bonds: there only leaving the layer counts.
-    """
-    atoms = sample.marker != 2
-    distance = np.linalg.norm(sample.displacement[atoms], axis=1)
-    extended = any(mark in sample.label for mark in ("VL-", "T1", "T2", "T3", "SW"))
-    if distance.max() > LARGEST_MOVE_A * (2 if extended else 1):
-        return "moved"
-    return "torn" if _farthest_neighbour(sample.relaxed[atoms], sample.cell) > ISOLATED_A else None
-
-
-def _farthest_neighbour(positions: FloatArray, cell: FloatArray) -> float:
-    """Distance from the loneliest atom to its nearest neighbour, Angstrom."""
-    fractional = positions @ np.linalg.inv(cell)
-    offset = fractional[:, None] - fractional[None]
-    distance = np.linalg.norm((offset - np.round(offset)) @ cell, axis=2)
-    np.fill_diagonal(distance, np.inf)
-    return float(distance.min(axis=1).max())
-
-
 def make(
     out: Path,
     hosts: Mapping[str, float],
@@ -171,8 +147,8 @@ def make(
     for name in hosts:
         host(name)
     potential_ = calculator(potential)
-    lattice_A = _claim(out, hosts, seed, potential, potential_)
-    stream = scenes(seed, lattice_A, hosts)
+    lattice_A, crystals = _claim(out, hosts, seed, potential, potential_)
+    stream = scenes(seed, lattice_A, hosts, crystals)
     stored = 0
     for shard in range(-(-count // SHARD)):
         drawn = list(islice(stream, min(SHARD, count - shard * SHARD)))
@@ -198,26 +174,37 @@ def _relaxed(
             yield found
 
 
-def _claim(out: Path, hosts: Mapping[str, float], seed: int, potential: str, made: Calculator) -> dict[str, float]:
-    """Lattice constant of every host in this potential, from `set.json`, which is written if the folder is new."""
+def _claim(
+    out: Path, hosts: Mapping[str, float], seed: int, potential: str, made: Calculator
+) -> tuple[dict[str, float], dict[str, Crystal]]:
+    """Every host as it is in this potential, from `set.json`, which is written if the folder is new."""
     path = out / "set.json"
     asked = {"schema": SCHEMA, "seed": seed, "hosts": dict(sorted(hosts.items())), "source": fidelity(potential)}
     if path.exists():
         known = json.loads(path.read_text())
         if {key: known.get(key) for key in asked} != asked:
             raise OutputError(f"{out} holds a set with other settings", "Choose another folder.")
-        return dict(known["lattice_A"])
+        return dict(known["lattice_A"]), {name: _crystal(name, basis) for name, basis in known["basis"].items()}
     if out.exists() and any(out.iterdir()):
         raise OutputError(f"{out} exists and is no set of samples")
     lattice_A = {name: equilibrium_lattice(name, made) for name in sorted(hosts)}
+    crystals = {name: at_rest(name, a_A, made) for name, a_A in lattice_A.items()}
+    basis = {name: [[atom.u, atom.v, atom.z_A] for atom in crystal.basis] for name, crystal in crystals.items()}
     try:
         out.mkdir(parents=True, exist_ok=True)
         temporary = out / f".tmp-{os.getpid()}.json"
-        temporary.write_text(json.dumps({**asked, "lattice_A": lattice_A}, indent=1))
+        temporary.write_text(json.dumps({**asked, "lattice_A": lattice_A, "basis": basis}, indent=1))
         temporary.replace(path)
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror}") from error
-    return lattice_A
+    return lattice_A, crystals
+
+
+def _crystal(name: str, basis: Sequence[tuple[float, float, float]]) -> Crystal:
+    """A host with its atoms at cell coordinates u, v and heights in Angstrom."""
+    facts = host(name)
+    atoms = zip(facts.basis, basis, strict=True)
+    return replace(facts, basis=tuple(replace(atom, u=u, v=v, z_A=z_A) for atom, (u, v, z_A) in atoms))
 
 
 def lattice_constants(folder: Path) -> dict[str, float]:
@@ -302,7 +289,8 @@ def split(
 ) -> dict[str, list[Sample]]:
     """Part samples by configuration, never by row.
 
-    A configuration's part follows from a hash of its key alone: it stays where it is when the set grows.
+    What goes beyond the training range (`beyond`) is set aside whole. Of the rest a configuration's part follows from a
+    hash of its key alone: it stays where it is when the set grows.
 
     Parameters
     ----------
@@ -314,7 +302,7 @@ def split(
     Returns
     -------
     dict
-        "train", "valid" and "test".
+        "train", "valid", "test" and "extrapolation".
 
     Raises
     ------
@@ -323,11 +311,32 @@ def split(
     """
     if valid < 0 or test < 0 or valid + test >= 1:
         raise OptionError(f"shares of {valid} and {test} leave nothing to train on")
-    parts: dict[str, list[Sample]] = {"train": [], "valid": [], "test": []}
+    parts: dict[str, list[Sample]] = {"train": [], "valid": [], "test": [], "extrapolation": []}
     for found in samples:
         place = int(hashlib.sha256(f"{seed}/{found.group}".encode()).hexdigest()[:12], 16) / 16**12
-        parts["test" if place < test else "valid" if place < test + valid else "train"].append(found)
+        inside = "test" if place < test else "valid" if place < test + valid else "train"
+        parts["extrapolation" if beyond(found.label) else inside].append(found)
     return parts
+
+
+LONGEST_LINE = {"SVL": 8, "DVL": 14, "CVL": 14}
+"""Missing atoms of the longest lines that are learnt from; longer ones only judge."""
+LARGEST_TREFOIL = 3
+APART = ((r"T\d", r"V_[A-Z][a-z]?2"), (r"[SDC]VL-\d", r"Te_"), (r"V_(Mo|W)", r"O_"))
+"""Kinds that are learnt apart, each with others, and never together."""
+
+
+def beyond(label: str) -> bool:
+    """Whether a defect is larger than those that are learnt from, or pairs kinds that are learnt apart."""
+    parts = label.split("+")
+    lines = [(part[:3], int(part[4:])) for part in parts if re.fullmatch(r"[SDC]VL-\d+", part)]
+    trefoils = [int(match[1]) for part in parts if (match := re.match(r"T(\d+)(-|$)", part))]
+    paired = any(all(any(re.match(kind, part) for part in parts) for kind in pair) for pair in APART)
+    return (
+        any(missing > LONGEST_LINE[kind] for kind, missing in lines)
+        or any(size > LARGEST_TREFOIL for size in trefoils)
+        or paired
+    )
 
 
 def _say(line: str) -> None:

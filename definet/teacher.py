@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +22,8 @@ from ase.optimize.precon import Exp, PreconLBFGS
 from numpy.typing import NDArray
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from definet.crystals import host
+from definet.crystals import Crystal, host
+from definet.descent import CELLS, descend, host_stiffness
 from definet.exceptions import TeacherError
 from definet.structures import DefectStructure, pristine
 
@@ -140,8 +141,10 @@ def relax(
 ) -> Minimum:
     """Relax all atoms in the fixed cell.
 
-    A preconditioned L-BFGS (Packwood et al., J. Chem. Phys. 144, 164109 (2016)) treats stiff bonds and soft bending
-    alike; if its line search gives up, on a potential whose single precision hides the descent, plain L-BFGS finishes.
+    In a known host with the stiffness of the host, see `definet.descent`. In any other crystal, and where that does not
+    come to rest, a general preconditioner (Packwood et al., J. Chem. Phys. 144, 164109 (2016)) treats stiff bonds and
+    soft bending alike; if its line search gives up, on a potential whose single precision hides the descent, plain
+    L-BFGS finishes.
 
     Parameters
     ----------
@@ -159,7 +162,7 @@ def relax(
     atoms = _atoms(structure, calculator)
     start = atoms.get_positions()
     initial_energy, initial_fmax = float(atoms.get_potential_energy()), _largest_force(atoms)
-    steps = _descend(atoms, fmax, max_steps) if initial_fmax > fmax else 0
+    steps = _come_to_rest(structure, atoms, fmax, max_steps) if initial_fmax > fmax else 0
     moved = atoms.get_positions() - start
     positions = structure.structure.cart_coords.copy()
     positions[structure.occupied] += moved - moved.mean(axis=0)
@@ -167,6 +170,19 @@ def relax(
     return Minimum(
         positions, final, steps, final <= fmax, float(atoms.get_potential_energy()), initial_energy, initial_fmax
     )
+
+
+def _come_to_rest(structure: DefectStructure, atoms: Atoms, fmax: float, max_steps: int) -> int:
+    """Force calls made."""
+    if not structure.host or min(structure.shape) < CELLS:
+        return _descend(atoms, fmax, max_steps)  # the stiffness would cost more than it saves
+    start = atoms.get_positions()
+    stiffness = host_stiffness(structure, cast("Calculator", atoms.calc))
+    steps = descend(atoms, stiffness, fmax, max_steps)
+    if _largest_force(atoms) <= fmax or steps >= max_steps:
+        return steps
+    atoms.set_positions(start)
+    return steps + _descend(atoms, fmax, max_steps - steps)
 
 
 def _atoms(structure: DefectStructure, calculator: Calculator) -> Atoms:
@@ -258,3 +274,24 @@ def equilibrium_lattice(name: str, calculator: Calculator) -> float:
     if len(minima) == 0 or abs(minima[0]) > 0.015:
         raise TeacherError(f"the energy of {name} has no smooth minimum near {coarse[lowest]:.3f} A")
     return float(coarse[lowest] * (1 + minima[0]))
+
+
+def at_rest(name: str, a_A: float, calculator: Calculator) -> Crystal:
+    """The host with its basis where the potential wants it: heights, and whatever symmetry leaves free.
+
+    Built on it, a pristine layer does not move, and every displacement is the defect's.
+    """
+    layer = pristine(name, 1, a_A=a_A)
+    moved = relax(layer, calculator, fmax=0.002).positions_A - layer.structure.cart_coords
+    along = layer.structure.lattice.get_fractional_coords(moved)
+    # Rounded, because what symmetry fixes moves by the rounding of the potential.
+    basis = tuple(
+        replace(
+            atom,
+            u=atom.u + round(float(part[0]), 4),
+            v=atom.v + round(float(part[1]), 4),
+            z_A=atom.z_A + round(float(move[2]), 4),
+        )
+        for atom, part, move in zip(host(name).basis, along, moved, strict=True)
+    )
+    return replace(host(name), basis=basis)

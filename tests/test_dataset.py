@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 import definet.dataset as dataset
-from definet.dataset import Sample, data_sha256, lattice_constants, load, main, make, outlier, split
-from definet.exceptions import InputFileError, OptionError, OutputError
+from definet.crystals import HOSTS as HOSTS_OF_THE_TABLE
+from definet.crystals import host
+from definet.dataset import Sample, beyond, data_sha256, lattice_constants, load, main, make, split
+from definet.exceptions import InputFileError, OptionError, OutputError, StructureError, UnknownHostError
+from definet.families import families
+from definet.outliers import broken_symmetry_A, outlier
 from definet.scenes import configuration, scenes
 from definet.structures import line, pristine, trefoil, vacancy
 
@@ -53,9 +57,68 @@ def test_scenes_differ_and_carry_the_potentials_lattice_constant(drawn):
 def test_weights_say_how_often_a_host_is_drawn():
     hosts = Counter(s.crystal.host for s in islice(scenes(0, LATTICE_A, {"hBN": 0.0, "graphene": 0.0}), 20))
     assert set(hosts) == {"MoS2", "WSe2"}
-    for wrong in ({}, {"blackP": 3.3}):
-        with pytest.raises(OptionError):
-            next(scenes(0, wrong))
+    with pytest.raises(OptionError):
+        next(scenes(0, {}))
+    with pytest.raises(UnknownHostError):
+        next(scenes(0, {"unobtainium": 3.0}))
+
+
+@pytest.mark.parametrize("name", sorted(HOSTS_OF_THE_TABLE))
+def test_every_family_of_every_host_can_be_built(name):
+    """Chance puts some defects on top of others; most draws must fit, and none may be empty."""
+    rng = np.random.default_rng(5)
+    for kind in families(name):
+        built = []
+        for _ in range(12):
+            try:
+                built.append(kind.draw(rng, pristine(name, *kind.shapes[rng.integers(len(kind.shapes))])))
+            except StructureError:
+                continue
+        assert len(built) >= 2
+        assert all(crystal.sites and (crystal.marker > 0).sum() == len(crystal.sites) for crystal in built)
+        assert all(host(name).name == crystal.host for crystal in built)
+
+
+@pytest.mark.parametrize(
+    ("label", "set_aside"),
+    [
+        ("SVL-8", False),
+        ("SVL-9+V_S", True),
+        ("DVL-14", False),
+        ("DVL-15", True),
+        ("T3-484", False),
+        ("T4", True),
+        ("T1+V_S2", True),
+        ("T1+V_S", False),
+        ("V_Mo+O_S", True),
+        ("V_Mo+Se_S", False),
+        ("SVL-3+Te_Se", True),
+    ],
+)
+def test_larger_defects_and_new_pairs_are_set_aside(label, set_aside):
+    assert beyond(label) == set_aside
+
+
+def test_a_minimum_that_chance_has_chosen_is_left_out(made):
+    """Three equivalent metals around a vacancy that move alike, and one of them elsewhere."""
+    crystal = vacancy(pristine("MoS2", 6), "V_S")
+    base = load(made[0])[0]
+    positions = crystal.structure.cart_coords
+    moved = positions.copy()
+    fields_ = {"numbers": np.array(crystal.structure.atomic_numbers), "cell": crystal.structure.lattice.matrix}
+    whole = replace(base, positions=positions, relaxed=moved, marker=crystal.marker, label="V_S", **fields_)
+    assert outlier(whole) is None and broken_symmetry_A(whole) < 1e-9
+    node = crystal.sites[0]
+    distance = crystal.structure.lattice.get_all_distances(
+        crystal.structure.frac_coords[node], crystal.structure.frac_coords
+    )[0]
+    metals = [k for k in np.argsort(distance) if fields_["numbers"][k] == 42][:3]
+    toward = positions[node] - positions[metals]
+    alike = positions.copy()
+    alike[metals] += 0.3 * toward
+    assert outlier(replace(whole, relaxed=alike)) is None
+    alike[metals[0]] -= 0.3 * toward[0]
+    assert outlier(replace(whole, relaxed=alike)) == "broken"
 
 
 @pytest.mark.parametrize("at", [(0, 0), (5, 3), (7, 7)])
@@ -162,7 +225,7 @@ def test_splits_keep_configurations_together(made):
     samples = [replace(base[k % len(base)], group=f"MoS2/V_S/{k // 3}") for k in range(600)]
     parts = split(samples, valid=0.2, test=0.1)
     groups = {name: {s.group for s in part} for name, part in parts.items()}
-    assert set(parts) == {"train", "valid", "test"}
+    assert set(parts) == {"train", "valid", "test", "extrapolation"} and not parts.pop("extrapolation")
     assert sum(map(len, groups.values())) == 200, "no configuration is in two parts"
     assert sum(map(len, parts.values())) == 600
     # 200 configurations: binomial, so within four standard deviations.

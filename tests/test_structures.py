@@ -58,6 +58,8 @@ def gone_xy(crystal):
         ("hBN", "V_B", {"B": -1}),
         ("hBN", "V_N", {"N": -1}),
         ("hBN", "V_BN", {"B": -1, "N": -1}),
+        ("hBN", "V_B3N", {"B": -3, "N": -1}),
+        ("hBN", "V_N6B3", {"N": -6, "B": -3}),
         ("MoS2", "W_Mo", {"W": 1, "Mo": -1}),
         ("MoS2", "Se_S", {"Se": 1, "S": -1}),
         ("MoS2", "Se2_S2", {"Se": 2, "S": -2}),
@@ -321,3 +323,20 @@ def test_zigzag_directions_turn_by_sixty_degrees():
     plane = HOSTS["MoS2"].plane_A()
     angles = [np.degrees(np.arctan2(*(np.array(step) @ plane)[::-1])) % 360 for step in ZIGZAG]
     assert angles == pytest.approx([0, 60, 120, 180, 240, 300], abs=1e-9)
+
+
+@pytest.mark.parametrize(("label", "left", "bonds"), [("V_B3N", "N", 6), ("V_B6N3", "N", 9), ("V_N3B", "B", 6)])
+def test_the_edge_of_a_triangle_is_of_one_element(label, left, bonds):
+    """All atoms that lost a neighbour are of the element that is missing less; two at each corner, in all 3 k."""
+    crystal = vacancy(pristine("hBN", 8), label)
+    structure = crystal.structure
+    distance = structure.distance_matrix[np.ix_(crystal.occupied, crystal.marker == VACANCY)]
+    elements = np.array(elements_of(structure))[crystal.occupied]
+    dangling = (distance < 1.6).any(axis=1)
+    assert set(elements[dangling]) == {left} and dangling.sum() == bonds
+
+
+@pytest.mark.parametrize("label", ["V_B4N", "V_B3N2", "V_B3C"])
+def test_what_is_no_triangle_is_refused(label):
+    with pytest.raises(StructureError):
+        vacancy(pristine("hBN", 8), label)

@@ -1,14 +1,18 @@
 """Relaxation against a potential whose minima are known, and CHGNet against symmetry and DFT."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.neighborlist import neighbor_list
 from springs import A_A, HEIGHT_A, Springs, STIFFNESS_eV_A2, rest_length
 
+from definet.crystals import host
+from definet.descent import force_constants, host_stiffness
 from definet.exceptions import TeacherError
-from definet.structures import build, elements_of, line, pristine, substitution, vacancy
-from definet.teacher import calculator, equilibrium_lattice, fidelity, relax
+from definet.structures import build, elements_of, line, pristine, substitution, trefoil, vacancy
+from definet.teacher import at_rest, calculator, equilibrium_lattice, fidelity, relax
 
 
 def linear_response(crystal):
@@ -63,6 +67,40 @@ def test_vacancy_nodes_stay_and_the_layer_does_not_float():
     assert moved[~crystal.occupied] == pytest.approx(0.0)
     assert moved[crystal.occupied].mean(axis=0) == pytest.approx(0.0, abs=1e-12)
     assert np.abs(moved[crystal.occupied]).max() > 0.005
+
+
+def test_the_stiffness_of_the_host_leads_to_the_same_minimum_in_fewer_steps():
+    """Against the general preconditioner of ASE, on the same forces."""
+    crystal = line(substitution(unstrained(7), "Se2_S2", (0, 0)), "SVL-3", (3, 3))
+    known = relax(crystal, Springs(), fmax=1e-3)
+    general = relax(replace(crystal, host=""), Springs(), fmax=1e-3)
+    assert known.converged and general.converged
+    assert np.abs(known.positions_A - general.positions_A).max() < 0.005
+    assert known.steps < general.steps
+
+
+def test_force_constants_are_those_of_the_springs():
+    """The M-X springs bind neighbours only, and a rigid shift costs nothing."""
+    constants = force_constants(host("MoS2"), A_A, Springs())
+    assert constants.sum(axis=(1, 2, 3)) == pytest.approx(0.0, abs=1e-3)
+    stiffness = host_stiffness(vacancy(unstrained(6), "V_S"), Springs())
+    assert stiffness.shape == (3 * 107, 3 * 107) and stiffness == pytest.approx(stiffness.T)
+    assert np.linalg.eigvalsh(stiffness).min() > -0.05
+    size = np.linalg.norm(constants, axis=(4, 5))
+    middle = size.shape[1] // 2
+    assert size[0, middle, middle, 1] > 1.0 and size[0, middle + 2, middle, 0] < 1e-3
+
+
+def test_atoms_beyond_the_sites_of_the_host_move_too():
+    crystal = trefoil(unstrained(7), "T1")
+    assert len(crystal.structure) > 147 and host_stiffness(crystal, Springs()).shape[0] == 3 * crystal.occupied.sum()
+    assert relax(crystal, Springs()).converged
+
+
+def test_a_layer_built_on_the_hosts_rest_does_not_move():
+    crystal = pristine(at_rest("MoS2", A_A, Springs()), 6, a_A=A_A)
+    assert np.ptp(crystal.structure.cart_coords[:, 2]) == pytest.approx(HEIGHT_A, abs=1e-3)
+    assert relax(crystal, Springs()).steps == 0
 
 
 def test_a_minimum_is_not_moved():

@@ -45,7 +45,7 @@ def vacancy(
     crystal : DefectStructure
     label : str
         ``V_`` and what is missing: ``V_S``, ``V_S2``, ``V_Mo``, ``V_MoS3`` (the metal and the three X of one layer),
-        ``V_MoS6``, ``V_C``, ``V_C2`` and ``V_BN`` (two adjacent atoms).
+        ``V_MoS6``, ``V_C``, ``V_C2`` and ``V_BN`` (two adjacent atoms), ``V_B3N``, ``V_N6B3`` (triangles).
     at : (i, j), optional
         Cell.
     layer : "top" or "bottom"
@@ -63,10 +63,28 @@ def vacancy(
         if sorted(facts.elements.values()) != sorted(e for e, count in missing.items() for _ in range(count)):
             raise StructureError(f"{label} are not two neighbours in {facts.name}")
         return place(crystal, Edit(label, tuple(Site(0, 0, k) for k in range(2))), at)
+    if facts.sublattices == ("A", "B") and len(missing) == 2 and facts.hexagonal:
+        return place(crystal, Edit(label, _triangle(facts, label, missing)), at)
     if others:
         return place(crystal, _metal_complex(facts, label, missing, layer), at)
     column = column_atoms(facts, _sublattice_of(facts, first, sublattice), missing[first], layer)
     return place(crystal, Edit(label, tuple(Site(0, 0, k) for k in column)), at)
+
+
+def _triangle(facts: Crystal, label: str, missing: dict[str, int]) -> tuple[Site, ...]:
+    """Sites of a triangular hole with k (k + 1)/2 atoms of one element and k (k - 1)/2 of the other."""
+    more, fewer = sorted(missing, key=lambda element: -missing[element])
+    side = next((k for k in range(2, 20) if missing[more] == k * (k + 1) // 2), 0)
+    if set(missing) != set(facts.elements.values()) or missing[fewer] != side * (side - 1) // 2:
+        raise StructureError(f"{label} is no triangle of {facts.name}", "Write for example V_B3N or V_N6B3.")
+    first = more == facts.elements["A"]
+    sign, kinds = (1, (0, 1)) if first else (-1, (1, 0))
+    return tuple(
+        Site(sign * i, sign * j, k)
+        for k, length in zip(kinds, (side, side - 1), strict=True)
+        for i in range(length)
+        for j in range(length - i)
+    )
 
 
 def _metal_complex(facts: Crystal, label: str, missing: dict[str, int], layer: Layer) -> Edit:
