@@ -15,99 +15,27 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
-from numpy.typing import NDArray
 
+from definet import published
 from definet.crystals import Crystal, host
 from definet.exceptions import DefinetError, InputFileError, OptionError, OutputError
 from definet.outliers import outlier
+from definet.samples import Sample, sample
 from definet.scenes import Scene, scenes
-from definet.teacher import Minimum, at_rest, calculator, equilibrium_lattice, fidelity, relax
+from definet.teacher import at_rest, calculator, equilibrium_lattice, fidelity, relax
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
-FloatArray = NDArray[np.float64]
-
 SCHEMA = "definet.dataset/1"
 SHARD = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One defect, before and after relaxation.
-
-    Attributes
-    ----------
-    numbers : (N,) int64 array
-        Atomic numbers; of the missing element at a vacancy node.
-    positions, relaxed : (N, 3) arrays
-        Cartesian, Angstrom. `relaxed` is the periodic image nearest to the unrelaxed position; vacancy nodes stay. The
-        mean displacement of the atoms is zero in x, y and z, because a periodic layer may float as a whole.
-    cell : (3, 3) array
-        Rows, Angstrom; at the teacher's own lattice constant.
-    marker : (N,) int64 array
-        0 pristine, 1 exchanged or added, 2 vacancy node.
-    host, label : str
-    source : str
-        Which potential or method relaxed it, with its version: "chgnet-0.4.2".
-    group : str
-        Configuration: equal for defects that are equal by symmetry; never to be split.
-    converged : bool
-    energy_eV, initial_energy_eV : float
-        Relaxed and unrelaxed.
-    shape : (n, m)
-        Repeats of the unit cell.
-    fmax_eV_A : float
-        Largest force left.
-    """
-
-    numbers: NDArray[np.int64]
-    positions: FloatArray
-    relaxed: FloatArray
-    cell: FloatArray
-    marker: NDArray[np.int64]
-    host: str
-    label: str
-    source: str
-    group: str
-    converged: bool
-    energy_eV: float
-    initial_energy_eV: float
-    shape: tuple[int, int] = (0, 0)
-    fmax_eV_A: float = 0.0
-
-    @property
-    def displacement(self) -> FloatArray:
-        """(N, 3) relaxed minus unrelaxed, Angstrom."""
-        return self.relaxed - self.positions
-
-
-def sample(scene: Scene, minimum: Minimum, source: str) -> Sample:
-    """Pair a scene with where it relaxed to."""
-    structure = scene.crystal.structure
-    return Sample(
-        numbers=np.array(structure.atomic_numbers, np.int64),
-        positions=structure.cart_coords,
-        relaxed=minimum.positions_A,
-        cell=structure.lattice.matrix,
-        marker=scene.crystal.marker,
-        host=scene.crystal.host,
-        label=scene.crystal.label,
-        source=source,
-        group=scene.group,
-        converged=minimum.converged,
-        energy_eV=minimum.energy_eV,
-        initial_energy_eV=minimum.initial_energy_eV,
-        shape=scene.crystal.shape,
-        fmax_eV_A=minimum.fmax_eV_A,
-    )
 
 
 def make(
@@ -247,11 +175,12 @@ def _read(path: Path) -> list[Sample]:
         ends = np.cumsum(arrays["count"])
         nodes = {name: np.split(arrays[name], ends[:-1]) for name in _PER_NODE if len(ends)}
         rows: list[dict[str, Any]] = [
-            {name: nodes[name][k] for name in _PER_NODE} | {name: _plain(arrays[name][k]) for name in _PER_SAMPLE}
+            {name: nodes[name][k] for name in _PER_NODE}
+            | {name: _plain(arrays[name][k]) for name in _PER_SAMPLE if name in arrays}
             for k in range(len(ends))
         ]
         return [Sample(**row) for row in rows]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise InputFileError(f"{path} is no readable shard: {error}") from error
 
 
@@ -263,13 +192,15 @@ def _plain(value: Any) -> Any:
 
 
 def load(folder: Path) -> list[Sample]:
-    """Read all samples of a folder, in the order in which they were drawn.
+    """Read all samples of a folder: one that `make` made, in the order of drawing, or one in the published layout.
 
     Raises
     ------
     InputFileError
-        If there are none, or a shard is damaged.
+        If there are none, or a file is damaged.
     """
+    if published.folders(Path(folder)):
+        return published.load(Path(folder))
     paths = sorted(Path(folder).glob("shard-*.npz"))
     if not paths:
         raise InputFileError(f"{folder} holds no samples", "Make some: python -m definet.dataset make --out DIR ...")
@@ -277,7 +208,9 @@ def load(folder: Path) -> list[Sample]:
 
 
 def data_sha256(folder: Path) -> str:
-    """Hash of all shards of a folder, in their order."""
+    """Hash of all shards, or of all published files, of a folder, in their order."""
+    if published.folders(Path(folder)):
+        return published.data_sha256(Path(folder))
     digest = hashlib.sha256()
     for path in sorted(Path(folder).glob("shard-*.npz")):
         digest.update(path.read_bytes())
@@ -289,8 +222,8 @@ def split(
 ) -> dict[str, list[Sample]]:
     """Part samples by configuration, never by row.
 
-    What goes beyond the training range (`beyond`) is set aside whole. Of the rest a configuration's part follows from a
-    hash of its key alone: it stays where it is when the set grows.
+    A published split is kept. What goes beyond the training range (`beyond`) is set aside whole. Of the rest a
+    configuration's part follows from a hash of its key alone: it stays where it is when the set grows.
 
     Parameters
     ----------
@@ -315,7 +248,7 @@ def split(
     for found in samples:
         place = int(hashlib.sha256(f"{seed}/{found.group}".encode()).hexdigest()[:12], 16) / 16**12
         inside = "test" if place < test else "valid" if place < test + valid else "train"
-        parts["extrapolation" if beyond(found.label) else inside].append(found)
+        parts[found.part or ("extrapolation" if beyond(found.label) else inside)].append(found)
     return parts
 
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from definet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from definet.crystals import host
-from definet.dataset import Sample, load, split
+from definet.dataset import load, split
 from definet.graph import VACANCY
 from definet.predict import displacements, resolve_device
+from definet.samples import Sample
 from definet.train import example
 
 FloatArray = NDArray[np.float64]

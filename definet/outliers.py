@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from definet.dataset import Sample
+    from definet.samples import Sample
 
 FloatArray = NDArray[np.float64]
 

@@ -6,7 +6,7 @@ Hosts and kinds of defect are interleaved: a set that is stopped at any time is 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,16 +86,39 @@ def configuration(crystal: DefectStructure) -> str:
         f">{'' if crystal.marker[k] == VACANCY else elements[k]}"
         for k in crystal.sites
     ]
-    nodes = crystal.structure.frac_coords[list(crystal.sites)].reshape(-1, 3)
+    nodes = crystal.structure.cart_coords[list(crystal.sites)].reshape(-1, 3)
     scale_A = float(crystal.structure.lattice.a) / crystal.shape[0]
-    distance = crystal.structure.lattice.get_all_distances(nodes, nodes) / scale_A
+    return fingerprint(crystal.host, crystal.label, kinds, nodes, crystal.structure.lattice.matrix, scale_A)
+
+
+def fingerprint(
+    host_name: str, label: str, kinds: Sequence[str], nodes: FloatArray, cell: FloatArray, scale_A: float
+) -> str:
+    """Key of a configuration, see `configuration`.
+
+    Parameters
+    ----------
+    host_name, label : str
+    kinds : sequence of str
+        "belongs>is" of each node of the defect, elements.
+    nodes : (D, 3) array
+        Their positions, Angstrom.
+    cell : (3, 3) array
+        Rows, Angstrom.
+    scale_A : float
+        Lattice constant that distances are counted in.
+    """
+    from pymatgen.core.lattice import Lattice
+
+    fractional = nodes @ np.linalg.inv(cell)
+    distance = Lattice(cell).get_all_distances(fractional, fractional) / scale_A
     pairs = sorted(
         f"{min(kinds[p], kinds[q])}|{max(kinds[p], kinds[q])}|{distance[p, q]:.2f}"
         for p in range(len(kinds))
         for q in range(p + 1)
     )
     digest = hashlib.sha256("\n".join(pairs).encode()).hexdigest()[:10]
-    return f"{crystal.host}/{'+'.join(sorted(crystal.label.split('+')))}/{digest}"
+    return f"{host_name}/{'+'.join(sorted(label.split('+')))}/{digest}"
 
 
 def _draw(rng: np.random.Generator, crystal: Crystal, a_A: float) -> DefectStructure:

@@ -24,10 +24,11 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from definet.checkpoint import Checkpoint, HostRange, Provenance, kinds_of, load_checkpoint, save_checkpoint
-from definet.dataset import Sample, data_sha256, load, split
+from definet.dataset import data_sha256, load, split
 from definet.exceptions import ModelError, OptionError
 from definet.graph import DefectGraph, build_graph, collate, without_drift
 from definet.model import DefiNet, ModelConfig
+from definet.samples import Sample
 
 
 @dataclass(frozen=True)

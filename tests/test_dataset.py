@@ -11,10 +11,11 @@ import pytest
 import definet.dataset as dataset
 from definet.crystals import HOSTS as HOSTS_OF_THE_TABLE
 from definet.crystals import host
-from definet.dataset import Sample, beyond, data_sha256, lattice_constants, load, main, make, split
+from definet.dataset import beyond, data_sha256, lattice_constants, load, main, make, split
 from definet.exceptions import InputFileError, OptionError, OutputError, StructureError, UnknownHostError
 from definet.families import families
 from definet.outliers import broken_symmetry_A, outlier
+from definet.samples import Sample
 from definet.scenes import configuration, scenes
 from definet.structures import line, pristine, trefoil, vacancy
 

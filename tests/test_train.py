@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from definet.checkpoint import HostRange, load_checkpoint
-from definet.dataset import Sample
 from definet.evaluate import as_text, evaluate, family, scores
 from definet.exceptions import ModelError, OptionError
 from definet.model import DefiNet, ModelConfig
+from definet.samples import Sample
 from definet.structures import VACANCY, DefectStructure, build, pristine
 from definet.train import TrainConfig, example, learning_rate, position_loss, provenance, train
 
