@@ -166,8 +166,8 @@ class MessagePassing(nn.Module):
         along_vec, along_edge, scalar = message.split(h, dim=1)  # (E, H) each
         vector = vec.index_select(0, edges.sender % n) * along_vec[:, None]  # (E, 3, H)
         vector = torch.addcmul(vector, along_edge[:, None], edges.direction[:, :, None])  # (E, 3, H)
-        dvec = torch.zeros_like(vec).index_add(0, edges.target, vector) / math.sqrt(h)  # (N, 3, H)
-        dx = torch.zeros_like(x).index_add(0, edges.target, scalar)  # (N, H)
+        dvec = vector.new_zeros(vec.shape).index_add(0, edges.target, vector) / math.sqrt(h)  # (N, 3, H)
+        dx = scalar.new_zeros(x.shape).index_add(0, edges.target, scalar)  # (N, H)
         return dx, self.vec_activation(dvec)
 
 
@@ -210,7 +210,7 @@ class CoordUpdate(nn.Module):
         message = table.index_select(0, edges.sender) * project(self.edge_proj, edges.radial)  # (E, H)
         push = self.coord_mlp(message) * edges.radial[:, -1:] * edges.direction  # (E, 3)
         own: Tensor = self.lin_vec2coord(vec).squeeze(2)  # (N, 3)
-        return 0.5 * own.index_add(0, edges.target, push)
+        return 0.5 * own.to(push.dtype).index_add(0, edges.target, push)
 
 
 class VirtualScalar(nn.Module):
@@ -284,7 +284,8 @@ class DefiNet(nn.Module):
         vec = x.new_zeros(len(x), 3, x.shape[1])  # (N, 3, H)
         vx = self.vn_emb.weight.expand(graph.n_structures, -1)  # (G, H)
         vvec = x.new_zeros(graph.n_structures, 3, x.shape[1])  # (G, 3, H)
-        shift = torch.einsum("ek,ekc->ec", graph.edge_offset, graph.cell[graph.batch[graph.edge_index[0]]])  # (E, 3)
+        cells = graph.cell[graph.batch[graph.edge_index[0]]]  # (E, 3, 3)
+        shift = (graph.edge_offset[:, :, None] * cells).sum(1)  # (E, 3), no product that mixed precision would round
         positions, edges = graph.positions, self._edges(graph, graph.positions, shift)  # (N, 3)
         trace: list[Tensor] = []
         for scalar, vector, message, update, coordinate in self._layers():

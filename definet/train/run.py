@@ -1,0 +1,120 @@
+"""The folder of a run, what it says, and what weights say of the data that they were trained on."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+
+from definet.checkpoint import HostRange, Provenance, kinds_of
+from definet.exceptions import OptionError, OutputError
+from definet.samples import Sample
+from definet.train.config import TrainConfig
+
+
+class Progress(NamedTuple):
+    """How far a run is.
+
+    Attributes
+    ----------
+    step, steps : int
+    loss_A : float
+        Of the last step.
+    validation_A : float or None
+        Of the last validation; None before the first.
+    unmoved_A : float
+        What the validation error would be if nothing moved.
+    steps_per_s, seconds_left : float
+        Since the run began or went on.
+    """
+
+    step: int
+    steps: int
+    loss_A: float
+    validation_A: float | None
+    unmoved_A: float
+    steps_per_s: float
+    seconds_left: float
+
+
+def claim(run: Path, config: TrainConfig, source: Provenance, start_sha256: str, about: Mapping[str, Any]) -> None:
+    """Make the folder of a run with its config.json, or make sure that it holds this run.
+
+    Raises
+    ------
+    OptionError
+        If it holds a run with other settings or data.
+    OutputError
+    """
+    asked = {"settings": asdict(config), "data_sha256": source.data_sha256, "start_sha256": start_sha256}
+    path = run / "config.json"
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            known = json.loads(path.read_text())
+            if {key: known.get(key) for key in asked} != json.loads(json.dumps(asked)):
+                raise OptionError(f"{run} holds a run with other settings or data", "Choose another folder.")
+            return
+        machine = {"torch": str(torch.__version__), "python": platform.python_version(), "version": version()}
+        path.write_text(json.dumps({**asked, **about, "environment": machine}, indent=1) + "\n")
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{run} cannot be used as the folder of a run: {error}") from error
+
+
+def log(run: Path, **values: float) -> None:
+    """Add a line to metrics.jsonl."""
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(values | {"time": round(time.time(), 1)}) + "\n")
+
+
+def history(run: Path) -> list[dict[str, float]]:
+    """What metrics.jsonl says, in order: step, loss_A, validation_A, lr, time."""
+    path = run / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def forget_after(run: Path, step: int) -> None:
+    """Take out lines of the log that a run, cut off and going on from `step`, will write again."""
+    kept = [entry for entry in history(run) if entry["step"] <= step]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+
+
+def provenance(samples: Sequence[Sample], data_hash: str) -> Provenance:
+    """Collect what weights trained on these samples have seen: hosts, lattice constants, elements, kinds of defects.
+
+    Raises
+    ------
+    OptionError
+        If one host comes in several lattice constants.
+    """
+    hosts = {}
+    for name in sorted({sample.host for sample in samples}):
+        mine = [sample for sample in samples if sample.host == name]
+        constants = [float(np.linalg.norm(sample.cell[0])) / sample.shape[0] for sample in mine]
+        if np.ptp(constants) > 1e-3:
+            remedy = "Train on one teacher after the other: begin with the weights of the first (--start)."
+            extremes = f"from {min(constants):.3f} to {max(constants):.3f} A"
+            raise OptionError(f"{name} has lattice constants {extremes}", remedy)
+        numbers = sorted({int(number) for sample in mine for number in sample.numbers})
+        elements = tuple(chemical_symbols[number] for number in numbers)
+        kinds = frozenset[str]().union(*(kinds_of(sample.label) for sample in mine))
+        hosts[name] = HostRange(constants[0], elements, tuple(sorted(kinds)), len(mine))
+    teachers = ", ".join(sorted({sample.source for sample in samples}))
+    return Provenance(hosts, teachers, data_hash, version())
+
+
+def version() -> str:
+    """Release of this package."""
+    try:
+        return metadata.version("stemfit")
+    except metadata.PackageNotFoundError:
+        return "unreleased"
