@@ -1,138 +1,28 @@
-"""Make, store, load and split relaxed defect structures.
+"""Store, load and split relaxed defect structures.
 
-A set is a folder of compressed shards and a `set.json` that says how it was made. A shard is written under a temporary
-name and renamed, so one that exists is whole; making goes on where it stopped and gives the same set.
-
-    python -m definet.dataset make --out DIR --host MoS2 WSe2 --count 500 --seed 1
+A set is a folder of compressed shards and a `set.json` that says how it was made (`definet.making`). A shard is written
+under a temporary name and renamed, so one that exists is whole.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from definet import published
-from definet.crystals import Crystal, host
-from definet.exceptions import DefinetError, InputFileError, OptionError, OutputError
-from definet.outliers import outlier
-from definet.samples import Sample, sample
-from definet.scenes import Scene, scenes
-from definet.teacher import at_rest, calculator, equilibrium_lattice, fidelity, relax
-
-if TYPE_CHECKING:
-    from ase.calculators.calculator import Calculator
+from definet.exceptions import InputFileError, OptionError, OutputError
+from definet.samples import Sample
 
 SCHEMA = "definet.dataset/1"
-SHARD = 8
-
-
-def make(
-    out: Path,
-    hosts: Mapping[str, float],
-    count: int,
-    seed: int,
-    potential: str = "chgnet",
-    report: Callable[[str], None] = lambda line: None,
-) -> int:
-    """Relax `count` random defects into a folder, or go on with it.
-
-    Parameters
-    ----------
-    out : Path
-        New folder, or one that was begun with the same seed and hosts.
-    hosts : mapping of host to weight
-    count : int
-        Scenes drawn, in all; outliers among them are counted in the shards and left out.
-    seed : int
-    potential : str
-        As in `definet.teacher.calculator`.
-    report : callable
-        Told one line per relaxation.
-
-    Returns
-    -------
-    int
-        Samples stored in all.
-
-    Raises
-    ------
-    UnknownHostError, OptionError, OutputError, TeacherError
-    """
-    if count < 1:
-        raise OptionError(f"cannot make {count} samples", "Ask for one or more.")
-    for name in hosts:
-        host(name)
-    potential_ = calculator(potential)
-    lattice_A, crystals = _claim(out, hosts, seed, potential, potential_)
-    stream = scenes(seed, lattice_A, hosts, crystals)
-    stored = 0
-    for shard in range(-(-count // SHARD)):
-        drawn = list(islice(stream, min(SHARD, count - shard * SHARD)))
-        path = out / f"shard-{shard:05d}.npz"
-        if not path.exists() or _drawn(path) < len(drawn):
-            _write(path, _relaxed(drawn, potential_, fidelity(potential), report), len(drawn))
-        stored += len(_read(path))
-    return stored
-
-
-def _relaxed(
-    drawn: Sequence[Scene], potential: Calculator, source: str, report: Callable[[str], None]
-) -> Iterator[Sample]:
-    for scene in drawn:
-        found = sample(scene, relax(scene.crystal, potential), source)
-        reason = outlier(found)
-        move = np.linalg.norm(found.displacement, axis=1).max()
-        report(
-            f"{scene.number} {found.group} {found.shape} converged={found.converged} fmax={found.fmax_eV_A:.3f} "
-            f"moved={move:.2f} A, {found.energy_eV - found.initial_energy_eV:.2f} eV {reason or ''}"
-        )
-        if reason is None:
-            yield found
-
-
-def _claim(
-    out: Path, hosts: Mapping[str, float], seed: int, potential: str, made: Calculator
-) -> tuple[dict[str, float], dict[str, Crystal]]:
-    """Every host as it is in this potential, from `set.json`, which is written if the folder is new."""
-    path = out / "set.json"
-    asked = {"schema": SCHEMA, "seed": seed, "hosts": dict(sorted(hosts.items())), "source": fidelity(potential)}
-    if path.exists():
-        known = json.loads(path.read_text())
-        if {key: known.get(key) for key in asked} != asked:
-            raise OutputError(f"{out} holds a set with other settings", "Choose another folder.")
-        return dict(known["lattice_A"]), {name: _crystal(name, basis) for name, basis in known["basis"].items()}
-    if out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out} exists and is no set of samples")
-    lattice_A = {name: equilibrium_lattice(name, made) for name in sorted(hosts)}
-    crystals = {name: at_rest(name, a_A, made) for name, a_A in lattice_A.items()}
-    basis = {name: [[atom.u, atom.v, atom.z_A] for atom in crystal.basis] for name, crystal in crystals.items()}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        temporary = out / f".tmp-{os.getpid()}.json"
-        temporary.write_text(json.dumps({**asked, "lattice_A": lattice_A, "basis": basis}, indent=1))
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror}") from error
-    return lattice_A, crystals
-
-
-def _crystal(name: str, basis: Sequence[tuple[float, float, float]]) -> Crystal:
-    """A host with its atoms at cell coordinates u, v and heights in Angstrom."""
-    facts = host(name)
-    atoms = zip(facts.basis, basis, strict=True)
-    return replace(facts, basis=tuple(replace(atom, u=u, v=v, z_A=z_A) for atom, (u, v, z_A) in atoms))
 
 
 def lattice_constants(folder: Path) -> dict[str, float]:
@@ -147,9 +37,13 @@ _PER_NODE = ("numbers", "positions", "relaxed", "marker")
 _PER_SAMPLE = tuple(field.name for field in fields(Sample) if field.name not in _PER_NODE)
 
 
-def _write(path: Path, samples: Iterator[Sample], drawn: int) -> None:
-    """Store nodes of all samples one after the other, with their counts."""
-    kept = list(samples)
+def write_shard(path: Path, kept: Sequence[Sample], drawn: int) -> None:
+    """Store nodes of all samples one after the other, with their counts, and out of how many draws they are.
+
+    Raises
+    ------
+    OutputError
+    """
     arrays: dict[str, Any] = {"drawn": np.array(drawn), "count": np.array([len(s.numbers) for s in kept], np.int64)}
     for name in _PER_NODE if kept else ():
         arrays[name] = np.concatenate([getattr(s, name) for s in kept])
@@ -163,12 +57,19 @@ def _write(path: Path, samples: Iterator[Sample], drawn: int) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _drawn(path: Path) -> int:
+def drawn_in(path: Path) -> int:
+    """How many draws a shard comes from, the outliers that were left out included."""
     with np.load(path) as shard:
         return int(shard["drawn"])
 
 
-def _read(path: Path) -> list[Sample]:
+def read_shard(path: Path) -> list[Sample]:
+    """Samples of one shard.
+
+    Raises
+    ------
+    InputFileError
+    """
     try:
         with path.open("rb") as stream, np.load(stream) as shard:
             arrays = dict(shard)
@@ -203,8 +104,8 @@ def load(folder: Path) -> list[Sample]:
         return published.load(Path(folder))
     paths = sorted(Path(folder).glob("shard-*.npz"))
     if not paths:
-        raise InputFileError(f"{folder} holds no samples", "Make some: python -m definet.dataset make --out DIR ...")
-    return [found for path in paths for found in _read(path)]
+        raise InputFileError(f"{folder} holds no samples", "Make some: stemfit dataset make --out DIR ...")
+    return [found for path in paths for found in read_shard(path)]
 
 
 def data_sha256(folder: Path) -> str:
@@ -272,39 +173,10 @@ def beyond(label: str) -> bool:
     )
 
 
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-def _hosts(words: Sequence[str]) -> dict[str, float]:
-    """Read "MoS2" or "MoS2=2"."""
-    pairs = [word.partition("=") for word in words]
-    try:
-        return {name: float(weight or 1) for name, _, weight in pairs}
-    except ValueError as error:
-        raise OptionError(f"a weight is not a number: {error}", "Write for example MoS2=2.") from error
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Make a set from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m definet.dataset", description="Make training samples.")
-    command = parser.add_subparsers(dest="command", required=True).add_parser("make", help="relax random defects")
-    command.add_argument("--out", type=Path, required=True, help="folder; one begun before is gone on with")
-    command.add_argument("--host", nargs="+", required=True, help="MoS2, or MoS2=2 to draw it twice as often")
-    command.add_argument("--count", type=int, required=True, help="scenes to draw in all")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--potential", default="chgnet", help="chgnet, or module:factory of an ASE calculator")
-    asked = parser.parse_args(words)
-    try:
-        hosts = _hosts(asked.host)
-        stored = make(asked.out, hosts, asked.count, asked.seed, asked.potential, _say)
-    except DefinetError as error:
-        sys.stderr.write(f"{error}. {error.remedy}\n")
-        return error.exit_code
-    _say(f"{stored} samples in {asked.out}, {asked.count - stored} left out")
-    return 0
-
-
 if __name__ == "__main__":
+    # Long runs were begun under this name; `stemfit dataset make` is what to use.
+    import sys
+
+    from definet.making import main
+
     sys.exit(main())

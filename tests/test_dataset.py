@@ -1,6 +1,8 @@
 """Samples: what is drawn, stored, left out and kept apart."""
 
 import json
+import os
+import sys
 from collections import Counter
 from dataclasses import fields, replace
 from itertools import islice
@@ -8,12 +10,13 @@ from itertools import islice
 import numpy as np
 import pytest
 
-import definet.dataset as dataset
+import definet.making as making
 from definet.crystals import HOSTS as HOSTS_OF_THE_TABLE
 from definet.crystals import host
-from definet.dataset import beyond, data_sha256, lattice_constants, load, main, make, split
-from definet.exceptions import InputFileError, OptionError, OutputError, StructureError, UnknownHostError
+from definet.dataset import beyond, data_sha256, lattice_constants, load, split
+from definet.exceptions import InputFileError, OptionError, OutputError, StructureError, TeacherError, UnknownHostError
 from definet.families import families
+from definet.making import main, make, weights
 from definet.outliers import broken_symmetry_A, outlier
 from definet.samples import Sample
 from definet.scenes import configuration, scenes
@@ -173,7 +176,7 @@ def test_what_is_made_can_be_loaded(made):
 
 def test_making_goes_on_where_it_stopped_and_gives_the_same_set(made, tmp_path, monkeypatch):
     folder = tmp_path / "set"
-    monkeypatch.setattr(dataset, "SHARD", 2)
+    monkeypatch.setattr(making, "SHARD", 2)
     relaxed = []
     make(folder, HOSTS, 3, 7, "springs:Springs", relaxed.append)
     (folder / "shard-00000.npz").rename(tmp_path / "kept.npz")
@@ -189,6 +192,59 @@ def test_making_goes_on_where_it_stopped_and_gives_the_same_set(made, tmp_path, 
     make(folder, HOSTS, 5, 7, "springs:Springs", relaxed.append)
     assert len(relaxed) == 6, "nothing is made twice"
     assert not list(folder.glob(".tmp*"))
+
+
+def test_several_processes_and_a_cluster_make_the_same_set(tmp_path, monkeypatch):
+    """The files, byte for byte: two spawned processes, one thread of a Dask worker, and this process."""
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(making, "SHARD", 1)
+    for name in making.THREADS:
+        monkeypatch.setenv(name, "3")
+    lines = {}
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
+        for name, where in {"one": {}, "two": {"jobs": 2}, "dask": {"dask": cluster.scheduler_address}}.items():
+            lines[name] = []
+            assert make(tmp_path / name, HOSTS, 3, 7, "springs:Springs", lines[name].append, **where) == 3
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert sorted(lines["one"]) == sorted(lines["two"]) == sorted(lines["dask"]) and len(lines["one"]) == 3
+    for path in sorted((tmp_path / "one").glob("*")):
+        assert (tmp_path / "two" / path.name).read_bytes() == path.read_bytes(), path.name
+        assert (tmp_path / "dask" / path.name).read_bytes() == path.read_bytes(), path.name
+    first = load(tmp_path / "two")[0]
+    assert first.origin.startswith("scene 0 of seed 7, stemfit ")
+
+
+def test_what_cannot_work_is_said(tmp_path, monkeypatch):
+    with pytest.raises(OptionError, match="0 processes"):
+        make(tmp_path / "a", HOSTS, 1, 7, "springs:Springs", jobs=0)
+    with pytest.raises(OptionError, match="no Dask scheduler"):
+        make(tmp_path / "a", HOSTS, 1, 7, "springs:Springs", dask="nonsense://nowhere:1")
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(OptionError, match="distributed"):
+        make(tmp_path / "a", HOSTS, 1, 7, "springs:Springs", dask="tcp://127.0.0.1:8786")
+    with pytest.raises(TeacherError, match="unknown potential"):
+        make(tmp_path / "a", HOSTS, 9, 7, "nonsense", jobs=2)
+    assert not (tmp_path / "a").exists()
+
+
+def test_hosts_are_weighted_in_words():
+    assert weights(["MoS2=3", "WSe2"]) == weights(["MoS2=3,WSe2"]) == {"MoS2": 3.0, "WSe2": 1.0}
+    for wrong in ("MoS2=0", "MoS2=-1", "MoS2=nan", "MoS2=many"):
+        with pytest.raises(OptionError, match="positive"):
+            weights([wrong])
+
+
+def test_shards_without_the_newer_fields_are_read(made, tmp_path):
+    """Of the fields with a default, a shard may lack any; of the others, none."""
+    with np.load(made[0] / "shard-00000.npz") as shard:
+        arrays = dict(shard)
+    old = {name: value for name, value in arrays.items() if name not in ("part", "origin")}
+    np.savez_compressed(tmp_path / "shard-00000.npz", **old)
+    assert [sample.origin for sample in load(tmp_path)] == [""] * len(load(made[0]))
+    np.savez_compressed(tmp_path / "shard-00000.npz", **{k: v for k, v in old.items() if k != "label"})
+    with pytest.raises(InputFileError, match="label"):
+        load(tmp_path)
 
 
 def test_the_hash_of_a_set_follows_its_content(made, tmp_path):

@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from ase.data import chemical_symbols
 
 from definet.checkpoint import HostRange, Provenance, kinds_of
 from definet.exceptions import OptionError, OutputError
+from definet.release import version
 from definet.samples import Sample
 from definet.train.config import TrainConfig
 
@@ -110,11 +110,3 @@ def provenance(samples: Sequence[Sample], data_hash: str) -> Provenance:
         hosts[name] = HostRange(constants[0], elements, tuple(sorted(kinds)), len(mine))
     teachers = ", ".join(sorted({sample.source for sample in samples}))
     return Provenance(hosts, teachers, data_hash, version())
-
-
-def version() -> str:
-    """Release of this package."""
-    try:
-        return metadata.version("stemfit")
-    except metadata.PackageNotFoundError:
-        return "unreleased"

@@ -1,0 +1,294 @@
+"""Make samples: draw random defects, relax them with a potential, store them in shards.
+
+Making goes on where it stopped, and gives the same set however many processes work on it: what is drawn follows from
+the seed, and a shard from what is drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from definet.crystals import Crystal, host
+from definet.dataset import SCHEMA, drawn_in, read_shard, write_shard
+from definet.exceptions import DefinetError, OptionError, OutputError, TeacherError
+from definet.outliers import outlier
+from definet.release import version
+from definet.samples import Sample, sample
+from definet.scenes import Scene, scenes
+from definet.teacher import at_rest, calculator, equilibrium_lattice, fidelity, relax
+
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+
+SHARD = 8
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""One thread per process is fastest for layers of a few hundred atoms; read when numpy and torch load."""
+
+
+class Task(NamedTuple):
+    """A shard to be made: where it will lie, what was drawn for it, what relaxes that, and how its origin reads."""
+
+    path: Path
+    drawn: list[Scene]
+    potential: str
+    origin: str
+
+
+class Made(NamedTuple):
+    """What came of a task: samples to keep, and a line on every relaxation."""
+
+    samples: list[Sample]
+    lines: list[str]
+
+
+def make(
+    out: Path,
+    hosts: Mapping[str, float],
+    count: int,
+    seed: int,
+    potential: str = "chgnet",
+    report: Callable[[str], None] = lambda line: None,
+    *,
+    jobs: int = 1,
+    dask: str | None = None,
+) -> int:
+    """Relax `count` random defects into a folder, or go on with it.
+
+    Parameters
+    ----------
+    out : Path
+        New folder, or one that was begun with the same seed and hosts.
+    hosts : mapping of host to weight
+    count : int
+        Scenes drawn, in all; outliers among them are counted in the shards and left out.
+    seed : int
+    potential : str
+        As in `definet.teacher.calculator`.
+    report : callable
+        Told one line per relaxation, in the order in which shards are done.
+    jobs : int
+        Processes that work side by side; with one, this process works itself.
+    dask : str, optional
+        Address of the scheduler of a Dask cluster that works instead; its workers need this package and the potential.
+
+    Returns
+    -------
+    int
+        Samples stored in all.
+
+    Raises
+    ------
+    UnknownHostError, OptionError, OutputError, TeacherError
+    """
+    if count < 1:
+        raise OptionError(f"cannot make {count} samples", "Ask for one or more.")
+    if jobs < 1:
+        raise OptionError(f"cannot work in {jobs} processes", "Ask for one or more.")
+    for name in hosts:
+        host(name)
+    with _workers(min(jobs, -(-count // SHARD)), dask) as (executor, slots):
+        lattice_A, crystals = _claim(out, hosts, seed, potential)
+        stream = scenes(seed, lattice_A, hosts, crystals)
+        for task, made in _carried_out(_tasks(out, stream, count, seed, potential), executor, slots):
+            write_shard(task.path, made.samples, len(task.drawn))
+            for line in made.lines:
+                report(line)
+    return sum(len(read_shard(path)) for path in _shards(out, count))
+
+
+def weights(words: Sequence[str]) -> dict[str, float]:
+    """Hosts with how often they are drawn, from words such as "MoS2" or "MoS2=2", or several of them with commas.
+
+    Raises
+    ------
+    OptionError
+    """
+    found: dict[str, float] = {}
+    for word in ",".join(words).split(","):
+        name, _, text = word.strip().partition("=")
+        try:
+            found[name] = float(text or 1)
+        except ValueError:
+            found[name] = math.nan
+        if not 0 < found[name] < math.inf:
+            raise OptionError(f"the weight of {word!r} is no positive number", "Write for example MoS2=2.")
+    return found
+
+
+def _shards(out: Path, count: int) -> list[Path]:
+    return [out / f"shard-{shard:05d}.npz" for shard in range(-(-count // SHARD))]
+
+
+def _tasks(out: Path, stream: Iterator[Scene], count: int, seed: int, potential: str) -> Iterator[Task]:
+    """Shards that are missing or were cut short; scenes of the others are drawn, too, because none may come twice."""
+    for number, path in enumerate(_shards(out, count)):
+        drawn = list(islice(stream, min(SHARD, count - number * SHARD)))
+        if not path.exists() or drawn_in(path) < len(drawn):
+            yield Task(path, drawn, potential, f"seed {seed}, stemfit {version()}")
+
+
+def _carried_out(tasks: Iterator[Task], executor: Executor | None, slots: int) -> Iterator[tuple[Task, Made]]:
+    """Tasks with what came of them as they end; a few wait for each worker, so that drawing keeps nobody waiting."""
+    if executor is None:
+        yield from ((task, carry_out(task)) for task in tasks)
+        return
+    running: dict[Future[Made], Task] = {}
+    try:
+        for task in tasks:
+            running[executor.submit(carry_out, task)] = task
+            if len(running) >= 2 * slots:
+                yield from _ended(running)
+        while running:
+            yield from _ended(running)
+    except BrokenProcessPool as error:
+        remedy = "It may have run out of memory: ask for fewer jobs. What is done is kept."
+        raise TeacherError("a process that relaxes structures has died", remedy) from error
+
+
+def _ended(running: dict[Future[Made], Task]) -> Iterator[tuple[Task, Made]]:
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        yield running.pop(future), future.result()
+
+
+def carry_out(task: Task) -> Made:
+    """Relax what was drawn for one shard: a function of the task alone."""
+    made = Made([], [])
+    for scene in task.drawn:
+        minimum = relax(scene.crystal, _own(task.potential))
+        found = replace(
+            sample(scene, minimum, fidelity(task.potential)), origin=f"scene {scene.number} of {task.origin}"
+        )
+        reason = outlier(found)
+        move = np.linalg.norm(found.displacement, axis=1).max()
+        made.lines.append(
+            f"{scene.number} {found.group} {found.shape} converged={found.converged} fmax={found.fmax_eV_A:.3f} "
+            f"moved={move:.2f} A, {found.energy_eV - found.initial_energy_eV:.2f} eV {reason or ''}"
+        )
+        if reason is None:
+            made.samples.append(found)
+    return made
+
+
+_LOADED = threading.local()
+
+
+def _own(potential: str) -> Calculator:
+    """The potential, loaded once in each thread: a calculator holds the structure it is at."""
+    known: dict[str, Calculator] = _LOADED.__dict__.setdefault("known", {})
+    if potential not in known:
+        known[potential] = calculator(potential)
+    return known[potential]
+
+
+@contextmanager
+def _workers(jobs: int, dask: str | None) -> Iterator[tuple[Executor | None, int]]:
+    """Who carries out tasks, and how many at a time."""
+    if dask is not None:
+        with _cluster(dask) as found:
+            yield found
+    elif jobs == 1:
+        yield None, 1
+    else:
+        before = {name: os.environ.get(name) for name in THREADS}
+        os.environ.update(dict.fromkeys(THREADS, "1"))
+        pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+        try:
+            yield pool, jobs
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[tuple[Executor, int]]:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise OptionError("a Dask cluster needs the package distributed", "pip install 'stemfit[dask]'.") from error
+    try:
+        client = Client(address, timeout="10s")
+    except (OSError, ValueError) as error:
+        remedy = "Give the address that dask scheduler prints, tcp://HOST:8786."
+        raise OptionError(f"no Dask scheduler answers at {address!r}", remedy) from error
+    with client:
+        slots = sum(client.ncores().values())
+        if slots == 0:
+            raise OptionError(f"the Dask cluster at {address} has no workers", f"Start some: dask worker {address}.")
+        yield client.get_executor(pure=False), slots
+
+
+def _claim(
+    out: Path, hosts: Mapping[str, float], seed: int, potential: str
+) -> tuple[dict[str, float], dict[str, Crystal]]:
+    """Every host as it is in this potential, from `set.json`, which is written if the folder is new."""
+    path = out / "set.json"
+    asked = {"schema": SCHEMA, "seed": seed, "hosts": dict(sorted(hosts.items())), "source": fidelity(potential)}
+    if path.exists():
+        known = json.loads(path.read_text())
+        if {key: known.get(key) for key in asked} != asked:
+            raise OutputError(f"{out} holds a set with other settings", "Choose another folder.")
+        if "basis" not in known:
+            raise OutputError(f"{out} holds a set of an earlier release, which drew other defects")
+        return dict(known["lattice_A"]), {name: _crystal(name, basis) for name, basis in known["basis"].items()}
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out} exists and is no set of samples")
+    potential_ = _own(potential)
+    lattice_A = {name: equilibrium_lattice(name, potential_) for name in sorted(hosts)}
+    crystals = {name: at_rest(name, a_A, potential_) for name, a_A in lattice_A.items()}
+    basis = {name: [[atom.u, atom.v, atom.z_A] for atom in crystal.basis] for name, crystal in crystals.items()}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        temporary = out / f".tmp-{os.getpid()}.json"
+        temporary.write_text(json.dumps({**asked, "lattice_A": lattice_A, "basis": basis}, indent=1))
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror}") from error
+    return lattice_A, crystals
+
+
+def _crystal(name: str, basis: Sequence[tuple[float, float, float]]) -> Crystal:
+    """A host with its atoms at cell coordinates u, v and heights in Angstrom."""
+    facts = host(name)
+    atoms = zip(facts.basis, basis, strict=True)
+    return replace(facts, basis=tuple(replace(atom, u=u, v=v, z_A=z_A) for atom, (u, v, z_A) in atoms))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """`python -m definet.dataset make`: what long runs were begun with, one process each."""
+    parser = argparse.ArgumentParser(prog="python -m definet.dataset", description="Use stemfit dataset make.")
+    command = parser.add_subparsers(dest="command", required=True).add_parser("make")
+    command.add_argument("--out", type=Path, required=True)
+    command.add_argument("--host", nargs="+", required=True)
+    command.add_argument("--count", type=int, required=True)
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--potential", default="chgnet")
+    asked = parser.parse_args(words)
+    try:
+        hosts = weights(asked.host)
+        stored = make(asked.out, hosts, asked.count, asked.seed, asked.potential, lambda line: print(line, flush=True))  # noqa: T201
+    except DefinetError as error:
+        sys.stderr.write(f"{error}. {error.remedy}\n")
+        return error.exit_code
+    sys.stdout.write(f"{stored} samples in {asked.out}, {asked.count - stored} left out\n")
+    return 0
