@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import stemfit
-from stemfit.commands import exits
+from stemfit.commands import exits, training
 from stemfit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -142,6 +142,10 @@ def _pages(analysis: Analysis, folder: Path) -> None:
         figures.save(overlay, folder / name)
     page = report.html(analysis, (folder / "overlay.png").read_bytes())
     (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+app.command(epilog=training.TRAIN_EXAMPLES)(training.train)
+app.add_typer(training.dataset, name="dataset")
 
 
 # -- options -------------------------------------------------------------------------------------------------------

@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from io import StringIO
 from typing import Any, cast
 
 import numpy as np
@@ -70,18 +71,20 @@ def calculator(name: str) -> Calculator:
     ----------
     name : str
         ``chgnet`` (Deng et al., Nat. Mach. Intell. 5, 1031 (2023); forces without stress and magnetic moments, the
-        cheapest way to ask it) or ``module:factory``, where the factory takes nothing and gives an ASE calculator.
+        cheapest way to ask it), ``sevennet-0`` (Park et al., J. Chem. Theory Comput. 20, 4857 (2024); about three times
+        as slow) or ``module:factory``, where the factory takes nothing and gives an ASE calculator.
 
     Raises
     ------
     TeacherError
         If the potential is not installed or the name is neither.
     """
-    if name == "chgnet":
-        return _chgnet()
+    if name in _NAMED:
+        return _NAMED[name][1]()
     module, _, factory = name.partition(":")
     if not factory:
-        raise TeacherError(f"unknown potential {name!r}", "Write chgnet, or module:factory of an ASE calculator.")
+        remedy = f"Write {', '.join(_NAMED)}, or module:factory of an ASE calculator."
+        raise TeacherError(f"unknown potential {name!r}", remedy)
     try:
         make = getattr(importlib.import_module(module), factory)
     except (ImportError, AttributeError) as error:
@@ -90,23 +93,50 @@ def calculator(name: str) -> Calculator:
 
 
 def fidelity(name: str) -> str:
-    """Tag of a potential and its version for labels made with it: "chgnet-0.4.2"."""
-    if name != "chgnet":
+    """Tag of a potential and its version for labels made with it: "chgnet-0.4.2", "sevennet-0-0.13.0"."""
+    if name not in _NAMED:
         return name
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    return f"chgnet-{version('chgnet')}"
+    package = _NAMED[name][0]
+    try:
+        return f"{name}-{version(package)}"
+    except PackageNotFoundError as error:
+        raise TeacherError(f"the potential {name} needs the package {package}", _INSTALL.format(package)) from error
+
+
+_INSTALL = "pip install {0}, or choose another potential."
+
+
+def _sevennet() -> Calculator:
+    """SevenNet-0 of 11 July 2024, on the CPU; its package holds the weights."""
+    with warnings.catch_warnings():
+        # torch.jit.script is deprecated, and no faster kernel for its tensor products is installed: both are theirs.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", message="No tensor product accelerator", category=UserWarning)
+        try:
+            from sevenn.calculator import SevenNetCalculator
+        except ImportError as error:
+            raise TeacherError(f"SevenNet cannot be loaded: {error}", _INSTALL.format("sevenn")) from error
+        return cast("Calculator", SevenNetCalculator("7net-0_11July2024", device="cpu"))
 
 
 def _chgnet() -> Calculator:
     try:
         from chgnet.model.model import CHGNet
     except ImportError as error:
-        raise TeacherError(f"CHGNet cannot be loaded: {error}") from error
-    with _quiet_chgnet():
+        raise TeacherError(f"CHGNet cannot be loaded: {error}", _INSTALL.format("chgnet")) from error
+    with _quiet_chgnet(), redirect_stdout(StringIO()):  # its constructor prints
         model = CHGNet.load(use_device="cpu", verbose=False)
     model.graph_converter.set_isolated_atom_response("ignore")
     return _Forces(model)
+
+
+_NAMED: dict[str, tuple[str, Callable[[], Calculator]]] = {
+    "chgnet": ("chgnet", _chgnet),
+    "sevennet-0": ("sevenn", _sevennet),
+}
+"""Potentials by name: the package that holds each with its weights, and how to make it."""
 
 
 class _Forces(Calculator):

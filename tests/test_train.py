@@ -8,58 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from relaxations import SMALL, sample, some
 
 from definet.checkpoint import HostRange, load_checkpoint
 from definet.evaluate import as_text, evaluate, family, scores
 from definet.exceptions import ModelError, OptionError
-from definet.model import DefiNet, ModelConfig
-from definet.samples import Sample
-from definet.structures import VACANCY, DefectStructure, build, pristine
+from definet.model import DefiNet
+from definet.structures import VACANCY
 from definet.train import TrainConfig, example, learning_rate, position_loss, provenance, train
-
-SMALL = TrainConfig(
-    ModelConfig(channels=16, layers=2, gaussians=12, cutoff=4.5, basis_cutoff=4.5),
-    steps=40,
-    batch=2,
-    warmup=5,
-    lr=1e-2,
-    validate_every=10,
-)
-
-
-def pulled(structure: DefectStructure) -> np.ndarray:
-    """A relaxation that can be written down: every atom within 3.5 A of a vacancy moves 0.1 A toward it."""
-    crystal, moved = structure.structure, np.zeros((len(structure.structure), 3))
-    for centre in np.flatnonzero(~structure.occupied):
-        offset = crystal.frac_coords[centre] - crystal.frac_coords
-        vector = (offset - np.round(offset)) @ crystal.lattice.matrix
-        length = np.linalg.norm(vector, axis=1, keepdims=True)
-        moved += np.where((length < 3.5) & (length > 0), 0.1 * vector / np.maximum(length, 1e-9), 0)
-    return np.where(structure.occupied[:, None], moved, 0)
-
-
-def sample(label: str, host: str = "MoS2", drift: float = 0.0) -> Sample:
-    structure = build(pristine(host, 4, a_A=3.2 if host == "MoS2" else 3.3), label)
-    positions = structure.structure.cart_coords
-    return Sample(
-        numbers=np.array(structure.structure.atomic_numbers),
-        positions=positions,
-        relaxed=positions + pulled(structure) + np.where(structure.occupied[:, None], drift, 0.0),
-        cell=structure.structure.lattice.matrix,
-        marker=structure.marker,
-        host=host,
-        label=label,
-        source="a formula",
-        group=label,
-        converged=True,
-        energy_eV=-1.0,
-        initial_energy_eV=0.0,
-        shape=(4, 4),
-    )
-
-
-def some() -> list[Sample]:
-    return [sample("V_S"), sample("V_S2"), sample("V_Mo"), sample("V_Se", "WSe2"), sample("V_Se2", "WSe2")]
 
 
 def trained(run: Path, config: TrainConfig = SMALL):  # type: ignore[no-untyped-def]
@@ -72,27 +28,6 @@ def test_a_known_relaxation_is_learnt(tmp_path: Path) -> None:
     idle = trained(tmp_path / "idle", replace(SMALL, lr=0.0, steps=10))
     assert evaluate(learnt, some(), "cpu")[0].in_plane_ratio < 0.5
     assert evaluate(idle, some(), "cpu")[0].in_plane_ratio > 0.8
-
-
-def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = trained(tmp_path / "whole")
-    import definet.train.loop
-
-    update, calls = definet.train.loop._update, 0
-
-    def cut(*arguments):  # type: ignore[no-untyped-def]
-        nonlocal calls
-        calls += 1
-        if calls > 25:
-            raise KeyboardInterrupt
-        return update(*arguments)
-
-    monkeypatch.setattr(definet.train.loop, "_update", cut)
-    with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path / "cut")
-    monkeypatch.setattr(definet.train.loop, "_update", update)
-    resumed = trained(tmp_path / "cut")
-    assert all(torch.equal(resumed.weights[name], value) for name, value in whole.weights.items())
 
 
 def test_the_run_folder_says_what_was_done(tmp_path: Path) -> None:

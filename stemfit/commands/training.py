@@ -1,0 +1,231 @@
+"""`stemfit train` and `stemfit dataset make`: labels from a potential, weights from labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from definet.exceptions import OptionError
+from stemfit.commands import exits
+
+if TYPE_CHECKING:
+    from definet.train import Progress
+
+TRAIN_EXAMPLES = """
+Examples:
+
+\b
+  stemfit train --data sets/chgnet --out runs/a
+  stemfit train --data sets/chgnet --data sets/more --out runs/b --start runs/a/best.safetensors --lr 1e-3
+  stemfit train --data 2dmd --out runs/c --channels 128 --batch 24 --device cuda --precision bfloat16
+  torchrun --nproc-per-node 4 -m cli train --data 2dmd --out runs/d --batch 24
+
+A folder of --data is one that `stemfit dataset make` made or the published set (2DMD, Zenodo 14027373), unpacked. The
+run's folder gets config.json, metrics.jsonl, curves.png, best.safetensors and state.pt: the same command goes on with a
+run that was stopped.
+
+Exit codes: 0 done, 2 wrong usage, or settings that do not fit the run in --out, 3 data missing or damaged, 5 output
+cannot be written, 6 weights cannot be used or training diverged.
+"""
+
+MAKE_EXAMPLES = """
+Examples:
+
+\b
+  stemfit dataset make --out sets/chgnet --host MoS2=3,WSe2=3,WS2 --count 500 --seed 1 --jobs 8
+  stemfit dataset make --out sets/mine --host hBN --count 200 --potential mypackage.potentials:factory
+  stemfit dataset make --out sets/chgnet --host MoS2 --count 5000 --dask tcp://head:8786
+
+The same command goes on with a set that was stopped; a larger --count adds to it.
+
+Exit codes: 0 done, 2 wrong usage or unknown host, 5 output cannot be written, 6 the potential cannot be used.
+"""
+
+dataset = typer.Typer(help="Make training sets.", no_args_is_help=True)
+
+
+def train(
+    data: Annotated[
+        list[Path], typer.Option(metavar="DIR", help="Training set; may be given several times.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the run; a stopped run goes on.", show_default=False)
+    ],
+    channels: Annotated[int, typer.Option(min=1, help="Width of the network.")] = 32,
+    layers: Annotated[int, typer.Option(min=1, help="Depth of the network.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the optimiser.")] = 4000,
+    batch: Annotated[int, typer.Option(min=1, help="Structures per step, of all processes together.")] = 2,
+    lr: Annotated[float, typer.Option(help="Largest learning rate.")] = 3e-3,
+    schedule: Annotated[
+        Literal["cosine", "plateau"], typer.Option(help="Along a cosine, or down where the validation stands still.")
+    ] = "cosine",
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Of initial weights and of the order of the structures.")] = 0,
+    start: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Weights to begin with, of the same architecture.")
+    ] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the network runs.")] = "auto",
+    precision: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Of matrix products; bfloat16 on a GPU only.")
+    ] = "float32",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what is being done.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Train the network on relaxed structures; the weights that are best on held-out ones are kept."""
+    with exits.errors("train", verbose, debug), _interruptible():
+        if not 0 <= lr < float("inf"):
+            raise OptionError(f"--lr {lr:g} is no learning rate", "Choose a positive number.")
+        settings = {
+            "steps": steps, "batch": batch, "lr": lr, "schedule": schedule, "validate_every": validate_every,
+            "seed": seed, "precision": precision,
+        }  # fmt: skip
+        _one_thread()
+        with exits.progress(verbose) as progress:
+            said = _train(data, out, (channels, layers), settings, start, device, _pace(progress, verbose))
+        if said:
+            typer.echo(said)
+
+
+def _train(
+    data: list[Path],
+    out: Path,
+    size: tuple[int, int],
+    settings: dict[str, Any],
+    start: Path | None,
+    device: str,
+    progress: Callable[[str | Progress], None],
+) -> str:
+    """What is said at the end, by the first of several processes."""
+    from definet.checkpoint import load_checkpoint
+    from definet.dataset import data_sha256, load, split
+    from definet.model import ModelConfig
+    from definet.predict import resolve_device
+    from definet.train import TrainConfig, joined, provenance
+    from definet.train import train as run
+
+    progress("reading")
+    config = TrainConfig(ModelConfig(channels=size[0], layers=size[1]), **settings)
+    begin = load_checkpoint(start) if start else None
+    parts = split([sample for folder in data for sample in load(folder)])
+    source = provenance(parts["train"], " ".join(data_sha256(folder) for folder in data))
+    with joined(resolve_device(device)) as (processes, place):
+        best = run(
+            parts["train"], parts["valid"], config, out, source, begin,
+            device=place, processes=processes, report=progress,
+        )  # fmt: skip
+    if not processes.first:
+        return ""
+    progress("drawing")
+    unmoved = _draw(out)
+    error = best.scores["validation_A"]
+    return "\n".join(
+        [
+            f"structures  {len(parts['train'])} to learn from, {len(parts['valid'])} to validate on",
+            f"validation  {100 * error:.2f} pm mean error; {100 * unmoved:.2f} if nothing moves: "
+            f"{error / unmoved if unmoved else float('nan'):.2f} of that is left",
+            f"weights     {out / 'best.safetensors'}",
+            f"curves      {out / 'curves.png'}",
+        ]
+    )
+
+
+def _draw(run: Path) -> float:
+    """Draw the curves of a run; its validation error if nothing moves, Angstrom."""
+    import json
+
+    from definet.train.run import history
+    from stemfit.figures import save
+    from stemfit.figures.training import curves
+
+    unmoved = float(json.loads((run / "config.json").read_text())["unmoved_A"])
+    save(curves(history(run), unmoved), run / "curves.png")
+    return unmoved
+
+
+@dataset.command(epilog=MAKE_EXAMPLES)
+def make(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The set; one that was begun is gone on with.")],
+    host: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=WEIGHT", help="Host, and how often it is drawn; several, or with commas."),
+    ],
+    count: Annotated[int, typer.Option(min=1, help="Defects to draw, in all.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+    potential: Annotated[
+        str, typer.Option(metavar="NAME", help="chgnet, sevennet-0, or module:factory of an ASE calculator.")
+    ] = "chgnet",
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes.  [default: one per core]", show_default=False)
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Let the workers of a Dask cluster do it.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what is being done.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Draw random defects and relax them with a potential: structures to learn from."""
+    with exits.errors("dataset make", verbose, debug), _interruptible():
+        _one_thread()
+        from definet.making import make as making
+        from definet.making import weights
+
+        done: list[str] = []
+        with exits.progress(verbose) as progress:
+
+            def report(line: str) -> None:
+                done.append(line)
+                progress(line if verbose else f"{len(done)} relaxed")
+
+            progress("loading")
+            hosts = weights(host)
+            stored = making(out, hosts, count, seed, potential, report, jobs=jobs or _cores(), dask=dask)
+        typer.echo(f"{stored} samples in {out}, {count - stored} left out (torn, moved too far, or chosen by chance)")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _one_thread() -> None:
+    """Before numpy and torch load: layers of a few hundred atoms are fastest with one thread per process."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
+class _interruptible:
+    """Ctrl-C ends with one line, not with a traceback: nothing is lost."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is KeyboardInterrupt:
+            typer.echo("stopped; the same command goes on", err=True)
+            raise typer.Exit(130)
+
+
+def _pace(progress: Callable[[str], None], verbose: bool) -> Callable[[str | Progress], None]:
+    """Words as they come; of the steps all on a terminal, with -v only those with a new validation."""
+    last: list[float | None] = [None]
+
+    def tell(news: str | Progress) -> None:
+        if isinstance(news, str):
+            progress(news)
+        elif not verbose or news.validation_A != last[0]:
+            last[0] = news.validation_A
+            progress(_line(news))
+
+    return tell
+
+
+def _line(at: Progress) -> str:
+    minutes, seconds = divmod(int(at.seconds_left), 60)
+    validation = "" if at.validation_A is None else f", validation {100 * at.validation_A:.2f}"
+    return (
+        f"step {at.step} of {at.steps}, loss {100 * at.loss_A:.2f} pm{validation} (unmoved {100 * at.unmoved_A:.2f}), "
+        f"{at.steps_per_s:.1f} steps/s, {minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
+    )
