@@ -134,7 +134,7 @@ class _Keeper:
         if better is not None:
             save_checkpoint(self.run / "best.safetensors", better)
         rate = learning_rate(self.config, state.step - 1, state.fallen)
-        folder.log(self.run, step=state.step, loss_A=mean_loss, validation_A=error, lr=rate)
+        folder.log(self.run, step=state.step, loss=mean_loss, validation_A=error, lr=rate)
 
     def after(self, state: State, value: Tensor, validated: bool) -> None:
         """Store the state and tell how far it is, when it is time."""

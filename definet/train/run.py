@@ -27,8 +27,8 @@ class Progress(NamedTuple):
     Attributes
     ----------
     step, steps : int
-    loss_A : float
-        Of the last step.
+    loss : float
+        What was minimised, at the last step.
     validation_A : float or None
         Of the last validation; None before the first.
     unmoved_A : float
@@ -39,7 +39,7 @@ class Progress(NamedTuple):
 
     step: int
     steps: int
-    loss_A: float
+    loss: float
     validation_A: float | None
     unmoved_A: float
     steps_per_s: float
@@ -77,7 +77,7 @@ def log(run: Path, **values: float) -> None:
 
 
 def history(run: Path) -> list[dict[str, float]]:
-    """What metrics.jsonl says, in order: step, loss_A, validation_A, lr, time."""
+    """What metrics.jsonl says, in order: step, loss, validation_A, lr, time."""
     path = run / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 

@@ -115,7 +115,7 @@ class State:
         self.loss_count += 1
 
     def mean_loss(self) -> float:
-        """Mean since the last call, Angstrom."""
+        """Mean since the last call."""
         mean = float(self.loss_sum) / max(1, self.loss_count)
         self.loss_sum, self.loss_count = torch.zeros_like(self.loss_sum), 0
         return mean

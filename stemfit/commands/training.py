@@ -24,6 +24,12 @@ Examples:
   stemfit train --data 2dmd --out runs/c --channels 128 --batch 24 --device cuda --precision bfloat16
   torchrun --nproc-per-node 4 -m cli train --data 2dmd --out runs/d --batch 24
 
+Three minutes of one core, to see it learn (from a checkout): this line ends with an error of about 2.1 pm,
+0.32 of what is left if nothing moves (seeds 0 to 2: @@@).
+
+\b
+  stemfit train --data sample_data/mos2_chgnet --out runs/look --steps 1200
+
 A folder of --data is one that `stemfit dataset make` made or the published set (2DMD, Zenodo 14027373), unpacked. The
 run's folder gets config.json, metrics.jsonl, curves.png, best.safetensors and state.pt: the same command goes on with a
 run that was stopped.
@@ -77,7 +83,7 @@ def train(
 ) -> None:
     """Train the network on relaxed structures; the weights that are best on held-out ones are kept."""
     with exits.errors("train", verbose, debug), _interruptible():
-        if not 0 <= lr < float("inf"):
+        if not 0 < lr < float("inf"):
             raise OptionError(f"--lr {lr:g} is no learning rate", "Choose a positive number.")
         settings = {
             "steps": steps, "batch": batch, "lr": lr, "schedule": schedule, "validate_every": validate_every,
@@ -224,8 +230,8 @@ def _pace(progress: Callable[[str], None], verbose: bool) -> Callable[[str | Pro
 
 def _line(at: Progress) -> str:
     minutes, seconds = divmod(int(at.seconds_left), 60)
-    validation = "" if at.validation_A is None else f", validation {100 * at.validation_A:.2f}"
+    told = "none yet" if at.validation_A is None else f"{100 * at.validation_A:.2f} pm"
     return (
-        f"step {at.step} of {at.steps}, loss {100 * at.loss_A:.2f} pm{validation} (unmoved {100 * at.unmoved_A:.2f}), "
+        f"step {at.step} of {at.steps}, loss {at.loss:.3g}, validation {told} (unmoved {100 * at.unmoved_A:.2f}), "
         f"{at.steps_per_s:.1f} steps/s, {minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
     )
