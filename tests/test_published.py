@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer.testing
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 
+import cli
 from definet import published
+from definet.checkpoint import load_checkpoint
 from definet.dataset import data_sha256, load, split
 from definet.exceptions import InputFileError
 
@@ -187,3 +190,12 @@ def test_what_is_wrong_is_said(layout: tuple[Path, dict[str, np.ndarray]]) -> No
     refused("unit cells of the host")
     (folder / "train.csv").write_text("name\nmo-1\n")
     refused("atoms_id")
+
+
+def test_the_network_is_trained_on_it(layout: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
+    options = ("--channels", "8", "--layers", "1", "--steps", "1", "--out", str(tmp_path / "run"))
+    done = typer.testing.CliRunner().invoke(cli.app, ["train", "--data", str(layout[0]), *options])
+    assert done.exit_code == 0 and "2 to learn from, 1 to validate on" in done.stdout, done.stderr
+    seen = load_checkpoint(tmp_path / "run" / "best.safetensors").provenance
+    assert seen.teacher == "PBE (2DMD)" and seen.hosts["hBN"].elements == ("B", "C", "N")
+    assert seen.hosts["MoS2"].a_A == pytest.approx(3.19032) and seen.hosts["hBN"].kinds == ("C_N", "V_B")

@@ -84,7 +84,7 @@ def test_bad_input_gives_one_line(
 def test_a_set_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ("dataset", "make", "--out", "set", "--count", "2", "--potential", "springs:Springs", "--jobs", "1")
-    done = run(*words, "--host", "MoS2=3", "--host", "MoSe2", "-v")
+    done = run(*words, "--host", "MoS2=3", "MoSe2", "-v")
     assert done.exit_code == 0 and "2 samples in set, 0 left out" in done.stdout and "converged" in done.stderr
     assert json.loads(Path("set/set.json").read_text())["hosts"] == {"MoS2": 3.0, "MoSe2": 1.0}
     assert len(load(Path("set"))) == 2

@@ -46,7 +46,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Checkpoint]:
     return run, trained(run)
 
 
-@pytest.mark.parametrize("steps_done", [0, 1, 5, 8, 13])
+@pytest.mark.parametrize("steps_done", [0, 5, 8])
 @pytest.mark.parametrize("place", ["_update", "save_checkpoint", "log", "save"])
 def test_cut_anywhere(
     steps_done: int, place: str, whole: tuple[Path, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -56,11 +56,14 @@ class State:
         if not path.exists():
             return state
         try:
-            stored = torch.load(path, weights_only=True, map_location=device)
+            # To the CPU: the optimiser takes to the device what belongs there, and its step counts do not.
+            stored = torch.load(path, weights_only=True, map_location="cpu")
             state.net.load_state_dict(stored["net"])
             state.average.load_state_dict(stored["average"])
             state.optimizer.load_state_dict(stored["optimizer"])
-            for name in ("step", "best_error", "best_weights", "fallen", "stale", "loss_sum", "loss_count"):
+            state.best_weights = {name: value.to(device) for name, value in stored["best_weights"].items()}
+            state.loss_sum = stored["loss_sum"].to(device)
+            for name in ("step", "best_error", "fallen", "stale", "loss_count"):
                 setattr(state, name, stored[name])
         except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
             remedy = "Remove it to train from the beginning."

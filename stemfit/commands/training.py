@@ -42,7 +42,7 @@ MAKE_EXAMPLES = """
 Examples:
 
 \b
-  stemfit dataset make --out sets/chgnet --host MoS2=3,WSe2=3,WS2 --count 500 --seed 1 --jobs 8
+  stemfit dataset make --out sets/chgnet --host MoS2=3 WSe2=3 WS2 --count 500 --seed 1 --jobs 8
   stemfit dataset make --out sets/mine --host hBN --count 200 --potential mypackage.potentials:factory
   stemfit dataset make --out sets/chgnet --host MoS2 --count 5000 --dask tcp://head:8786
 
@@ -157,9 +157,10 @@ def make(
     out: Annotated[Path, typer.Option(metavar="DIR", help="The set; one that was begun is gone on with.")],
     host: Annotated[
         list[str],
-        typer.Option(metavar="NAME=WEIGHT", help="Host, and how often it is drawn; several, or with commas."),
+        typer.Option(metavar="NAME=WEIGHT", help="Host, and how often it is drawn; one or several."),
     ],
     count: Annotated[int, typer.Option(min=1, help="Defects to draw, in all.")],
+    more: Annotated[list[str] | None, typer.Argument(metavar="[NAME=WEIGHT]...", help="More hosts.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
     potential: Annotated[
         str, typer.Option(metavar="NAME", help="chgnet, sevennet-0, or module:factory of an ASE calculator.")
@@ -187,7 +188,7 @@ def make(
                 progress(line if verbose else f"{len(done)} relaxed")
 
             progress("loading")
-            hosts = weights(host)
+            hosts = weights([*host, *(more or [])])
             stored = making(out, hosts, count, seed, potential, report, jobs=jobs or _cores(), dask=dask)
         typer.echo(f"{stored} samples in {out}, {count - stored} left out (torn, moved too far, or chosen by chance)")
 
