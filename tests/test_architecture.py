@@ -89,7 +89,11 @@ def test_light_at_the_door() -> None:
         assert not HEAVY & {name.split(".")[0] for name in imports(path.read_text())}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["analyze", "--help"], ["train", "--help"], ["dataset", "make", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["analyze", "--help"], ["train", "--help"], ["dataset", "make", "--help"], ["--version"]],
+    ids=" ".join,
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys, cli\n"

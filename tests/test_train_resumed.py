@@ -70,6 +70,8 @@ def test_cut_anywhere(
     with monkeypatch.context() as patch, pytest.raises(Cut):
         patch.setattr(owner, place, cutting)
         trained(tmp_path, save_every_s=0.0)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')
     resumed = trained(tmp_path, save_every_s=0.0)
     assert same(resumed, whole[1])
     assert log(tmp_path) == log(whole[0])

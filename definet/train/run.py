@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -77,15 +78,25 @@ def log(run: Path, **values: float) -> None:
 
 
 def history(run: Path) -> list[dict[str, float]]:
-    """What metrics.jsonl says, in order: step, loss, validation_A, lr, time."""
+    """What metrics.jsonl says, in order: step, loss, validation_A, lr, time; a line that was cut off is none."""
     path = run / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    entries: list[dict[str, float]] = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    return entries
 
 
 def forget_after(run: Path, step: int) -> None:
     """Take out lines of the log that a run, cut off and going on from `step`, will write again."""
-    kept = [entry for entry in history(run) if entry["step"] <= step]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+    path = run / "metrics.jsonl"
+    kept = "".join(json.dumps(entry) + "\n" for entry in history(run) if entry["step"] <= step)
+    if path.exists() and path.read_text() != kept:
+        staged = run / ".tmp-metrics.jsonl"
+        staged.write_text(kept)
+        os.replace(staged, path)
 
 
 def provenance(samples: Sequence[Sample], data_hash: str) -> Provenance:
