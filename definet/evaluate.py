@@ -15,7 +15,7 @@ from definet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from definet.crystals import host
 from definet.dataset import load, split
 from definet.graph import VACANCY
-from definet.predict import displacements, resolve_device
+from definet.predict import Move, predictions, resolve_device
 from definet.samples import Sample
 from definet.train import example
 
@@ -36,6 +36,12 @@ class Errors:
         Mean length of the error along x and y.
     out_of_plane_A, idle_out_of_plane_A : float
         Mean size of the error along z.
+    near_A, idle_near_A : float
+        As in plane, of the atoms within 6 A (in plane) of a changed node; per atom of the group.
+    excess : float
+        Root mean square of the errors in units of the stated standard error; 1 if that is true, nan if none is stated.
+    energy_eV, idle_energy_eV : float
+        Mean size of the error of the energy gained by relaxing, and of the energy; per structure.
     """
 
     group: str
@@ -45,6 +51,11 @@ class Errors:
     idle_in_plane_A: float
     out_of_plane_A: float
     idle_out_of_plane_A: float
+    near_A: float = float("nan")
+    idle_near_A: float = float("nan")
+    excess: float = float("nan")
+    energy_eV: float = float("nan")
+    idle_energy_eV: float = float("nan")
 
     @property
     def in_plane_ratio(self) -> float:
@@ -56,6 +67,11 @@ class Errors:
         """The same along z."""
         return self.out_of_plane_A / self.idle_out_of_plane_A if self.idle_out_of_plane_A else float("nan")
 
+    @property
+    def near_ratio(self) -> float:
+        """As in plane, next to the defects."""
+        return self.near_A / self.idle_near_A if self.idle_near_A else float("nan")
+
 
 def evaluate(checkpoint: Checkpoint, samples: Sequence[Sample], device: str = "auto") -> list[Errors]:
     """Compare predictions with the relaxed positions: over all samples, per host, per family of defects.
@@ -64,13 +80,8 @@ def evaluate(checkpoint: Checkpoint, samples: Sequence[Sample], device: str = "a
     """
     net = checkpoint.network(resolve_device(device))
     pairs = [example(sample, checkpoint.config) for sample in samples]
-    predicted = displacements(net, [pair.graph for pair in pairs])
-    sums = np.array(
-        [
-            _sums(sample, move, pair.target.double().numpy())
-            for sample, move, pair in zip(samples, predicted, pairs, strict=True)
-        ]
-    )
+    predicted = predictions(net, [pair.graph for pair in pairs])
+    sums = np.array([_sums(sample, move) for sample, move in zip(samples, predicted, strict=True)])
     groups: dict[str, list[int]] = {}
     named = [("all", sample.host, family(sample.host, sample.label)) for sample in samples]
     for level in range(3):
@@ -102,6 +113,9 @@ def scores(table: Sequence[Errors]) -> Mapping[str, float]:
             ("in_plane_ratio", row.in_plane_ratio),
             ("out_of_plane_A", row.out_of_plane_A),
             ("out_of_plane_ratio", row.out_of_plane_ratio),
+            ("near_ratio", row.near_ratio),
+            ("excess", row.excess),
+            ("energy_eV", row.energy_eV),
         )
         if np.isfinite(value)
     }
@@ -110,13 +124,16 @@ def scores(table: Sequence[Errors]) -> Mapping[str, float]:
 def as_text(table: Sequence[Errors]) -> str:
     """Markdown table, lengths in picometre."""
     lines = [
-        "| group | structures | atoms | in plane, pm | unmoved | ratio | out of plane, pm | unmoved | ratio |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| group | structures | in plane, pm | unmoved | ratio | within 6 A | out of plane, pm | unmoved | ratio "
+        "| rms error / sigma | energy gained, eV | error |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {row.group} | {row.structures} | {row.atoms} "
-        f"| {100 * row.in_plane_A:.2f} | {100 * row.idle_in_plane_A:.2f} | {row.in_plane_ratio:.2f} "
-        f"| {100 * row.out_of_plane_A:.2f} | {100 * row.idle_out_of_plane_A:.2f} | {row.out_of_plane_ratio:.2f} |"
+        f"| {row.group} | {row.structures} "
+        f"| {100 * row.in_plane_A:.2f} | {100 * row.idle_in_plane_A:.2f} | {row.in_plane_ratio:.3f} "
+        f"| {row.near_ratio:.3f} "
+        f"| {100 * row.out_of_plane_A:.2f} | {100 * row.idle_out_of_plane_A:.2f} | {row.out_of_plane_ratio:.3f} "
+        f"| {row.excess:.2f} | {row.idle_energy_eV:.2f} | {row.energy_eV:.2f} |"
         for row in table
     ]
     return "\n".join(lines)
@@ -145,23 +162,44 @@ def _vacancy_family(host_name: str, missing: str) -> str:
     return "SV" if missing in elements else "DV"
 
 
-def _sums(sample: Sample, move: FloatArray, target: FloatArray) -> list[float]:
-    """Atoms, then summed errors in plane and out of plane, predicted and idle."""
+NEAR_A = 6.0
+
+
+def near_a_defect(sample: Sample) -> NDArray[np.bool_]:
+    """(N,) nodes within 6 A, in plane, of a node that is changed or empty."""
+    inverse = np.linalg.inv(sample.cell)
+    fractional = sample.positions @ inverse
+    offset = fractional[:, None] - fractional[None, sample.marker > 0]
+    distance = np.linalg.norm(((offset - np.round(offset)) @ sample.cell)[..., :2], axis=2)
+    return np.asarray(distance.min(axis=1, initial=np.inf) < NEAR_A)
+
+
+def _sums(sample: Sample, move: Move) -> list[float]:
+    """Atoms, then sums over them, predicted and idle: in plane, out of plane, near; squared excess; energies."""
     atoms = sample.marker != VACANCY
-    wanted = target[atoms] - target[atoms].mean(axis=0)
-    error = move[atoms] - wanted
+    target = sample.displacement[atoms]
+    wanted = target - target.mean(axis=0)
+    error = move.displacement_A[atoms] - wanted
+    near = near_a_defect(sample)[atoms]
+    gained = sample.initial_energy_eV - sample.energy_eV
+    lengths = [np.linalg.norm(values[:, :2], axis=1) for values in (error, wanted)]
+    heights = [np.abs(values[:, 2]) for values in (error, wanted)]
+    squares = np.nan if move.sigma_A is None else (error**2).mean(axis=1) / move.sigma_A[atoms] ** 2
+    wrong = np.nan if move.energy_drop_eV is None else abs(move.energy_drop_eV - gained)
     return [
         float(atoms.sum()),
-        float(np.linalg.norm(error[:, :2], axis=1).sum()),
-        float(np.linalg.norm(wanted[:, :2], axis=1).sum()),
-        float(np.abs(error[:, 2]).sum()),
-        float(np.abs(wanted[:, 2]).sum()),
+        *(float(values.sum()) for values in (*lengths, *heights, lengths[0][near], lengths[1][near])),
+        float(np.sum(squares)),
+        float(wrong),
+        abs(gained),
     ]
 
 
 def _errors(name: str, sums: FloatArray) -> Errors:
-    atoms, *totals = sums.sum(axis=0)
-    return Errors(name, len(sums), int(atoms), *(float(total / atoms) for total in totals))
+    atoms, *totals, squares, wrong, gained = sums.sum(axis=0)
+    lengths = [float(total / atoms) for total in totals]
+    means = [*lengths, float(np.sqrt(squares / atoms)), float(wrong / len(sums)), float(gained / len(sums))]
+    return Errors(name, len(sums), int(atoms), *means)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,23 +5,36 @@ Yang et al., *Modeling crystal defects using defect-informed neural networks*, a
 structure as a whole. Every node also carries the embedding of its defect marker, which gates each message, so that an
 edge between a pristine atom and a vacancy is another kind of edge. The coordinates move after every layer.
 
-Parameter names are those of the authors' checkpoints. Departures are switched by `ModelConfig`: the output may be made
-continuous (`smooth`), the radial basis may be as short as the neighbourhood (published: 30 A over 6 A), and zero-length
-self edges, an accident of the published neighbour search, may be left out.
+Parameter names are those of the authors' checkpoints. Departures are switched by `ModelConfig`: the atoms may move to
+where springs between them, whose forces and stiffnesses the network predicts, come to rest (`elastic`); the output may
+be made continuous (`smooth`); the radial basis may be as short as the neighbourhood (published: 30 A over 6 A); and
+zero-length self edges, an accident of the published neighbour search, may be left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
+from definet.balance import Bonds, rest
 from definet.graph import DefectGraph, graph_mean
+from definet.heads import SigmaHead, SpringHead, Springs
+from definet.layers import (
+    CoordUpdate,
+    Edges,
+    Embedding,
+    Kinds,
+    MessagePassing,
+    MessageUpdate,
+    RadialBasis,
+    VirtualScalar,
+    VirtualVector,
+    envelope,
+)
 
 N_MARKERS = 3
 
@@ -48,210 +61,43 @@ class ModelConfig:
         Let messages and pushes fade out at `cutoff`, and keep the geometry of the edges as it is in the unrelaxed
         structure. Then the output is continuous in the coordinates, and cheaper: as published (off), the biases of the
         projections act up to the cutoff and end there, and an edge lives on after its length has changed.
+    elastic : bool
+        Predict a quadratic energy of the displacements, and give its minimum, see `definet.balance`: long elastic waves
+        need no layers, and the energy gained comes with it. As published (off), every layer moves the nodes itself.
+    degree : int
+        Of the angular functions that a spring knows of its surroundings, 0 to 2.
     """
 
     channels: int = 32
-    layers: int = 3
+    layers: int = 2
     gaussians: int = 24
     cutoff: float = 5.45
     basis_cutoff: float = 5.45
     elements: int = 118
     self_edges: bool = False
     smooth: bool = True
+    elastic: bool = True
+    degree: int = 2
 
 
-class ScaledSiLU(nn.Module):
-    """SiLU / 0.6, which keeps unit variance."""
+class Prediction(NamedTuple):
+    """Displacements of all nodes (N, 3), A; those of vacancy nodes have no meaning.
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
-        return silu(x) * (1 / 0.6)
-
-
-class VectorActivation(nn.Module):
-    """Nonlinearity on vectors: halve towards a learned direction where a channel points against it."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.lin_vec = nn.Linear(channels, channels, bias=False)
-        self.lin_gvec = nn.Linear(channels, 1, bias=False)
-
-    def forward(self, vec: Tensor) -> Tensor:
-        """(N, 3, H) -> (N, 3, H)."""
-        lin = self.lin_vec(vec)  # (N, 3, H)
-        guide = self.lin_gvec(vec)  # (N, 3, 1)
-        aligned = (lin * guide).sum(1, keepdim=True) >= 0  # (N, 1, H)
-        return torch.where(aligned, lin, 0.5 * (lin + guide))  # (N, 3, H)
-
-
-def envelope(x: Tensor) -> Tensor:
-    """1 - 21 x^5 + 35 x^6 - 15 x^7, zero from x = 1 on with two continuous derivatives (Gasteiger et al., 2020)."""
-    return torch.where(x < 1, 1 + x**5 * (-21 + x * (35 - 15 * x)), torch.zeros_like(x))
-
-
-class RadialBasis(nn.Module):
-    """Gaussians of the edge length under an envelope."""
-
-    offset: Tensor
-
-    def __init__(self, gaussians: int, cutoff: float) -> None:
-        super().__init__()
-        self.cutoff = cutoff
-        self.coefficient = -0.5 * (gaussians - 1) ** 2
-        self.register_buffer("offset", torch.linspace(0, 1, gaussians), persistent=False)
-
-    def forward(self, length: Tensor) -> Tensor:
-        """(E,) Angstrom -> (E, K)."""
-        x = length / self.cutoff  # (E,)
-        gaussian = torch.exp(self.coefficient * (x[:, None] - self.offset).square())  # (E, K)
-        return envelope(x)[:, None] * gaussian  # (E, K)
-
-
-@dataclass(frozen=True, eq=False)
-class Edges:
-    """What a layer needs of the edges.
-
-    `sender` (E,) points into a table (3 N) of every node as each of the three kinds of receiver sees it, `target` (E,)
-    to the receiver. The last column of `radial` (E, K + 1) multiplies the biases of the projections.
+    Of an elastic network also the energy gained by relaxing (G,), eV, and each coordinate's standard error (N,), A.
     """
 
-    sender: Tensor
-    target: Tensor
-    direction: Tensor
-    radial: Tensor
+    displacement: Tensor
+    energy_drop: Tensor | None = None
+    sigma: Tensor | None = None
 
 
-class Kinds(NamedTuple):
-    """Marker of each node (N,) and embedding of the three markers (3, H)."""
+class _Trace(NamedTuple):
+    """Nodes after the last layer, edges of the first, coordinates after each layer (none if layers move nothing)."""
 
-    marker: Tensor
-    embedding: Tensor
-
-
-def seen_by_marker(sent: Tensor, own: Tensor, markers: Tensor) -> Tensor:
-    """Gate what nodes send by the sum of the marker projections of both ends, for each marker of the receiver.
-
-    The published network adds the projections on every edge; three rows per node hold all sums that there are.
-
-    (N, C), (N, C), (3, C) -> (3 N, C).
-    """
-    return (sent * (own + markers[:, None])).flatten(0, 1)
-
-
-def project(linear: nn.Linear, radial: Tensor) -> Tensor:
-    """Linear map of the first K columns, its bias times the last one: (E, K + 1) -> (E, C)."""
-    return radial @ torch.cat([linear.weight, linear.bias[:, None]], 1).T
-
-
-class MessagePassing(nn.Module):
-    """Scalar and vector messages from neighbours, gated by the markers of both ends."""
-
-    def __init__(self, channels: int, gaussians: int) -> None:
-        super().__init__()
-        self.defect_proj = nn.Linear(channels, 3 * channels)
-        self.x_proj = nn.Sequential(
-            nn.Linear(channels, channels // 2), ScaledSiLU(), nn.Linear(channels // 2, 3 * channels)
-        )
-        self.edge_proj = nn.Linear(gaussians, 3 * channels)
-        self.vec_activation = VectorActivation(channels)
-
-    def forward(self, x: Tensor, vec: Tensor, kinds: Kinds, edges: Edges) -> tuple[Tensor, Tensor]:
-        """Scalars (N, H), vectors (N, 3, H) -> updates of both."""
-        n, h = x.shape
-        markers = self.defect_proj(kinds.embedding)  # (3, 3H)
-        table = seen_by_marker(
-            self.x_proj(x) / math.sqrt(3), markers.index_select(0, kinds.marker), markers
-        )  # (3N, 3H)
-        message = table.index_select(0, edges.sender) * project(self.edge_proj, edges.radial)  # (E, 3H)
-        along_vec, along_edge, scalar = message.split(h, dim=1)  # (E, H) each
-        vector = vec.index_select(0, edges.sender % n) * along_vec[:, None]  # (E, 3, H)
-        vector = torch.addcmul(vector, along_edge[:, None], edges.direction[:, :, None])  # (E, 3, H)
-        dvec = vector.new_zeros(vec.shape).index_add(0, edges.target, vector) / math.sqrt(h)  # (N, 3, H)
-        dx = scalar.new_zeros(x.shape).index_add(0, edges.target, scalar)  # (N, H)
-        return dx, self.vec_activation(dvec)
-
-
-class MessageUpdate(nn.Module):
-    """Scalars and vectors of one node mix."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.vec_proj = nn.Linear(channels, 2 * channels, bias=False)
-        self.xvec_proj = nn.Sequential(
-            nn.Linear(2 * channels, channels), ScaledSiLU(), nn.Linear(channels, 3 * channels)
-        )
-        self.vec_activation = VectorActivation(channels)
-
-    def forward(self, x: Tensor, vec: Tensor) -> tuple[Tensor, Tensor]:
-        """Scalars (N, H), vectors (N, 3, H) -> both updated."""
-        h = x.shape[1]
-        v1, v2 = self.vec_proj(vec).split(h, dim=2)  # (N, 3, H) each
-        norm = torch.sqrt(v2.square().sum(1) + 1e-8)  # (N, H)
-        p1, p2, p3 = self.xvec_proj(torch.cat([x, norm], 1)).split(h, dim=1)  # (N, H) each
-        x = (x + p2 / math.sqrt(2) + x * torch.tanh(p3)) / math.sqrt(2)  # (N, H)
-        return x, vec + self.vec_activation(p1[:, None] * v1)
-
-
-class CoordUpdate(nn.Module):
-    """How far each node moves: a vector channel plus pushes along the edges."""
-
-    def __init__(self, channels: int, gaussians: int) -> None:
-        super().__init__()
-        self.lin_vec2coord = nn.Linear(channels, 1, bias=False)
-        self.defect_proj = nn.Linear(channels, channels)
-        self.x_proj = nn.Sequential(nn.Linear(channels, channels), ScaledSiLU(), nn.Linear(channels, channels))
-        self.edge_proj = nn.Linear(gaussians, channels)
-        self.coord_mlp = nn.Sequential(nn.Linear(channels, channels), ScaledSiLU(), nn.Linear(channels, 1))
-
-    def forward(self, x: Tensor, vec: Tensor, kinds: Kinds, edges: Edges) -> Tensor:
-        """Displacement of this layer, (N, 3) Angstrom."""
-        markers = self.defect_proj(kinds.embedding)  # (3, H)
-        table = seen_by_marker(self.x_proj(x), markers.index_select(0, kinds.marker), markers)  # (3N, H)
-        message = table.index_select(0, edges.sender) * project(self.edge_proj, edges.radial)  # (E, H)
-        push = self.coord_mlp(message) * edges.radial[:, -1:] * edges.direction  # (E, 3)
-        own: Tensor = self.lin_vec2coord(vec).squeeze(2)  # (N, 3)
-        return 0.5 * own.to(push.dtype).index_add(0, edges.target, push)
-
-
-class VirtualScalar(nn.Module):
-    """Exchange between the scalars of the nodes and those of the structure as a whole."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.mlp_vn = _two_layers(channels)
-        self.mlp_node = _two_layers(channels)
-
-    def down(self, x: Tensor, vx: Tensor, batch: Tensor) -> Tensor:
-        """Structure to nodes: (N, H), (G, H) -> (N, H)."""
-        update: Tensor = self.mlp_node(torch.cat([x, vx.index_select(0, batch)], 1))  # (N, H)
-        return x + update
-
-    def up(self, mean: Tensor, vx: Tensor) -> Tensor:
-        """Nodes to structure: mean scalars (G, H), (G, H) -> (G, H)."""
-        update: Tensor = self.mlp_vn(torch.cat([mean, vx], 1))  # (G, H)
-        return vx + update
-
-
-class VirtualVector(nn.Module):
-    """Exchange between the vectors of the nodes and those of the structure as a whole."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.mlp_vn = nn.Linear(channels, channels, bias=False)
-        self.mlp_node = nn.Linear(channels, channels, bias=False)
-
-    def down(self, vec: Tensor, vvec: Tensor, batch: Tensor) -> Tensor:
-        """Structure to nodes: (N, 3, H), (G, 3, H) -> (N, 3, H)."""
-        update: Tensor = self.mlp_node(vec + vvec.index_select(0, batch))  # (N, 3, H)
-        return vec + update
-
-    def up(self, mean: Tensor, vvec: Tensor) -> Tensor:
-        """Nodes to structure: mean vectors (G, 3, H), (G, 3, H) -> (G, 3, H)."""
-        update: Tensor = self.mlp_vn(mean + vvec)  # (G, 3, H)
-        return vvec + update
-
-
-Layer = tuple[VirtualScalar, VirtualVector, MessagePassing, MessageUpdate, CoordUpdate]
+    x: Tensor
+    vec: Tensor
+    edges: Edges
+    positions: list[Tensor]
 
 
 class DefiNet(nn.Module):
@@ -261,8 +107,8 @@ class DefiNet(nn.Module):
         super().__init__()
         h, k = config.channels, config.gaussians
         self.config = config
-        self.atom_emb = _Embedding(config.elements, h)
-        self.defect_emb = _Embedding(N_MARKERS, h)
+        self.atom_emb = Embedding(config.elements, h)
+        self.defect_emb = Embedding(N_MARKERS, h)
         self.lin_comb = nn.Linear(2 * h, h)
         self.vn_emb = nn.Embedding(1, h)
         self.radial_basis = RadialBasis(k, config.basis_cutoff)
@@ -270,15 +116,32 @@ class DefiNet(nn.Module):
         self.virtual_vector_layers = nn.ModuleList(VirtualVector(h) for _ in range(config.layers))
         self.message_passing_layers = nn.ModuleList(MessagePassing(h, k) for _ in range(config.layers))
         self.message_update_layers = nn.ModuleList(MessageUpdate(h) for _ in range(config.layers))
-        self.coord_update_layers = nn.ModuleList(CoordUpdate(h, k) for _ in range(config.layers))
+        if config.elastic:
+            self.springs = SpringHead(h, k, config.degree)
+            self.uncertainty = SigmaHead(h)
+        else:
+            self.coord_update_layers = nn.ModuleList(CoordUpdate(h, k) for _ in range(config.layers))
         nn.init.zeros_(self.vn_emb.weight)
 
     def forward(self, graph: DefectGraph) -> Tensor:
         """Predict displacements of all nodes, (N, 3) Angstrom; those of vacancy nodes have no meaning."""
-        return self.layer_positions(graph)[-1] - graph.positions
+        return self.predict(graph).displacement
+
+    def predict(self, graph: DefectGraph) -> Prediction:
+        """Displacements, and of an elastic network energy and uncertainty."""
+        trace = self._trace(graph)
+        if not self.config.elastic:
+            return Prediction(trace.positions[-1] - graph.positions)
+        springs: Springs = self.springs(trace.x, trace.vec, trace.edges)
+        displacement, energy = _at_rest(graph, trace.edges, springs)
+        mean = graph_mean(graph, displacement.detach().norm(dim=1)).index_select(0, graph.batch)  # (N,)
+        return Prediction(displacement, energy, self.uncertainty(trace.x, displacement, mean))
 
     def layer_positions(self, graph: DefectGraph) -> list[Tensor]:
         """Coordinates after each layer, L tensors of (N, 3) Angstrom; edges stay those of the unrelaxed structure."""
+        return self._trace(graph).positions
+
+    def _trace(self, graph: DefectGraph) -> _Trace:
         kinds = Kinds(graph.marker, self.defect_emb.embeddings.weight)
         x = self.lin_comb(torch.cat([self.atom_emb(graph.numbers), self.defect_emb(graph.marker)], 1))  # (N, H)
         vec = x.new_zeros(len(x), 3, x.shape[1])  # (N, 3, H)
@@ -288,28 +151,20 @@ class DefiNet(nn.Module):
         shift = (graph.edge_offset[:, :, None] * cells).sum(1)  # (E, 3), no product that mixed precision would round
         positions, edges = graph.positions, self._edges(graph, graph.positions, shift)  # (N, 3)
         trace: list[Tensor] = []
-        for scalar, vector, message, update, coordinate in self._layers():
+        for k in range(self.config.layers):
             if trace and not self.config.smooth:
                 edges = self._edges(graph, positions, shift)
-            x = scalar.down(x, vx, graph.batch)  # (N, H)
-            vec = vector.down(vec, vvec, graph.batch)  # (N, 3, H)
-            dx, dvec = message(x, vec, kinds, edges)
-            x, vec = update((x + dx) / math.sqrt(2), vec + dvec)
-            positions = positions + coordinate(x, vec, kinds, edges)  # (N, 3)
-            vx = scalar.up(graph_mean(graph, x), vx)  # (G, H)
-            vvec = vector.up(graph_mean(graph, vec), vvec)  # (G, 3, H)
-            trace.append(positions)
-        return trace
-
-    def _layers(self) -> Iterator[Layer]:
-        lists = (
-            self.virtual_scalar_layers,
-            self.virtual_vector_layers,
-            self.message_passing_layers,
-            self.message_update_layers,
-            self.coord_update_layers,
-        )
-        return cast("Iterator[Layer]", zip(*lists, strict=True))
+            scalar, vector = self.virtual_scalar_layers[k], self.virtual_vector_layers[k]
+            x = scalar.down(x, vx, graph.batch)  # type: ignore[operator]  # (N, H)
+            vec = vector.down(vec, vvec, graph.batch)  # type: ignore[operator]  # (N, 3, H)
+            dx, dvec = self.message_passing_layers[k](x, vec, kinds, edges)
+            x, vec = self.message_update_layers[k]((x + dx) / math.sqrt(2), vec + dvec)
+            if not self.config.elastic:
+                positions = positions + self.coord_update_layers[k](x, vec, kinds, edges)  # (N, 3)
+                trace.append(positions)
+            vx = scalar.up(graph_mean(graph, x), vx)  # type: ignore[operator]  # (G, H)
+            vvec = vector.up(graph_mean(graph, vec), vvec)  # type: ignore[operator]  # (G, 3, H)
+        return _Trace(x, vec, edges, trace)
 
     def _edges(self, graph: DefectGraph, positions: Tensor, shift: Tensor) -> Edges:
         source, target = graph.edge_index
@@ -321,19 +176,19 @@ class DefiNet(nn.Module):
         return Edges(sender, target, -vector / length[:, None], radial)
 
 
-class _Embedding(nn.Module):
-    """Table with rows drawn from U(-sqrt 3, sqrt 3), which has unit variance."""
-
-    def __init__(self, rows: int, channels: int) -> None:
-        super().__init__()
-        self.embeddings = nn.Embedding(rows, channels)
-        nn.init.uniform_(self.embeddings.weight, -math.sqrt(3), math.sqrt(3))
-
-    def forward(self, index: Tensor) -> Tensor:
-        """(N,) -> (N, H)."""
-        rows: Tensor = self.embeddings(index)
-        return rows
-
-
-def _two_layers(channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(2 * channels, channels), ScaledSiLU(), nn.Linear(channels, channels), ScaledSiLU())
+def _at_rest(graph: DefectGraph, edges: Edges, springs: Springs) -> tuple[Tensor, Tensor]:
+    """Where the springs come to rest, (N, 3) A, and the energy gained (G,), eV. Empty sites push, but hold nothing."""
+    source, target = graph.edge_index
+    atoms = graph.occupied
+    force = graph.positions.new_zeros(len(atoms), 3)
+    force = force.index_add(0, target, (springs.push[:, None] * edges.direction).to(force.dtype))[atoms]  # (A, 3)
+    number = atoms.long().cumsum(0) - 1
+    held = atoms[source] & atoms[target]
+    bonds = Bonds(
+        number[source[held]], number[target[held]], edges.direction[held],
+        springs.along[held].to(force.dtype), springs.across[held].to(force.dtype),
+    )  # fmt: skip
+    counts = torch.bincount(graph.batch[atoms], minlength=graph.n_structures)
+    moved = rest(bonds, force, counts)  # (A, 3)
+    gained = force.new_zeros(graph.n_structures).index_add(0, graph.batch[atoms], (moved * force).sum(1) / 2)
+    return graph.positions.new_zeros(len(atoms), 3).index_copy(0, atoms.nonzero().squeeze(1), moved), gained

@@ -85,20 +85,46 @@ def relax(
     for structure in structures:
         _check_elements(structure, checkpoint)
     graphs = [network_graph(structure, checkpoint) for structure in structures]
-    moves = displacements(checkpoint.network(place), graphs, max_nodes)
+    moves = predictions(checkpoint.network(place), graphs, max_nodes)
     return [_relaxed(structure, move, checkpoint) for structure, move in zip(structures, moves, strict=True)]
 
 
-def displacements(net: DefiNet, graphs: Sequence[DefectGraph], max_nodes: int = 4096) -> list[FloatArray]:
-    """Displacements (N, 3) of each graph, Angstrom, on the device of the network; zero mean over the atoms."""
+@dataclass(frozen=True)
+class Move:
+    """What the network says of one graph.
+
+    Attributes
+    ----------
+    displacement_A : (N, 3) array
+        Zero mean over the atoms; of no meaning at vacancy nodes.
+    sigma_A : (N,) array or None
+        Standard error of each coordinate.
+    energy_drop_eV : float or None
+    """
+
+    displacement_A: FloatArray
+    sigma_A: FloatArray | None
+    energy_drop_eV: float | None
+
+
+def predictions(net: DefiNet, graphs: Sequence[DefectGraph], max_nodes: int = 4096) -> list[Move]:
+    """Ask the network about graphs, on its device, in batches of at most `max_nodes` nodes (one graph at least)."""
     place = next(net.parameters()).device
-    found: list[FloatArray] = []
+    found: list[Move] = []
     for group in _groups([len(graph.numbers) for graph in graphs], max_nodes):
         batch = collate([graphs[k] for k in group]).to(place, torch.float32)
+        sizes = [len(graphs[k].numbers) for k in group]
         with torch.inference_mode():
-            moved = without_drift(batch, net(batch)).double().cpu()
-        found += [part.numpy() for part in moved.split([len(graphs[k].numbers) for k in group])]
+            said = net.predict(batch)
+            moved = _parts(without_drift(batch, said.displacement), sizes)
+        sigmas = [None] * len(sizes) if said.sigma is None else _parts(said.sigma, sizes)
+        drops = [None] * len(sizes) if said.energy_drop is None else said.energy_drop.tolist()
+        found += [Move(*one) for one in zip(moved, sigmas, drops, strict=True)]
     return found
+
+
+def _parts(values: torch.Tensor, sizes: Sequence[int]) -> list[FloatArray]:
+    return [part.numpy() for part in values.double().cpu().split(list(sizes))]
 
 
 def network_graph(structure: DefectStructure, checkpoint: Checkpoint) -> DefectGraph:
@@ -161,10 +187,11 @@ def _strain(structure: DefectStructure, seen: HostRange | None) -> float:
     return seen.a_A / a_A
 
 
-def _relaxed(structure: DefectStructure, move: FloatArray, checkpoint: Checkpoint) -> Relaxed:
+def _relaxed(structure: DefectStructure, move: Move, checkpoint: Checkpoint) -> Relaxed:
     reason = out_of_range(structure, checkpoint)
-    moved = np.where(structure.occupied[:, None], move, 0.0)
-    return Relaxed(structure.structure.cart_coords + moved, not reason, reason)
+    moved = np.where(structure.occupied[:, None], move.displacement_A, 0.0)
+    sigma = None if move.sigma_A is None else np.where(structure.occupied, move.sigma_A, 0.0)
+    return Relaxed(structure.structure.cart_coords + moved, not reason, reason, sigma, move.energy_drop_eV)
 
 
 def _check_elements(structure: DefectStructure, checkpoint: Checkpoint) -> None:

@@ -2,7 +2,7 @@
 
 from definet.train.config import TrainConfig, learning_rate
 from definet.train.examples import Example, example
-from definet.train.loop import loss, position_loss, train
+from definet.train.loop import train
 from definet.train.processes import Processes, joined
 from definet.train.run import Progress, provenance
 
@@ -14,8 +14,6 @@ __all__ = [
     "example",
     "joined",
     "learning_rate",
-    "loss",
-    "position_loss",
     "provenance",
     "train",
 ]

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from definet.graph import DefectGraph, build_graph, collate
+from definet.losses import Target
 from definet.model import ModelConfig
 from definet.samples import Sample
 from definet.train.config import TrainConfig
@@ -17,14 +17,14 @@ from definet.train.processes import Processes
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One training pair, or a batch: a graph and the displacements (N, 3) of its nodes to their relaxed places, A."""
+    """One training pair, or a batch: a graph and what relaxing it does."""
 
     graph: DefectGraph
-    target: Tensor
+    target: Target
 
     def to(self, device: torch.device) -> Example:
         """The same on `device`."""
-        return Example(self.graph.to(device), self.target.to(device))
+        return Example(self.graph.to(device), Target(*(value.to(device) for value in self.target)))
 
 
 def example(sample: Sample, config: ModelConfig) -> Example:
@@ -32,12 +32,14 @@ def example(sample: Sample, config: ModelConfig) -> Example:
     positions, relaxed, cell = (torch.tensor(value) for value in (sample.positions, sample.relaxed, sample.cell))
     numbers, marker = torch.tensor(sample.numbers), torch.tensor(sample.marker)
     graph = build_graph(numbers, positions, cell, marker, config.cutoff, config.self_edges)
-    return Example(graph.to("cpu", torch.float32), (relaxed - positions).float())
+    gained = torch.tensor([sample.initial_energy_eV - sample.energy_eV])
+    return Example(graph.to("cpu", torch.float32), Target((relaxed - positions).float(), gained.float()))
 
 
 def batched(examples: Sequence[Example]) -> Example:
     """Several side by side."""
-    return Example(collate([e.graph for e in examples]), torch.cat([e.target for e in examples]))
+    targets = zip(*(e.target for e in examples), strict=True)
+    return Example(collate([e.graph for e in examples]), Target(*(torch.cat(parts) for parts in targets)))
 
 
 def batches(examples: Sequence[Example], size: int) -> list[Example]:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from definet.checkpoint import Checkpoint, Provenance, save_checkpoint
 from definet.exceptions import ModelError, OptionError
-from definet.graph import DefectGraph, without_drift
+from definet.graph import without_drift
+from definet.losses import errors, excess, position_loss, total_loss
 from definet.model import DefiNet
 from definet.samples import Sample
 from definet.train import run as folder
@@ -30,17 +31,6 @@ from definet.train.state import State
 SAVE_EVERY_S = 60.0
 """What a run that is cut off between validations loses at most."""
 REPORT_EVERY_S = 1.0
-
-
-def position_loss(net: DefiNet, graph: DefectGraph, target: Tensor) -> Tensor:
-    """Mean length of the position error over the atoms of a batch, rigid shifts aside, Angstrom."""
-    error = without_drift(graph, net(graph) - target)[graph.occupied]  # (A, 3)
-    return (error.square().sum(1) + 1e-12).sqrt().mean()
-
-
-def loss(net: DefiNet, batch: Example, config: TrainConfig) -> Tensor:
-    """What is minimised: a mean over the atoms of the batch, so that shares of a batch add up by their atoms."""
-    return position_loss(net, batch.graph, batch.target)
 
 
 def train(
@@ -106,8 +96,8 @@ def train(
         value = _update(state, config, batch.to(device), step, processes)
         validated = state.step % config.validate_every == 0 or state.step == config.steps
         if validated:
-            error = _validate(state, checks, processes)
-            better, mean = state.judge(error), state.mean_loss()
+            error, spread = _validate(state, checks, processes)
+            better, mean = state.judge(error, spread), state.mean_loss()
             if processes.first:
                 keeper.judged(state, error, mean, state.best(source) if better else None)
         if processes.first:
@@ -152,7 +142,9 @@ class _Keeper:
 
 def unmoved(checks: Sequence[Example]) -> float:
     """Validation error of leaving every atom where it was, Angstrom."""
-    lengths = [without_drift(b.graph, b.target)[b.graph.occupied].double().norm(dim=1) for b in checks]
+    lengths = [
+        without_drift(b.graph, b.target.displacement)[b.graph.occupied].double().norm(dim=1) for b in checks
+    ]
     return float(torch.cat(lengths).mean())
 
 
@@ -183,8 +175,8 @@ def _update(state: State, config: TrainConfig, batch: Example, step: int, proces
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config, step, state.fallen)
     state.optimizer.zero_grad()
-    with torch.autocast(batch.target.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        value = loss(state.net, batch, config)
+    with torch.autocast(batch.graph.positions.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        value = total_loss(batch.graph, state.net.predict(batch.graph), batch.target)
     value.backward()
     value = _shared(state.net, value.detach(), int(batch.graph.occupied.sum()), processes)
     norm = torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.clip)
@@ -216,14 +208,18 @@ def _shared(net: DefiNet, value: Tensor, atoms: int, processes: Processes) -> Te
     return whole
 
 
-def _validate(state: State, checks: Sequence[Example], processes: Processes) -> float:
-    """Error of the averaged weights over all held-out atoms, Angstrom."""
+def _validate(state: State, checks: Sequence[Example], processes: Processes) -> tuple[float, float]:
+    """Over all held-out atoms, of the averaged weights: mean error, Angstrom, and by what sigma is too small."""
     device = state.loss_sum.device
-    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
     with torch.no_grad():
         for batch in (check.to(device) for check in processes.share(checks)):
             atoms = int(batch.graph.occupied.sum())
-            error = position_loss(state.average, batch.graph, batch.target).double()
-            sums += torch.stack([error * atoms, error.new_tensor(atoms)])
-    total, atoms_in_all = processes.total(sums).tolist()
-    return float(total / atoms_in_all)
+            predicted = state.average.predict(batch.graph)
+            error = errors(batch.graph, predicted.displacement, batch.target.displacement)
+            sigma = predicted.sigma
+            squares = error.new_ones(1) if sigma is None else excess(sigma[batch.graph.occupied], error)
+            mean = torch.stack([position_loss(error).double(), squares.double().mean()])
+            sums += torch.cat([mean * atoms, mean.new_tensor([atoms])])
+    total, squares_in_all, atoms_in_all = processes.total(sums).tolist()
+    return total / atoms_in_all, math.sqrt(squares_in_all / atoms_in_all)

@@ -101,11 +101,16 @@ class State:
         weights = {name: value.cpu() for name, value in self.best_weights.items()}
         return Checkpoint(self.net.config, weights, source, {"validation_A": self.best_error})
 
-    def judge(self, error: float) -> bool:
-        """Keep the average if it is the best so far, else grow impatient; whether it is."""
+    def judge(self, error: float, spread: float = 1.0) -> bool:
+        """Keep the average if it is the best so far, else grow impatient; whether it is.
+
+        What is kept states uncertainties that are larger by the factor `spread`.
+        """
         if error < self.best_error:
             self.best_error, self.stale = error, 0
             self.best_weights = {name: value.clone() for name, value in self.average.state_dict().items()}
+            if _SIGMA_BIAS in self.best_weights:
+                self.best_weights[_SIGMA_BIAS] += math.log(max(spread, 1e-6))
             return True
         self.stale += 1
         if self.stale > PLATEAU_PATIENCE:
@@ -124,9 +129,13 @@ class State:
         return mean
 
 
+_SIGMA_BIAS = "uncertainty.mlp.2.bias"
+_LAST = ("lin_vec2coord", "coord_mlp.2", "springs.mlp.2")
+
+
 def _start_small(net: DefiNet) -> None:
     """Begin near doing nothing: fresh heads move atoms by half an Angstrom, relaxations by a tenth of that."""
     with torch.no_grad():
-        for name, value in net.coord_update_layers.named_parameters():
-            if "lin_vec2coord" in name or "coord_mlp.2" in name:
+        for name, value in net.named_parameters():
+            if any(part in name for part in _LAST):
                 value.mul_(0.1)
