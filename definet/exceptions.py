@@ -42,7 +42,7 @@ class InputFileError(DefinetError):
 
 
 class StructureError(DefinetError):
-    """A defect that cannot be built in this crystal or supercell."""
+    """A defect that cannot be built in this crystal or supercell, or a structure that cannot be relaxed."""
 
     exit_code = 4
     remedy = "Use a larger supercell, another location or another label."

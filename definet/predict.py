@@ -155,7 +155,11 @@ def resolve_device(name: str) -> torch.device:
 
 def _strain(structure: DefectStructure, seen: HostRange | None) -> float:
     """Factor from the structure's in-plane lattice constant to that of the training set; 1 where either is unknown."""
-    if seen is None or structure.shape[0] < 1:
+    if seen is None:
+        return 1.0
+    if structure.a_A is not None:
+        return seen.a_A / structure.a_A
+    if structure.shape[0] < 1:
         return 1.0
     a_A = float(np.linalg.norm(structure.structure.lattice.matrix[0])) / structure.shape[0]
     return seen.a_A / a_A
