@@ -61,6 +61,8 @@ class HostFit:
         Atom on each site; -1 where it is empty.
     site_A : (S, 3) array
         Where the sites are, Cartesian in the structure's frame.
+    atom_A : (N, 3) array
+        Where the atoms are, in the same period of the vacuum.
     cell_ij : (S / K, 2) int array
         Indices of each cell along the host's vectors.
     """
@@ -73,6 +75,7 @@ class HostFit:
     site: IntArray
     occupant: IntArray
     site_A: FloatArray
+    atom_A: FloatArray
     cell_ij: IntArray
 
     @property
@@ -312,7 +315,7 @@ def _assigned(atoms: _Atoms, host: Crystal, found: _Register) -> HostFit:
     scale = float(np.sqrt(strains.prod())) if host.hexagonal else _length(found.plane_A[0]) / host.a_exp_A
     return HostFit(
         host, found.repeat, found.plane_A, host.a_exp_A * scale, float(np.ptp(strains)) / 2, site, occupant,
-        site_A.reshape(-1, 3), cells.ij,
+        site_A.reshape(-1, 3), np.column_stack([atoms.at @ atoms.cell, atoms.z + atoms.floor_A]), cells.ij,
     )  # fmt: skip
 
 
