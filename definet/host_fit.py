@@ -108,10 +108,8 @@ def fit_host(structure: Structure, host: Crystal) -> HostFit:
     repeats = _supercells(atoms, host)
     if not repeats:
         a, b = np.linalg.norm(atoms.cell, axis=1)
-        raise StructureError(
-            f"the cell (a = {a:.3f} A, b = {b:.3f} A) is no supercell of {host.name} within {LARGEST_STRAIN:.0%} strain",
-            "Give another --host, or a structure with markers.",
-        )
+        what = f"the cell (a = {a:.3f} A, b = {b:.3f} A) is no supercell of {host.name} within {LARGEST_STRAIN:.0%} strain"
+        raise StructureError(what, "Give another --host, or a structure with markers.")
     turned = [repeat @ turn for repeat in repeats for turn in _symmetries(host)]
     best = max((_register(atoms, host, repeat) for repeat in turned), key=lambda found: found.votes)
     fit = _assigned(atoms, host, best)
@@ -234,7 +232,7 @@ class _Register:
 
 def _register(atoms: _Atoms, host: Crystal, repeat: IntArray) -> _Register:
     """The shift under which most atoms stand on sites of their element."""
-    plane = np.linalg.solve(repeat.astype(np.float64), atoms.cell)
+    plane: FloatArray = np.asarray(np.linalg.solve(repeat.astype(np.float64), atoms.cell), np.float64)
     basis = np.array([[atom.u, atom.v, atom.z_A] for atom in host.basis])
     element = np.array([atom.element for atom in host.basis])
     here = np.column_stack([atoms.at @ repeat, atoms.z])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,7 @@ def _spots(fit: HostFit, elements: Sequence[str]) -> list[_Spot]:
     places: dict[tuple[float, float], list[int]] = {}
     for k, atom in enumerate(basis):
         places.setdefault((atom.u, atom.v), []).append(k)
-    loose = {n: fit.atom_A[n] for n in np.flatnonzero(fit.site < 0)}
+    loose = {int(n): fit.atom_A[n] for n in np.flatnonzero(fit.site < 0)}
     found: list[_Spot] = []
     for cell in range(len(fit.cell_ij)):
         for members in places.values():
@@ -189,7 +190,7 @@ def _rows(fit: HostFit, group: list[_Spot]) -> int | None:
     """Least number of unbroken zigzag rows that hold all columns; None if that is more than two."""
     at = _unwound(fit, group)
     found = []
-    for (a, b), (p, q) in zip(ZIGZAG[:3], ZIGZAG[1:4], strict=True):
+    for (a, b), (p, q) in pairwise(ZIGZAG[:4]):
         # Coordinates along the row and from row to row.
         det = a * q - b * p
         along, across = [(i * q - j * p) // det for i, j in at], [(j * a - i * b) // det for i, j in at]
