@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import stemfit
-from stemfit.commands import exits, training
+from stemfit.commands import exits, model, relax, training
 from stemfit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -144,6 +144,8 @@ def _pages(analysis: Analysis, folder: Path) -> None:
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
+app.command(epilog=relax.EXAMPLES)(relax.relax)
+app.add_typer(model.app, name="model")
 app.command(epilog=training.TRAIN_EXAMPLES)(training.train)
 app.add_typer(training.dataset, name="dataset")
 

@@ -108,7 +108,7 @@ def fit_host(structure: Structure, host: Crystal) -> HostFit:
     repeats = _supercells(atoms, host)
     if not repeats:
         a, b = np.linalg.norm(atoms.cell, axis=1)
-        what = f"the cell (a = {a:.3f} A, b = {b:.3f} A) is no supercell of {host.name} within {LARGEST_STRAIN:.0%} strain"
+        what = f"the cell (a = {a:.3f} A, b = {b:.3f} A) is within {LARGEST_STRAIN:.0%} strain no supercell of {host.name}"
         raise StructureError(what, "Give another --host, or a structure with markers.")
     turned = [repeat @ turn for repeat in repeats for turn in _symmetries(host)]
     best = max((_register(atoms, host, repeat) for repeat in turned), key=lambda found: found.votes)

@@ -83,7 +83,7 @@ def relax(
     """
     place = resolve_device(device)
     for structure in structures:
-        _check_elements(structure, checkpoint)
+        check_elements(structure, checkpoint)
     graphs = [network_graph(structure, checkpoint) for structure in structures]
     moves = displacements(checkpoint.network(place), graphs, max_nodes)
     return [_relaxed(structure, move, checkpoint) for structure, move in zip(structures, moves, strict=True)]
@@ -133,6 +133,9 @@ def out_of_range(structure: DefectStructure, checkpoint: Checkpoint) -> str:
     novel = sorted(kinds_of(structure.label) - set(seen.kinds))
     if novel and seen.kinds:
         return f"{', '.join(novel)} in {structure.host} was not in the training set"
+    share = float((structure.marker != 0).mean())
+    if 0 < seen.density < share:
+        return f"{share:.1%} of the nodes are changed, at most {seen.density:.1%} in the training set of {structure.host}"
     return ""
 
 
@@ -171,7 +174,13 @@ def _relaxed(structure: DefectStructure, move: FloatArray, checkpoint: Checkpoin
     return Relaxed(structure.structure.cart_coords + moved, not reason, reason)
 
 
-def _check_elements(structure: DefectStructure, checkpoint: Checkpoint) -> None:
+def check_elements(structure: DefectStructure, checkpoint: Checkpoint) -> None:
+    """See that the weights hold a row for every element.
+
+    Raises
+    ------
+    ModelError
+    """
     heaviest = max(structure.structure.atomic_numbers, default=0)
     if heaviest >= checkpoint.config.elements:
         raise ModelError(f"atomic number {heaviest} is beyond the {checkpoint.config.elements} rows of these weights")
