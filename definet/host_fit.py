@@ -85,9 +85,9 @@ class HostFit:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Repeats along the host's vectors where the cell's are multiples of these, else (0, 0)."""
-        (n, p), (q, m) = self.repeat.tolist()
-        return (n, m) if p == q == 0 and n > 0 and m > 0 else (0, 0)
+        """Repeats n, m where the cell spans the same lattice as n a and m b, else (0, 0); cell (i, j) is i m + j."""
+        cells = _Cells.of(self.repeat)
+        return (cells.p, cells.r) if cells.q % cells.r == 0 else (0, 0)
 
 
 def fit_host(structure: Structure, host: Crystal) -> HostFit:
@@ -108,10 +108,11 @@ def fit_host(structure: Structure, host: Crystal) -> HostFit:
     repeats = _supercells(atoms, host)
     if not repeats:
         a, b = np.linalg.norm(atoms.cell, axis=1)
-        what = f"the cell (a = {a:.3f} A, b = {b:.3f} A) is within {LARGEST_STRAIN:.0%} strain no supercell of {host.name}"
+        within = f"{host.name} within {LARGEST_STRAIN:.0%} strain"
+        what = f"the cell (a = {a:.3f} A, b = {b:.3f} A) is no supercell of {within}"
         raise StructureError(what, "Give another --host, or a structure with markers.")
     turned = [repeat @ turn for repeat in repeats for turn in _symmetries(host)]
-    best = max((_register(atoms, host, repeat) for repeat in turned), key=lambda found: found.votes)
+    best = max((_register(atoms, host, repeat) for repeat in turned), key=lambda found: round(found.votes, 6))
     fit = _assigned(atoms, host, best)
     _check(atoms, fit)
     return fit

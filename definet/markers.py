@@ -45,6 +45,8 @@ class Nodes:
     marker_source : str
         "file" or "host".
     warnings : tuple of str
+    fit : HostFit or None
+        The ideal host under the atoms (vacancy nodes left out), in the upright frame.
     """
 
     crystal: DefectStructure
@@ -52,6 +54,7 @@ class Nodes:
     host_source: Literal["given", "guessed", "unknown"]
     marker_source: Literal["file", "host"]
     warnings: tuple[str, ...] = ()
+    fit: HostFit | None = None
 
 
 def nodes_of(
@@ -98,7 +101,7 @@ def nodes_of(
         why = "--marker-from-host without --host" if from_host else "no marker column, no --host to derive markers from"
         raise OptionError(why, f"{hint[0].upper()}{hint[1:]}.")
     fit = fit_host(structure, host(host_name))
-    return Nodes(_derived(structure, fit), turn, "given", "host", _uneven(fit))
+    return Nodes(_derived(structure, fit), turn, "given", "host", _uneven(fit), fit)
 
 
 def _atoms_of(structure: Structure, marker: IntArray) -> Structure:
@@ -120,7 +123,7 @@ def _as_marked(
     name = label(fit, elements_of(atoms))
     crystal = DefectStructure(structure, marker, name, sites, fit.host.name, a_A=fit.a_A)
     warnings = (*_uneven(fit), *_contradictions(crystal, fit))
-    return Nodes(crystal, turn, "given" if host_name else "guessed", "file", warnings)
+    return Nodes(crystal, turn, "given" if host_name else "guessed", "file", warnings, fit)
 
 
 def _guess(atoms: Structure, known: Iterable[str]) -> HostFit | None:

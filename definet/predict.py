@@ -135,7 +135,8 @@ def out_of_range(structure: DefectStructure, checkpoint: Checkpoint) -> str:
         return f"{', '.join(novel)} in {structure.host} was not in the training set"
     share = float((structure.marker != 0).mean())
     if 0 < seen.density < share:
-        return f"{share:.1%} of the nodes are changed, at most {seen.density:.1%} in the training set of {structure.host}"
+        most = f"at most {seen.density:.1%} in the training set of {structure.host}"
+        return f"{share:.1%} of the nodes are changed, {most}"
     return ""
 
 

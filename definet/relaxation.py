@@ -18,12 +18,18 @@ from definet.layer import closest
 from definet.markers import Nodes
 from definet.predict import out_of_range
 from definet.predict import relax as predict
-from definet.structures import DefectStructure
+from definet.structures import VACANCY, DefectStructure, elements_of
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
+    from definet.host_fit import HostFit
+
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+FULL_STEPS = 200
+"""Of the teacher where it relaxes all the way."""
 
 FAR = 0.02
 """Relative distance of lattice constants above which the user is told: potentials and experiments differ by 1 %."""
@@ -144,7 +150,7 @@ def relax_nodes(
         if method.needs_teacher:
             progress(f"teacher: structure {k + 1} of {len(nodes)}")
             assert teacher is not None
-            found = _descended(given.crystal, found, method, teacher, teacher_a_A(given.crystal.host))
+            found = _descended(given, found, method, teacher, teacher_a_A(given.crystal.host))
         outcomes.append(_outcome(given, found))
     return outcomes
 
@@ -175,25 +181,62 @@ def _doubts(crystal: DefectStructure, checkpoint: Checkpoint) -> tuple[str, ...]
     return tuple(said)
 
 
-def _descended(
-    crystal: DefectStructure, found: _Moves, method: Method, teacher: Calculator, a_A: float | None
-) -> _Moves:
+def _descended(given: Nodes, found: _Moves, method: Method, teacher: Calculator, a_A: float | None) -> _Moves:
     """Go on with the teacher, at its lattice constant where that is known."""
-    from definet.teacher import relax
+    from definet.teacher import FMAX_eV_A, relax
 
+    crystal, moves = given.crystal, found.moves.copy()
     factor = a_A / crystal.a_A if a_A is not None and crystal.a_A is not None else 1.0
-    start = _moved(_scaled(crystal, factor), found.moves)
-    steps = {} if method.relaxer == "teacher" else {"max_steps": method.refine_steps}
-    # Nodes from a file stand in no builder's order: the potential is told no host.
-    minimum = relax(replace(start, host=""), teacher, **steps)
-    moves = found.moves + minimum.positions_A - start.structure.cart_coords
+    start, node, spin = _as_built(_moved(crystal, moves), given.fit)
+    start = _scaled(start, factor)
+    limit = method.refine_steps or FULL_STEPS
+    minimum = relax(start, teacher, fmax=FMAX_eV_A, max_steps=limit)
+    here = start.occupied
+    moves[node[here]] += (minimum.positions_A - start.structure.cart_coords)[here] @ spin.T
     drop = minimum.initial_energy_eV - minimum.energy_eV
     descent = Descent(minimum.steps, minimum.initial_fmax_eV_A, minimum.fmax_eV_A, drop, minimum.converged)
     warnings = found.warnings
     if method.relaxer == "teacher" and not minimum.converged:
         warnings += (f"not converged: the largest force is {minimum.fmax_eV_A:.3f} eV/A after {minimum.steps} steps",)
-    whole = drop if method.relaxer in ("teacher", "keep") else found.energy_drop_eV
+    whole = found.energy_drop_eV if method.relaxer == "definet" else drop
     return _Moves(moves, None, whole, descent, warnings)
+
+
+def _as_built(crystal: DefectStructure, fit: HostFit | None) -> tuple[DefectStructure, IntArray, FloatArray]:
+    """The same structure with a along x and nodes in the order of the builders, which the teacher's stiffness needs.
+
+    Returns
+    -------
+    crystal : DefectStructure
+        As it came where its host is not known, or its cell spans no n x m cells.
+    node : (N',) int array
+        Where each node came from; -1 for vacancy nodes.
+    spin : (3, 3) array
+        Rotation from the crystal's frame, for rows of Cartesian vectors.
+    """
+    from pymatgen.core.lattice import Lattice
+
+    if fit is None or min(fit.shape) < 1:
+        node = np.where(crystal.occupied, np.arange(len(crystal.marker)), -1)
+        return replace(crystal, host="", shape=(0, 0)), node, np.eye(3)
+    structure, atoms = crystal.structure, np.flatnonzero(crystal.occupied)
+    loose = np.flatnonzero(fit.site < 0)
+    node = np.concatenate([np.where(fit.occupant >= 0, atoms[fit.occupant], -1), atoms[loose]])
+    empty = np.concatenate([fit.site_A, np.zeros((len(loose), 3))])
+    spin, cell = _onto_x(fit.plane_A[0]), structure.lattice.matrix.copy()
+    cell[:2, :2] = np.diag(fit.shape) @ fit.plane_A
+    positions = np.where(node[:, None] >= 0, structure.cart_coords[node], empty) @ spin
+    elements = elements_of(structure)
+    names = [elements[n] if n >= 0 else fit.element[k] for k, n in enumerate(node)]
+    built = type(structure)(Lattice(cell @ spin), names, positions, coords_are_cartesian=True)
+    marker = np.where(node >= 0, crystal.marker[node], VACANCY)
+    return replace(crystal, structure=built, marker=marker, shape=fit.shape), node, spin
+
+
+def _onto_x(vector: FloatArray) -> FloatArray:
+    """Rotation about z that takes an in-plane vector to +x, for rows."""
+    x, y = vector / np.linalg.norm(vector)
+    return np.array([[x, -y, 0.0], [y, x, 0.0], [0.0, 0.0, 1.0]])
 
 
 def _scaled(crystal: DefectStructure, factor: float) -> DefectStructure:
