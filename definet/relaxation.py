@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
     from definet.host_fit import HostFit
+    from definet.teacher import Minimum
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -200,6 +201,26 @@ def _descended(given: Nodes, found: _Moves, method: Method, teacher: Calculator,
         warnings += (f"not converged: the largest force is {minimum.fmax_eV_A:.3f} eV/A after {minimum.steps} steps",)
     whole = found.energy_drop_eV if method.relaxer == "definet" else drop
     return _Moves(moves, None, whole, descent, warnings)
+
+
+def at_teacher(crystal: DefectStructure, teacher: Calculator, a_A: float | None) -> Minimum:
+    """Relax a built structure at the teacher's lattice constant, and carry the displacements over to its own.
+
+    Parameters
+    ----------
+    crystal : DefectStructure
+        From the builders.
+    teacher : ASE calculator
+    a_A : float or None
+        The host's lattice constant in the teacher; None: the structure's own.
+    """
+    from definet.teacher import relax
+
+    own = float(np.linalg.norm(crystal.structure.lattice.matrix[0])) / max(crystal.shape[0], 1)
+    start = _scaled(crystal, 1.0 if a_A is None or crystal.shape[0] < 1 else a_A / own)
+    minimum = relax(start, teacher)
+    moves = minimum.positions_A - start.structure.cart_coords
+    return replace(minimum, positions_A=crystal.structure.cart_coords + moves)
 
 
 def _as_built(crystal: DefectStructure, fit: HostFit | None) -> tuple[DefectStructure, IntArray, FloatArray]:

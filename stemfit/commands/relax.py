@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -137,17 +137,14 @@ def _relax(
         progress("loading")
         from definet.checkpoint import load_checkpoint, shipped
         from definet.relaxation import Method, relax_nodes
+        from stemfit.relax import teacher, teacher_lattice
 
         method, net = Method(*asked), load_checkpoint(weights or shipped())
         nodes, failed = _read(files, host, from_host, net, method)
-        teacher = None
-        if method.needs_teacher:
-            from definet.teacher import calculator
-
-            teacher = calculator("chgnet")
+        potential = teacher() if method.needs_teacher else None
         progress("relaxing")
         here = sorted(nodes)
-        outcomes = relax_nodes([nodes[k] for k in here], method, net, teacher, _teacher_lattice(), progress)
+        outcomes = relax_nodes([nodes[k] for k in here], method, net, potential, teacher_lattice(), progress)
         done = [
             _write(files[k], places[k], nodes[k], found, method, net) for k, found in zip(here, outcomes, strict=True)
         ]
@@ -180,15 +177,6 @@ def _read(
                 raise
             failed.append(one_line(error, path))
     return nodes, failed
-
-
-def _teacher_lattice() -> Callable[[str], float | None]:
-    """Lattice constants in the potential, from the weights that it taught."""
-    from definet.checkpoint import load_checkpoint, shipped
-
-    taught = load_checkpoint(shipped())
-    known = taught.hosts if "chgnet" in taught.provenance.teacher else {}
-    return lambda name: known[name].a_A if name in known else None
 
 
 def _write(
