@@ -160,7 +160,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         staged.write_bytes(serialize(tensors, metadata={_KEY: json.dumps(about)}))
         os.replace(staged, path)
     except (OSError, SafetensorError) as error:
-        raise OutputError(f"cannot write {path}: {_one_line(error)}") from error
+        raise OutputError(f"cannot be written: {_one_line(error)}", subject=path) from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -183,7 +183,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             hashlib.sha256(path.read_bytes()).hexdigest(),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}: metadata are incomplete: {_one_line(error)}") from error
+        raise ModelError(f"metadata are incomplete: {_one_line(error)}", subject=path) from error
     return _checked(checkpoint, path)
 
 
@@ -216,7 +216,7 @@ def import_published(
             smooth=False,
         )
     except (KeyError, IndexError) as error:
-        raise ModelError(f"{path}: not a published DefiNet checkpoint, {_one_line(error)} is missing") from error
+        raise ModelError(f"not a published DefiNet checkpoint, {_one_line(error)} is missing", subject=path) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     weights = {name: value.float() for name, value in state.items()}
     return _checked(Checkpoint(config, weights, Provenance(hosts, "PBE"), sha256=digest), path)
@@ -224,39 +224,40 @@ def import_published(
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
-        raise ModelError(f"{path}: no such checkpoint")
+        raise ModelError("no such checkpoint", subject=path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
         about = json.loads(metadata.get(_KEY, "{}"))
     except (OSError, SafetensorError, ValueError) as error:
-        what = f"{path}: not a readable safetensors file: {_one_line(error)}"
-        raise ModelError(what, f"Choose another checkpoint; one of the authors is imported first: {IMPORT}") from error
+        what = f"not a readable safetensors file: {_one_line(error)}"
+        remedy = f"Choose another checkpoint; one of the authors is imported first: {IMPORT}"
+        raise ModelError(what, remedy, subject=path) from error
     kind = about.get("format") if isinstance(about, dict) else None
     if kind != FORMAT:
-        remedy = f"Choose another checkpoint, or a release that reads {kind}." if kind else None
-        raise ModelError(f"{path}: format {kind!r}, {FORMAT!r} is needed", remedy)
+        remedy = f"Choose another checkpoint, or a release that reads {kind}." if kind else ModelError.remedy
+        raise ModelError(f"format {kind!r}, {FORMAT!r} is needed", remedy, subject=path)
     if about.get("units") != "angstrom":
-        raise ModelError(f"{path}: lengths in {about.get('units')!r}, 'angstrom' is needed")
+        raise ModelError(f"lengths in {about.get('units')!r}, 'angstrom' is needed", subject=path)
     return tensors, about
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ModelError(f"{path}: no such checkpoint")
+        raise ModelError("no such checkpoint", subject=path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise ModelError(f"{path}: not a readable PyTorch file of tensors: {_one_line(error)}") from error
+        raise ModelError(f"not a readable PyTorch file of tensors: {_one_line(error)}", subject=path) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{path}: not a dict of parameters")
+        raise ModelError("not a dict of parameters", subject=path)
     return dict(state)
 
 
 def _checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     if not all(bool(value.isfinite().all()) for value in checkpoint.weights.values()):
-        raise ModelError(f"{path}: weights are not finite")
+        raise ModelError("weights are not finite", subject=path)
     try:
         with torch.device("meta"):  # no memory is asked for before the sizes are known to be right
             expected = DefiNet(checkpoint.config).state_dict()
@@ -266,7 +267,7 @@ def _checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
                 raise ModelError(f"{name} has the shape {has}, the architecture wants {tuple(value.shape)}")
         checkpoint.network()
     except (ModelError, RuntimeError) as error:
-        raise ModelError(f"{path}: {_one_line(error)}") from error
+        raise ModelError(f"{_one_line(error)}", subject=path) from error
     return checkpoint
 
 

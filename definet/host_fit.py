@@ -36,6 +36,9 @@ MISFIT = 0.5
 _ENOUGH = 0.8
 """Agreement of structure factors that no wrong cell reaches: its phases wind round and add up to nothing."""
 
+_LEAST = 0.4
+"""Agreement below which a cell is none: trefoil chains in 7 x 7 cells leave 0.9."""
+
 _VOTERS, _WITNESSES = 24, 400
 """Atoms that propose registers, and atoms that judge them."""
 
@@ -159,7 +162,7 @@ def _supercells(atoms: _Atoms, host: Crystal) -> list[IntArray]:
         if max(score for score, _ in kept) > _ENOUGH:
             break
     kept.sort(key=lambda item: -item[0])
-    return [repeat for score, repeat in kept[:3] if score > 0.5 * kept[0][0]]
+    return [repeat for score, repeat in kept[:3] if score > max(0.5 * kept[0][0], _LEAST)]
 
 
 def _combinations(cell: FloatArray, plane: FloatArray) -> IntArray:

@@ -108,7 +108,10 @@ def _step(fit: HostFit, p: FloatArray, q: FloatArray) -> FloatArray:
 
 
 def _groups(fit: HostFit, spots: Sequence[_Spot]) -> list[list[int]]:
-    """Spots that are neighbours: empty columns of one sublattice a lattice vector apart, all others a bond apart."""
+    """Neighbours among spots: empty columns of one sublattice a lattice vector apart, empty or new ones a bond apart.
+
+    What is exchanged stands for itself, wherever it is.
+    """
     bond = 1.15 * fit.a_A / np.sqrt(3) if fit.host.hexagonal else 1.15 * fit.a_A / 2
     group = list(range(len(spots)))
     for i, first in enumerate(spots):
@@ -116,7 +119,8 @@ def _groups(fit: HostFit, spots: Sequence[_Spot]) -> list[list[int]]:
             rows = first.vacant and second.vacant and first.missing[0] == second.missing[0]
             here, there = np.array([first.x_A, first.y_A]), np.array([second.x_A, second.y_A])
             limit = 1.15 * fit.a_A if rows and fit.host.sublattices == ("M", "X") else bond
-            if _apart(fit, here, there) < limit:
+            alone = (first.missing and first.extra) or (second.missing and second.extra)
+            if not alone and _apart(fit, here, there) < limit:
                 low, high = sorted((group[i], group[j]))
                 group = [low if g == high else g for g in group]
     return [[k for k, g in enumerate(group) if g == head] for head in dict.fromkeys(group)]
@@ -127,7 +131,7 @@ def _named(fit: HostFit, group: list[_Spot]) -> list[str]:
     if fit.host.sublattices == ("M", "X"):
         together = _trefoil(fit, group) or _metal_complex(fit, group) or _line(fit, group)
     else:
-        together = _flat_pair(group) if fit.host.hexagonal else None
+        together = _flat(group) if fit.host.hexagonal else None
     if together:
         return [together]
     return [name for spot in group for name in _alone(fit, spot)]
@@ -138,11 +142,14 @@ def _alone(fit: HostFit, spot: _Spot) -> list[str]:
         return [f"{element}_i" for element in spot.extra]
     if spot.vacant:
         return [f"V_{_formula(spot.missing)}"]
-    metal = fit.host.elements.get("M")
-    if len(spot.extra) < len(spot.missing) and metal not in spot.extra:
-        first, rest = spot.missing[: len(spot.extra)], spot.missing[len(spot.extra) :]
-        return [f"{_formula(spot.extra)}_{_formula(first)}", f"V_{_formula(rest)}"]
-    return [f"{_formula(spot.extra)}_{_formula(spot.missing)}"]
+    kinds = Counter(spot.extra)
+    if fit.host.elements.get("M") in kinds or len(spot.extra) > len(spot.missing):
+        return [f"{_formula(spot.extra)}_{_formula(spot.missing)}"]
+    names, left = [], list(spot.missing)
+    for element, count in kinds.items():
+        names.append(f"{_formula([element] * count)}_{_formula(left[:count])}")
+        left = left[count:]
+    return [*names, *([f"V_{_formula(left)}"] if left else [])]
 
 
 def _formula(elements: Sequence[str]) -> str:
@@ -217,11 +224,22 @@ def _unwound(fit: HostFit, group: list[_Spot]) -> list[tuple[int, int]]:
     return [(int(i), int(j)) for i, j in cells]
 
 
-def _flat_pair(group: list[_Spot]) -> str | None:
-    """Two neighbours missing, or turned by a right angle about the middle of their bond."""
+TRIANGLES = ((1, 3), (3, 6), (6, 10))
+"""Atoms of either kind that a triangular hole in boron nitride lacks (Jin et al., PRL 102, 195505 (2009))."""
+
+
+def _flat(group: list[_Spot]) -> str | None:
+    """Two neighbours missing, or turned by a right angle about the middle of their bond; a triangular hole."""
     missing = tuple(sorted(element for spot in group for element in spot.missing))
     added = tuple(sorted(element for spot in group for element in spot.extra))
     empty = [spot for spot in group if spot.vacant]
     if len(empty) == 2 and len(missing) == 2 and added == missing and len(group) == 4:
         return "SW"
-    return f"V_{_formula(missing)}" if len(group) == 2 == len(empty) and not added else None
+    if added:
+        return None
+    if len(group) == 2 == len(missing):
+        return f"V_{_formula(missing)}"
+    counts = Counter(missing).most_common()
+    if len(counts) == 2 and (counts[1][1], counts[0][1]) in TRIANGLES:
+        return f"V_{_formula([element for element, n in counts for _ in range(n)])}"
+    return None

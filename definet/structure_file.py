@@ -66,12 +66,14 @@ def read_structure(path: Path) -> StructureFile:
     kind = file_format(path)
     if not path.is_file():
         what = "is a folder, not a structure" if path.is_dir() else "no such file"
-        raise InputFileError(f"{path}: {what}", "Check the path.")
+        raise InputFileError(what, "Check the path.", subject=path)
     if kind is None:
-        raise InputFileError(f"{path}: no structure format has this name", f"Name it {FORMATS}.")
+        raise InputFileError("no structure format has this name", f"Name it {FORMATS}.", subject=path)
     frames = _frames(path, kind)
-    if len(frames) != 1:
-        raise StructureError(f"{path} holds {len(frames)} structures", "Give a file with one structure.")
+    if not frames:
+        raise InputFileError(f"not readable as {kind}: it holds no structure", "Export it again.", subject=path)
+    if len(frames) > 1:
+        raise StructureError(f"{len(frames)} structures in one file", "Give a file with one structure.", subject=path)
     _check(path, frames[0])
     return StructureFile(_structure(frames[0]), _marker(path, frames[0]))
 
@@ -84,28 +86,28 @@ def _frames(path: Path, kind: str) -> list[Atoms]:
             warnings.simplefilter("ignore")  # of settings that the file leaves open
             return list(read(path, index=":", format=kind))
     except KeyError as error:
-        raise StructureError(
-            f"{path}: unknown element or missing entry {error}", "Name elements by their symbols, H to Og."
-        ) from error
+        what = f"unknown element or missing entry {error}"
+        raise StructureError(what, "Name elements by their symbols, H to Og.", subject=path) from error
     except Exception as error:  # the parsers raise whatever they meet first
         what = " ".join(f"{type(error).__name__} {error}".split())[:120]
-        raise InputFileError(f"{path}: not readable as {kind} ({what})", "Export it again.") from error
+        raise InputFileError(f"not readable as {kind} ({what})", "Export it again.", subject=path) from error
 
 
 def _check(path: Path, atoms: Atoms) -> None:
     if len(atoms) == 0:
-        raise StructureError(f"{path} holds no atoms", "Give a file with one structure.")
+        raise StructureError("it holds no atoms", "Give a file with one structure.", subject=path)
     cell = np.asarray(atoms.cell)
     if not np.isfinite(cell).all() or not np.isfinite(atoms.positions).all():
-        raise StructureError(f"{path}: coordinates are not finite numbers", "Export it again.")
+        raise StructureError("coordinates are not finite numbers", "Export it again.", subject=path)
     if abs(np.linalg.det(cell)) < 1e-3:
-        raise StructureError(f"{path} has no cell of three vectors", "Give the periodic cell (Lattice in extxyz).")
+        raise StructureError("no cell of three vectors", "Give the periodic cell (Lattice in extxyz).", subject=path)
     strange = sorted({str(atom.symbol) for atom in atoms if atom.number < 1})
     if strange:
-        raise StructureError(f"{path}: unknown element {strange[0]}", "Name elements by their symbols, H to Og.")
+        remedy = "Name elements by their symbols, H to Og."
+        raise StructureError(f"unknown element {strange[0]}", remedy, subject=path)
     occupancy = atoms.info.get("occupancy", {})
     if any(abs(sum(part.values()) - 1) > 1e-6 or len(part) > 1 for part in occupancy.values()):
-        raise StructureError(f"{path}: sites are partially occupied", "Give an ordered structure.")
+        raise StructureError("sites are partially occupied", "Give an ordered structure.", subject=path)
 
 
 def _structure(atoms: Atoms) -> Structure:
@@ -118,10 +120,10 @@ def _structure(atoms: Atoms) -> Structure:
 
 def _marker(path: Path, atoms: Atoms) -> NDArray[np.int64] | None:
     stored = atoms.arrays.get("marker", atoms.info.get("marker"))
-    return None if stored is None else checked_marker(stored, len(atoms), str(path))
+    return None if stored is None else checked_marker(stored, len(atoms), path)
 
 
-def checked_marker(values: Any, count: int, subject: str = "markers") -> NDArray[np.int64]:
+def checked_marker(values: Any, count: int, subject: Path | None = None) -> NDArray[np.int64]:
     """Markers as integers.
 
     Raises
@@ -131,16 +133,16 @@ def checked_marker(values: Any, count: int, subject: str = "markers") -> NDArray
     """
     found = np.asarray(values)
     if found.shape != (count,):
-        what = f"{subject}: {found.size} markers in the shape {found.shape} for {count} nodes"
-        raise StructureError(what, "Give one marker per node.")
+        what = f"{found.size} markers in the shape {found.shape} for {count} nodes"
+        raise StructureError(what, "Give one marker per node.", subject=subject)
     try:
         numbers = found.astype(np.float64)
     except ValueError:
         numbers = np.full(count, np.nan)
     wrong = np.flatnonzero(~np.isin(numbers, (0.0, 1.0, 2.0)))
     if len(wrong):
-        what = f"{subject}: marker {found[wrong[0]]} of node {wrong[0] + 1} is not 0, 1 or 2"
-        raise StructureError(what, "Mark pristine atoms 0, exchanged or added atoms 1, vacancy nodes 2.")
+        what, remedy = f"marker {found[wrong[0]]} of node {wrong[0] + 1} is not 0, 1 or 2", "Mark pristine atoms 0, "
+        raise StructureError(what, f"{remedy}exchanged or added ones 1, vacancy nodes 2.", subject=subject)
     return numbers.astype(np.int64)
 
 
@@ -163,11 +165,11 @@ def check_output(path: Path) -> None:
         If the folder is missing or not writable, or a folder stands in the place.
     """
     if file_format(path) is None:
-        raise OptionError(f"--out {path}: no structure format has this name", f"Name it {FORMATS}.")
+        raise OptionError("no structure format has the name of --out", f"Name it {FORMATS}.", subject=path)
     folder = path.parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        what = "is a folder" if path.is_dir() else f"{folder} is not a writable folder"
-        raise OutputError(f"{path} cannot be written: {what}", "Choose another --out.")
+        what = "it is a folder" if path.is_dir() else f"{folder} is not a writable folder"
+        raise OutputError(f"cannot be written: {what}", "Choose another --out.", subject=path)
 
 
 def write_structure(path: Path, structure: Structure, columns: Columns | None = None) -> None:
@@ -196,6 +198,7 @@ def write_structure(path: Path, structure: Structure, columns: Columns | None = 
         write(staged, atoms, format=kind, **options)
         os.replace(staged, path)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}", "Choose another --out.") from error
+        what = f"cannot be written: {error.strerror or error}"
+        raise OutputError(what, "Choose another --out.", subject=path) from error
     finally:
         staged.unlink(missing_ok=True)
