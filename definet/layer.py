@@ -73,8 +73,8 @@ def closest(structure: Structure, within_A: float) -> tuple[int, int, float] | N
     from ase import Atoms
     from ase.neighborlist import neighbor_list
 
-    atoms = Atoms(positions=structure.cart_coords, cell=structure.lattice.matrix, pbc=True,
-                  numbers=np.ones(len(structure), int))  # fmt: skip
+    cell, inside = structure.lattice.matrix, structure.frac_coords % 1.0
+    atoms = Atoms(numbers=np.ones(len(structure), int), scaled_positions=inside, cell=cell, pbc=True)
     first, second, distance = neighbor_list("ijd", atoms, within_A)
     if len(distance) == 0:
         return None

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from definet.checkpoint import Checkpoint
+from definet.exceptions import ModelError
 from definet.layer import closest
 from definet.markers import Nodes
 from definet.predict import out_of_range
@@ -37,6 +38,10 @@ FAR = 0.02
 
 TOO_CLOSE_A = 1.0
 """No two atoms of these hosts come closer when they are relaxed."""
+
+
+TOO_FAR_A = 3.0
+"""No atom goes farther in a relaxation, reconstructed bonds included: what moves farther is no training sample."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,8 @@ def relax_nodes(
 def _predicted(nodes: Sequence[Nodes], checkpoint: Checkpoint, device: str) -> list[_Moves]:
     crystals = [given.crystal for given in nodes]
     found = predict(crystals, checkpoint, device)
+    if not all(np.isfinite(relaxed.positions_A).all() for relaxed in found):
+        raise ModelError("the network gives positions that are not finite")
     return [
         _Moves(
             relaxed.positions_A - crystal.structure.cart_coords, relaxed.sigma_A, relaxed.energy_drop_eV, None,
@@ -286,6 +293,9 @@ def _outcome(given: Nodes, found: _Moves) -> Outcome:
     moves = found.moves @ back
     crystal = _moved(replace(given.crystal, structure=unturned), moves)
     warnings = (*given.warnings, *found.warnings)
+    farthest = float(np.linalg.norm(moves, axis=1).max())
+    if farthest > TOO_FAR_A:
+        warnings += (f"an atom moves by {farthest:.1f} A, farther than to the next site: do not use it",)
     clash = closest(crystal.atoms, TOO_CLOSE_A)
     if clash is not None:
         i, j, apart_A = clash

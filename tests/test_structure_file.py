@@ -54,7 +54,8 @@ def test_files_of_other_programs(tmp_path: Path) -> None:
     """A CIF with symmetry, a POSCAR with selective dynamics and a scale."""
     (tmp_path / "a.cif").write_text(
         "data_x\n_cell_length_a 3.16\n_cell_length_b 3.16\n_cell_length_c 20\n_cell_angle_alpha 90\n"
-        "_cell_angle_beta 90\n_cell_angle_gamma 120\n_symmetry_space_group_name_H-M 'P -6 m 2'\n_symmetry_Int_Tables_number 187\nloop_\n"
+        "_cell_angle_beta 90\n_cell_angle_gamma 120\n_symmetry_space_group_name_H-M 'P -6 m 2'\n"
+        "_symmetry_Int_Tables_number 187\nloop_\n"
         "_atom_site_label\n_atom_site_type_symbol\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\n"
         "Mo1 Mo 0.3333 0.6667 0.5\nS1 S 0.6667 0.3333 0.57825\n"
     )
