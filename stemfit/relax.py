@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from stemfit.errors import UsageError
+from stemfit.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -67,7 +67,7 @@ def relaxer(name: str, device: str = "auto", checkpoint: Path | None = None) -> 
     ------
     UsageError
         If there is no such relaxer, or weights are given to one that has none.
-    ModelError, TeacherError
+    ModelError
         If the weights cannot be used, or the potential is not installed.
     """
     if checkpoint is not None and name != "definet":
@@ -91,16 +91,20 @@ def teacher() -> Calculator:
 
     Raises
     ------
-    TeacherError
+    ModelError
         If it is not installed.
     """
     from contextlib import redirect_stdout
     from io import StringIO
 
+    from definet.exceptions import TeacherError
     from definet.teacher import calculator
 
-    with redirect_stdout(StringIO()):
-        return calculator("chgnet")
+    try:
+        with redirect_stdout(StringIO()):
+            return calculator("chgnet")
+    except TeacherError as error:
+        raise ModelError(str(error), remedy="pip install 'stemfit[teacher]', or ask for no teacher") from error
 
 
 def teacher_lattice() -> Callable[[str], float | None]:
