@@ -68,6 +68,8 @@ class HostFit:
         Where the atoms are, in the same period of the vacuum.
     cell_ij : (S / K, 2) int array
         Indices of each cell along the host's vectors.
+    off_A : (N,) array
+        How far each atom is from its site; 0 where it stands on none.
     """
 
     host: Crystal
@@ -80,6 +82,7 @@ class HostFit:
     site_A: FloatArray
     atom_A: FloatArray
     cell_ij: IntArray
+    off_A: FloatArray
 
     @property
     def element(self) -> list[str]:
@@ -318,6 +321,7 @@ def _assigned(atoms: _Atoms, host: Crystal, found: _Register) -> HostFit:
     return HostFit(
         host, found.repeat, found.plane_A, host.a_exp_A * scale, float(np.ptp(strains)) / 2, site, occupant,
         site_A.reshape(-1, 3), np.column_stack([atoms.at @ atoms.cell, atoms.z + atoms.floor_A]), cells.ij,
+        np.where(site >= 0, np.take_along_axis(distance, (site % count)[:, None], 1)[:, 0], 0.0),
     )  # fmt: skip
 
 

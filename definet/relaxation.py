@@ -19,7 +19,7 @@ from definet.layer import closest
 from definet.markers import Nodes
 from definet.predict import out_of_range
 from definet.predict import relax as predict
-from definet.structures import VACANCY, DefectStructure, elements_of
+from definet.structures import PRISTINE, VACANCY, DefectStructure, elements_of
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -39,6 +39,9 @@ FAR = 0.02
 TOO_CLOSE_A = 1.0
 """No two atoms of these hosts come closer when they are relaxed."""
 
+
+OFF_SITE_A = 0.05
+"""Distance from its site above which an atom was relaxed before, or placed by hand."""
 
 TOO_FAR_A = 3.0
 """No atom goes farther in a relaxation, reconstructed bonds included: what moves farther is no training sample."""
@@ -169,9 +172,9 @@ def _predicted(nodes: Sequence[Nodes], checkpoint: Checkpoint, device: str) -> l
     return [
         _Moves(
             relaxed.positions_A - crystal.structure.cart_coords, relaxed.sigma_A, relaxed.energy_drop_eV, None,
-            _doubts(crystal, checkpoint),
+            (*_doubts(crystal, checkpoint), *_relaxed_before(given)),
         )
-        for crystal, relaxed in zip(crystals, found, strict=True)
+        for given, crystal, relaxed in zip(nodes, crystals, found, strict=True)
     ]  # fmt: skip
 
 
@@ -187,6 +190,18 @@ def _doubts(crystal: DefectStructure, checkpoint: Checkpoint) -> tuple[str, ...]
             "training set: displacements are those there"
         )
     return tuple(said)
+
+
+def _relaxed_before(given: Nodes) -> tuple[str, ...]:
+    """The network takes ideal sites: it would add to displacements that are there already."""
+    if given.fit is None:
+        return ()
+    marker = given.crystal.marker[given.crystal.occupied]
+    farthest = float(np.max(given.fit.off_A[marker == PRISTINE], initial=0.0))
+    if farthest <= OFF_SITE_A:
+        return ()
+    what = f"atoms are up to {farthest:.2f} A from their sites: the network takes unrelaxed structures"
+    return (f"{what}, and adds to the displacements that are there",)
 
 
 def _descended(given: Nodes, found: _Moves, method: Method, teacher: Calculator, a_A: float | None) -> _Moves:

@@ -121,6 +121,18 @@ def test_what_was_never_learnt_is_said(label: str, net: Checkpoint, frame: Frame
     assert (word in said) if word else not said
 
 
+def test_a_structure_that_was_relaxed_before_is_noticed() -> None:
+    """Not a layer that is merely thicker, as in another functional."""
+    ideal = build(pristine("MoS2", 6), "V_S2").atoms
+    thick = ideal.copy()
+    thick.translate_sites([k for k in range(len(thick)) if thick.frac_coords[k, 2] > 0.51], [0, 0, 0.005])
+    shaken = Frame()(ideal, noise_A=0.08)
+    given = [nodes_of(StructureFile(structure, None), "MoS2") for structure in (ideal, shaken, thick)]
+    said = [any("takes unrelaxed structures" in w for w in one(nodes).warnings) for nodes in given]
+    assert said == [False, True, False]
+    assert not one(given[1], Method("keep")).warnings
+
+
 def test_atoms_that_fly_together_are_said() -> None:
     nodes = derived(build(pristine("MoS2", 5), "V_S"), Frame())
     wild = {name: 3 * value for name, value in NET.weights.items()}
