@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -90,6 +90,11 @@ def nodes_of(
     if host_name is not None:
         host(host_name)
     check_layer(given.structure, vacuum_A)
+    found = _found(given, host_name, from_host, known)
+    return replace(found, warnings=(*given.warnings, *found.warnings))
+
+
+def _found(given: StructureFile, host_name: str | None, from_host: bool, known: Iterable[str]) -> Nodes:
     structure, turn = upright(given.structure)
     if given.marker is not None and not from_host:
         return _as_marked(structure, given.marker, turn, host_name, known)

@@ -37,10 +37,13 @@ class StructureFile:
         All nodes in the order of the file, coordinates as they stand there (not wrapped).
     marker : (N,) int64 array or None
         0 pristine, 1 exchanged or added, 2 vacancy node; None where the file says nothing of it.
+    warnings : tuple of str
+        What of the file is not heeded.
     """
 
     structure: Structure
     marker: NDArray[np.int64] | None
+    warnings: tuple[str, ...] = ()
 
 
 def file_format(path: Path) -> str | None:
@@ -75,7 +78,8 @@ def read_structure(path: Path) -> StructureFile:
     if len(frames) > 1:
         raise StructureError(f"{len(frames)} structures in one file", "Give a file with one structure.", subject=path)
     _check(path, frames[0])
-    return StructureFile(_structure(frames[0]), _marker(path, frames[0]))
+    held = ("constraints of the file are not heeded, nor kept: every atom may move",) if frames[0].constraints else ()
+    return StructureFile(_structure(frames[0]), _marker(path, frames[0]), held)
 
 
 def _frames(path: Path, kind: str) -> list[Atoms]:

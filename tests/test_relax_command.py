@@ -277,6 +277,8 @@ def test_bad_input(make: Any, code: int, words: list[str]) -> None:
         (["defect.cif", "--host", "MoS2", "--out", "out.cif", "--refine", "dft:3"], 2, ["is not teacher:N"]),
         (["defect.cif", "--host", "MoS2", "--out", "out.cif", "--refine", "teacher:3", "--relaxer", "teacher"], 2,
          ["does nothing"]),
+        (["defect.cif", "--host", "MoS2", "--out", "out.cif", "--checkpoint", "m.safetensors", "--relaxer", "keep"], 2,
+         ["--checkpoint does not go with --relaxer keep"]),
         (["defect.cif", "defect.cif", "--host", "MoS2", "--out", "results"], 2, ["several inputs"]),
         (["defect.cif", "--host", "MoS2", "--out", "none/out.cif"], 5, ["none is not a writable folder"]),
         (["defect.cif", "POSCAR", "--host", "MoS2", "--out", "defect.cif"], 5, ["defect.cif: ", "is no folder"]),

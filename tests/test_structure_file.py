@@ -14,6 +14,7 @@ from frames import Frame
 
 from definet.exceptions import DefinetError, InputFileError, OptionError, OutputError, StructureError
 from definet.layer import check_layer, closest
+from definet.markers import nodes_of
 from definet.structure_file import Columns, checked_marker, file_format, read_structure, write_structure
 from definet.structures import build, elements_of, pristine
 
@@ -66,6 +67,8 @@ def test_files_of_other_programs(tmp_path: Path) -> None:
     )
     read = read_structure(tmp_path / "POSCAR").structure
     assert elements_of(read) == ["Mo", "S", "S"] and read.lattice.a == pytest.approx(3.16)
+    assert "constraints" in read_structure(tmp_path / "POSCAR").warnings[0]
+    assert nodes_of(read_structure(tmp_path / "POSCAR"), "MoS2").warnings[0].startswith("constraints")
 
 
 # -- what is wrong -------------------------------------------------------------------------------------------------

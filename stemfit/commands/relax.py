@@ -65,6 +65,8 @@ def relax(
     """Relax defect structures: by the network in one pass, polished by its teacher if asked."""
     with exits.errors("relax" if len(files) > 1 else files[0], verbose, debug):
         steps = _refinement(refine, relaxer)
+        if checkpoint is not None and relaxer != "definet":
+            raise UsageError(f"--checkpoint does not go with --relaxer {relaxer}", remedy="leave one of them out")
         places = _places(files, out)
         done, failed = _relax(files, places, host, marker_from_host, (relaxer, steps, device), checkpoint, verbose)
         typer.echo(exits.as_text({**_header(), "structures": done}) if as_json else _summary(done))
