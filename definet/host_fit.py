@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from definet.crystals import Crystal
 from definet.exceptions import StructureError
 from definet.layer import bottom
+from definet.structures import ZIGZAG
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
@@ -88,6 +89,14 @@ class HostFit:
     def element(self) -> list[str]:
         """(S,) what belongs on each site."""
         return [atom.element for atom in self.host.basis] * len(self.cell_ij)
+
+    @property
+    def hollow(self) -> int:
+        """Cells that are empty together with all six around them: a hole, or vacuum beyond an edge."""
+        cells = _Cells.of(self.repeat)
+        empty = np.asarray((self.occupant.reshape(len(self.cell_ij), -1) < 0).all(axis=1), np.bool_).reshape(-1)
+        around = [empty[cells.index(self.cell_ij + np.array(step))] for step in ZIGZAG]
+        return int((empty & np.all(around, axis=0)).sum())
 
     @property
     def shape(self) -> tuple[int, int]:

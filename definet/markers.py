@@ -106,7 +106,7 @@ def _found(given: StructureFile, host_name: str | None, from_host: bool, known: 
         why = "--marker-from-host without --host" if from_host else "no marker column, no --host to derive markers from"
         raise OptionError(why, f"{hint[0].upper()}{hint[1:]}.")
     fit = fit_host(structure, host(host_name))
-    return Nodes(_derived(structure, fit), turn, "given", "host", _uneven(fit), fit)
+    return Nodes(_derived(structure, fit), turn, "given", "host", _unlike(fit), fit)
 
 
 def _atoms_of(structure: Structure, marker: IntArray) -> Structure:
@@ -127,7 +127,7 @@ def _as_marked(
         return Nodes(DefectStructure(structure, marker, "unknown", sites), turn, "unknown", "file", (NO_HOST,))
     name = label(fit, elements_of(atoms))
     crystal = DefectStructure(structure, marker, name, sites, fit.host.name, a_A=fit.a_A)
-    warnings = (*_uneven(fit), *_contradictions(crystal, fit))
+    warnings = (*_unlike(fit), *_contradictions(crystal, fit))
     return Nodes(crystal, turn, "given" if host_name else "guessed", "file", warnings, fit)
 
 
@@ -164,10 +164,18 @@ def _derived(atoms: Structure, fit: HostFit) -> DefectStructure:
     return DefectStructure(structure, marker, label(fit, elements_of(atoms)), sites, fit.host.name, a_A=fit.a_A)
 
 
-def _uneven(fit: HostFit) -> tuple[str, ...]:
+def _unlike(fit: HostFit) -> tuple[str, ...]:
+    """What of the cell as a whole is unlike any that was learnt."""
     if fit.strain <= UNEVEN:
+        return _edges(fit)
+    what = f"the cell is strained unevenly, by +-{fit.strain:.1%} against {fit.host.name}: no such cell was learnt"
+    return (what, *_edges(fit))
+
+
+def _edges(fit: HostFit) -> tuple[str, ...]:
+    if fit.hollow == 0:
         return ()
-    return (f"the cell is strained unevenly, by +-{fit.strain:.1%} against {fit.host.name}: no such cell was learnt",)
+    return (f"the layer does not fill the cell ({fit.hollow} cells amid emptiness): edges and holes were not learnt",)
 
 
 def _contradictions(crystal: DefectStructure, fit: HostFit) -> tuple[str, ...]:

@@ -138,6 +138,15 @@ def test_uneven_strain_is_measured_and_said() -> None:
     assert "unevenly" in said and "2.0%" in said
 
 
+def test_edges_are_not_taken_for_many_vacancies() -> None:
+    atoms = pristine("MoS2", 12).structure
+    atoms.remove_sites([k for k in range(len(atoms)) if atoms.frac_coords[k, 0] > 0.7])
+    [said] = nodes_of(StructureFile(Frame(0.2, seed=1)(atoms), None), "MoS2").warnings
+    assert "does not fill the cell" in said
+    largest = build(pristine("hBN", 12), "V_B6N3").atoms
+    assert nodes_of(StructureFile(largest, None), "hBN").warnings == ()
+
+
 def test_cells_of_large_layers_are_found() -> None:
     built = build(pristine("MoS2", 24, 22), "SVL-4")
     found = nodes_of(StructureFile(Frame(0.3, (1, 1, 1), 1.02, "skewed")(built.atoms), None), "MoS2").crystal

@@ -20,7 +20,7 @@ import cli
 from definet.checkpoint import load_checkpoint, shipped
 from definet.predict import relax
 from definet.structure_file import Columns, read_structure, write_structure
-from definet.structures import DefectStructure, build, elements_of, pristine
+from definet.structures import DefectStructure, build, elements_of, pristine, substitution, vacancy
 
 RUNNER = typer.testing.CliRunner()
 BUILT = build(pristine("MoS2", 6), "V_S2")
@@ -114,6 +114,14 @@ def test_the_summary() -> None:
     for words in ("106 atoms, 2 vacancy nodes", "MoS2 (given, a = 3.1600 A)", "V_S2", "largest 0.", "out.cif"):
         assert words in done.stdout
     assert "warning" not in done.stdout
+
+
+def test_equal_defects_are_counted() -> None:
+    built = pristine("MoS2", 8)
+    for at in ((0, 0), (4, 0), (0, 4)):
+        built = vacancy(built, "V_S", at)
+    write_structure(Path("three.cif"), substitution(built, "W_Mo", (4, 4)).atoms)
+    assert "3 V_S, W_Mo\n" in run("three.cif", "--host", "MoS2", "--out", "out.cif").stdout
 
 
 def test_outside_the_training_range_is_said() -> None:

@@ -258,6 +258,14 @@ def _summary(done: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join("\n".join(_lines(document)) for document in done)
 
 
+def _counted(label: str | None) -> str:
+    """Label with equal defects counted: "2 V_S, W_Mo"."""
+    from collections import Counter
+
+    parts = Counter((label or "unknown").split("+"))
+    return ", ".join(name if count == 1 else f"{count} {name}" for name, count in parts.items())
+
+
 def _lines(document: dict[str, Any]) -> list[str]:
     host, moved, sigma, teacher = (document[key] for key in ("host", "displacement_A", "sigma_A", "teacher"))
     drop = document["energy_drop_eV"]
@@ -265,7 +273,7 @@ def _lines(document: dict[str, Any]) -> list[str]:
     facts = {
         "structure": f"{document['input']}, {document['atoms']} atoms, {document['vacancy_nodes']} vacancy nodes",
         "host": f"{host['name'] or 'unknown'} ({host['source']}{scale}), markers from the {document['markers']}",
-        "defects": document["defects"] or "unknown",
+        "defects": _counted(document["defects"]),
         "relaxer": document["relaxer"]["name"],
         "displaced": f"mean {moved['mean']:.4f} A, largest {moved['max']:.4f} A (atom {moved['max_atom']})",
         "sigma": "not stated by these weights" if sigma is None else f"mean {sigma['mean']:.4f} A, largest "
