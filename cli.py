@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import stemfit
-from stemfit.commands import exits, training
+from stemfit.commands import exits, model, relax, training
 from stemfit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -81,8 +81,12 @@ def analyze(
     ] = None,
     frame: Annotated[int | None, typer.Option(metavar="N", help="Image of a stack, counted from 0.")] = None,
     relaxer: Annotated[
-        Literal["definet", "keep"], typer.Option(help="Relax candidates with the network, or keep them as built.")
+        Literal["definet", "teacher", "keep"],
+        typer.Option(help="Relax candidates with the network, with its teacher, a potential (slow), or not at all."),
     ] = "definet",
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Weights of the network, see stemfit model.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Result folder.  [default: IMAGE.stemfit here]", show_default=False),
@@ -107,12 +111,12 @@ def analyze(
             "device": device,
         }
         folder = Path(f"{image.stem}.stemfit") if out is None else out
-        document = _analyze(image, frame, asked, relaxer, folder, verbose)
+        document = _analyze(image, frame, asked, (relaxer, device, checkpoint), folder, verbose)
         typer.echo(exits.as_text({"output": str(folder), **document}) if as_json else _summary(document, folder))
 
 
 def _analyze(
-    image: Path, frame: int | None, asked: dict[str, Any], relaxer: str, folder: Path, verbose: bool
+    image: Path, frame: int | None, asked: dict[str, Any], chosen: tuple[Any, ...], folder: Path, verbose: bool
 ) -> dict[str, Any]:
     """Everything that can fail early does so before the slow imports; the answer is what the file says."""
     from stemfit import crystal_file, mask_file, micrograph, result
@@ -124,9 +128,10 @@ def _analyze(
     result.check_place(folder, recorded.sha256)
     with exits.progress(verbose) as progress:
         progress("loading")
-        from stemfit import pipeline, relax
+        from stemfit import pipeline
+        from stemfit import relax as relaxing
 
-        relaxation = relax.relaxer(relaxer, asked["device"])
+        relaxation = relaxing.relaxer(*chosen)
         analysis = pipeline.analyze(recorded, pipeline.Settings(**asked), relaxation, progress=progress)
         progress("writing")
         result.write(analysis, folder, extras=_pages)
@@ -144,6 +149,8 @@ def _pages(analysis: Analysis, folder: Path) -> None:
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
+app.command(epilog=relax.EXAMPLES)(relax.relax)
+app.add_typer(model.app, name="model")
 app.command(epilog=training.TRAIN_EXAMPLES)(training.train)
 app.add_typer(training.dataset, name="dataset")
 

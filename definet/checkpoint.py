@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pickle
 import re
@@ -21,7 +22,10 @@ from definet.exceptions import ModelError, OutputError
 from definet.model import DefiNet, ModelConfig
 
 FORMAT = "definet.checkpoint/1"
+IMPORT = "stemfit model import FILE --out M.safetensors"
 _KEY = "definet"
+_MOST = 10_000
+"""Bound of all counts of an architecture: what exceeds it is damage, not a network."""
 _SHIPPED = Path(__file__).parent / "weights" / "definet.safetensors"
 
 
@@ -39,12 +43,15 @@ class HostRange:
         Kinds of defects, as `kinds_of` names them; empty: not known.
     structures : int
         Training structures of this host; 0: not known.
+    density : float
+        Largest share of nodes that were exchanged, added or empty; 0: not known.
     """
 
     a_A: float
     elements: tuple[str, ...]
     kinds: tuple[str, ...] = ()
     structures: int = 0
+    density: float = 0.0
 
 
 def kinds_of(label: str) -> frozenset[str]:
@@ -117,14 +124,15 @@ class Checkpoint:
 
 
 PUBLISHED_HOSTS: Mapping[str, HostRange] = {
-    "MoS2": HostRange(3.19032, ("Mo", "S", "Se", "W")),
-    "WSe2": HostRange(3.32707, ("Mo", "S", "Se", "W")),
-    "hBN": HostRange(2.51243, ("B", "C", "N")),
-    "GaSe": HostRange(3.81907, ("Ga", "In", "S", "Se")),
-    "InSe": HostRange(4.09647, ("Ga", "In", "S", "Se")),
-    "blackP": HostRange(3.29992, ("N", "P")),
+    "MoS2": HostRange(3.19032, ("Mo", "S", "Se", "W"), density=0.125),
+    "WSe2": HostRange(3.32707, ("Mo", "S", "Se", "W"), density=0.125),
+    "hBN": HostRange(2.51243, ("B", "C", "N"), density=0.125),
+    "GaSe": HostRange(3.81907, ("Ga", "In", "S", "Se"), density=0.125),
+    "InSe": HostRange(4.09647, ("Ga", "In", "S", "Se"), density=0.125),
+    "blackP": HostRange(3.29992, ("N", "P"), density=0.125),
 }
-"""Range of the published training set (2DMD, Zenodo 14027373): PBE lattice constants, substitutes of each host."""
+"""Range of the published training set (2DMD, Zenodo 14027373): PBE lattice constants, substitutes of each host, at most
+12.5 % of the sites changed."""
 
 
 def shipped() -> Path:
@@ -152,7 +160,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         staged.write_bytes(serialize(tensors, metadata={_KEY: json.dumps(about)}))
         os.replace(staged, path)
     except (OSError, SafetensorError) as error:
-        raise OutputError(f"cannot write {path}: {_one_line(error)}") from error
+        raise OutputError(f"cannot be written: {_one_line(error)}", subject=path) from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -168,14 +176,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
         source = about["provenance"]
         seen = {name: _host_range(values) for name, values in source["hosts"].items()}
         checkpoint = Checkpoint(
-            ModelConfig(**about["config"]),
+            _config(about["config"]),
             tensors,
-            Provenance(seen, source["teacher"], source["data_sha256"], source["version"]),
-            about["scores"],
+            Provenance(seen, *(str(source[name]) for name in ("teacher", "data_sha256", "version"))),
+            {str(name): float(value) for name, value in about["scores"].items()},
             hashlib.sha256(path.read_bytes()).hexdigest(),
         )
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"{path}: metadata are incomplete: {_one_line(error)}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"metadata are incomplete: {_one_line(error)}", subject=path) from error
     return _checked(checkpoint, path)
 
 
@@ -208,7 +216,7 @@ def import_published(
             smooth=False,
         )
     except (KeyError, IndexError) as error:
-        raise ModelError(f"{path}: not a published DefiNet checkpoint, {_one_line(error)} is missing") from error
+        raise ModelError(f"not a published DefiNet checkpoint, {_one_line(error)} is missing", subject=path) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     weights = {name: value.float() for name, value in state.items()}
     return _checked(Checkpoint(config, weights, Provenance(hosts, "PBE"), sha256=digest), path)
@@ -216,44 +224,74 @@ def import_published(
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
-        raise ModelError(f"{path}: no such checkpoint")
+        raise ModelError("no such checkpoint", subject=path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
         about = json.loads(metadata.get(_KEY, "{}"))
     except (OSError, SafetensorError, ValueError) as error:
-        raise ModelError(f"{path}: not a readable safetensors file: {_one_line(error)}") from error
-    if about.get("format") != FORMAT:
-        raise ModelError(f"{path}: format {about.get('format')!r}, {FORMAT!r} is needed")
+        what = f"not a readable safetensors file: {_one_line(error)}"
+        remedy = f"Choose another checkpoint; one of the authors is imported first: {IMPORT}"
+        raise ModelError(what, remedy, subject=path) from error
+    kind = about.get("format") if isinstance(about, dict) else None
+    if kind != FORMAT:
+        remedy = f"Choose another checkpoint, or a release that reads {kind}." if kind else ModelError.remedy
+        raise ModelError(f"format {kind!r}, {FORMAT!r} is needed", remedy, subject=path)
+    if about.get("units") != "angstrom":
+        raise ModelError(f"lengths in {about.get('units')!r}, 'angstrom' is needed", subject=path)
     return tensors, about
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ModelError(f"{path}: no such checkpoint")
+        raise ModelError("no such checkpoint", subject=path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise ModelError(f"{path}: not a readable PyTorch file of tensors: {_one_line(error)}") from error
+        raise ModelError(f"not a readable PyTorch file of tensors: {_one_line(error)}", subject=path) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{path}: not a dict of parameters")
+        raise ModelError("not a dict of parameters", subject=path)
     return dict(state)
 
 
 def _checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     if not all(bool(value.isfinite().all()) for value in checkpoint.weights.values()):
-        raise ModelError(f"{path}: weights are not finite")
+        raise ModelError("weights are not finite", subject=path)
     try:
+        with torch.device("meta"):  # no memory is asked for before the sizes are known to be right
+            expected = DefiNet(checkpoint.config).state_dict()
+        for name, value in expected.items():
+            if name in checkpoint.weights and checkpoint.weights[name].shape != value.shape:
+                has = tuple(checkpoint.weights[name].shape)
+                raise ModelError(f"{name} has the shape {has}, the architecture wants {tuple(value.shape)}")
         checkpoint.network()
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
+    except (ModelError, RuntimeError) as error:
+        raise ModelError(f"{_one_line(error)}", subject=path) from error
     return checkpoint
 
 
+def _config(stored: Mapping[str, Any]) -> ModelConfig:
+    """Architecture with values of the kinds that it has by default."""
+    config = ModelConfig(**stored)
+    for name, default in asdict(ModelConfig()).items():
+        value = getattr(config, name)
+        if isinstance(default, bool):
+            good = isinstance(value, bool)
+        elif isinstance(default, int):
+            good = type(value) is int and 0 <= value <= _MOST
+        else:
+            good = type(value) in (int, float) and 0 < value < math.inf
+        if not good:
+            raise ValueError(f"{name} = {value!r} in the architecture")
+    return config
+
+
 def _host_range(stored: Mapping[str, Any]) -> HostRange:
-    seen = tuple(stored["elements"]), tuple(stored["kinds"]), int(stored.get("structures", 0))
-    return HostRange(float(stored["a_A"]), *seen)
+    a_A, counts = float(stored["a_A"]), (int(stored.get("structures", 0)), float(stored.get("density", 0.0)))
+    if not 0 < a_A < math.inf:
+        raise ValueError(f"a lattice constant of {a_A} A")
+    return HostRange(a_A, tuple(stored["elements"]), tuple(stored["kinds"]), *counts)
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 
 class DefinetError(Exception):
     """Base of all errors of this package.
 
-    The message is one line: what is wrong and which value. `remedy` says what to do about it.
+    The message is one line: what is wrong and which value. `remedy` says what to do about it, `subject` names the file
+    that it is about, where it is about one.
     """
 
     exit_code: ClassVar[int] = 1
     remedy: str = "Run again with --debug and report the traceback."
 
-    def __init__(self, message: str, remedy: str | None = None) -> None:
+    def __init__(self, message: str, remedy: str | None = None, *, subject: Path | str | None = None) -> None:
         super().__init__(message)
+        self.subject = subject
         if remedy is not None:
             self.remedy = remedy
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.subject is None else f"{self.subject}: {self.args[0]}"
 
 
 class UnknownHostError(DefinetError):
@@ -42,7 +48,7 @@ class InputFileError(DefinetError):
 
 
 class StructureError(DefinetError):
-    """A defect that cannot be built in this crystal or supercell."""
+    """A defect that cannot be built in this crystal or supercell, or a structure that cannot be relaxed."""
 
     exit_code = 4
     remedy = "Use a larger supercell, another location or another label."

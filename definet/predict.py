@@ -83,7 +83,7 @@ def relax(
     """
     place = resolve_device(device)
     for structure in structures:
-        _check_elements(structure, checkpoint)
+        check_elements(structure, checkpoint)
     graphs = [network_graph(structure, checkpoint) for structure in structures]
     moves = predictions(checkpoint.network(place), graphs, max_nodes)
     return [_relaxed(structure, move, checkpoint) for structure, move in zip(structures, moves, strict=True)]
@@ -159,6 +159,10 @@ def out_of_range(structure: DefectStructure, checkpoint: Checkpoint) -> str:
     novel = sorted(kinds_of(structure.label) - set(seen.kinds))
     if novel and seen.kinds:
         return f"{', '.join(novel)} in {structure.host} was not in the training set"
+    share = float((structure.marker != 0).mean())
+    if 0 < seen.density < share:
+        most = f"at most {seen.density:.1%} in the training set of {structure.host}"
+        return f"{share:.1%} of the nodes are changed, {most}"
     return ""
 
 
@@ -181,7 +185,11 @@ def resolve_device(name: str) -> torch.device:
 
 def _strain(structure: DefectStructure, seen: HostRange | None) -> float:
     """Factor from the structure's in-plane lattice constant to that of the training set; 1 where either is unknown."""
-    if seen is None or structure.shape[0] < 1:
+    if seen is None:
+        return 1.0
+    if structure.a_A is not None:
+        return seen.a_A / structure.a_A
+    if structure.shape[0] < 1:
         return 1.0
     a_A = float(np.linalg.norm(structure.structure.lattice.matrix[0])) / structure.shape[0]
     return seen.a_A / a_A
@@ -194,7 +202,13 @@ def _relaxed(structure: DefectStructure, move: Move, checkpoint: Checkpoint) -> 
     return Relaxed(structure.structure.cart_coords + moved, not reason, reason, sigma, move.energy_drop_eV)
 
 
-def _check_elements(structure: DefectStructure, checkpoint: Checkpoint) -> None:
+def check_elements(structure: DefectStructure, checkpoint: Checkpoint) -> None:
+    """See that the weights hold a row for every element.
+
+    Raises
+    ------
+    ModelError
+    """
     heaviest = max(structure.structure.atomic_numbers, default=0)
     if heaviest >= checkpoint.config.elements:
         raise ModelError(f"atomic number {heaviest} is beyond the {checkpoint.config.elements} rows of these weights")

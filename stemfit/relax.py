@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stemfit.errors import UsageError
+from stemfit.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+
     from definet.checkpoint import Checkpoint
     from definet.predict import Relaxed as Prediction
     from definet.structures import DefectStructure
+    from definet.teacher import Minimum
     from stemfit.candidates import Candidate
 
 FloatArray = NDArray[np.float64]
@@ -48,13 +51,34 @@ class Relaxed:
 Relaxer = Callable[[Sequence["Candidate"]], Sequence[Relaxed]]
 
 
-def relaxer(name: str, device: str = "auto") -> Relaxer:
-    """Relaxer by name: "definet" (the shipped weights) or "keep" (structures as built)."""
+def relaxer(name: str, device: str = "auto", checkpoint: Path | None = None) -> Relaxer:
+    """Relaxer by name.
+
+    Parameters
+    ----------
+    name : str
+        "definet" (the network), "teacher" (CHGNet, seconds to a minute per candidate) or "keep" (structures as built).
+    device : str
+        For the network.
+    checkpoint : Path, optional
+        Its weights; default those that come along.
+
+    Raises
+    ------
+    UsageError
+        If there is no such relaxer, or weights are given to one that has none.
+    ModelError
+        If the weights cannot be used, or the potential is not installed.
+    """
+    if checkpoint is not None and name != "definet":
+        raise UsageError(f"--checkpoint does not go with --relaxer {name}", remedy="leave one of them out")
     if name == "keep":
         return keep
+    if name == "teacher":
+        return _teacher(teacher())
     if name == "definet":
-        return _definet(device)
-    raise UsageError(f"no relaxer {name!r}", remedy="choose definet or keep")
+        return _definet(device, checkpoint)
+    raise UsageError(f"no relaxer {name!r}", remedy="choose definet, teacher or keep")
 
 
 def keep(candidates: Sequence[Candidate]) -> list[Relaxed]:
@@ -62,13 +86,64 @@ def keep(candidates: Sequence[Candidate]) -> list[Relaxed]:
     return [Relaxed(c.structure.structure.cart_coords, None, "keep", None) for c in candidates]
 
 
-def _definet(device: str) -> Relaxer:
+def teacher() -> Calculator:
+    """The potential that labels are made with; what it prints when it is loaded is dropped.
+
+    Raises
+    ------
+    ModelError
+        If it is not installed.
+    """
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    from definet.exceptions import TeacherError
+    from definet.teacher import calculator
+
+    try:
+        with redirect_stdout(StringIO()):
+            return calculator("chgnet")
+    except TeacherError as error:
+        raise ModelError(str(error), remedy="pip install 'stemfit[teacher]', or ask for no teacher") from error
+
+
+def teacher_lattice() -> Callable[[str], float | None]:
+    """Lattice constant of each host in the potential, from the weights that it taught; None where it is not known."""
+    from definet.checkpoint import load_checkpoint, shipped
+
+    taught = load_checkpoint(shipped())
+    known = taught.hosts if "chgnet" in taught.provenance.teacher else {}
+    return lambda name: known[name].a_A if name in known else None
+
+
+def _teacher(potential: Calculator) -> Relaxer:
+    from definet.relaxation import at_teacher
+    from definet.teacher import fidelity
+
+    name, lattice = f"teacher:{fidelity('chgnet')}", teacher_lattice()
+
+    def run(candidates: Sequence[Candidate]) -> list[Relaxed]:
+        different = {id(c.structure): c.structure for c in candidates if c.structure.sites}
+        found = {key: at_teacher(structure, potential, lattice(structure.host)) for key, structure in different.items()}
+        return [_as_taught(c, found.get(id(c.structure)), name) for c in candidates]
+
+    return run
+
+
+def _as_taught(candidate: Candidate, minimum: Minimum | None, name: str) -> Relaxed:
+    at_start = candidate.structure.structure.cart_coords
+    if minimum is None:
+        return Relaxed(at_start, None, name, None)
+    caution = "" if minimum.converged else f"the teacher did not come to rest ({minimum.fmax_eV_A:.2f} eV/A are left)"
+    return Relaxed(minimum.positions_A, None, name, None, caution)
+
+
+def _definet(device: str, weights: Path | None) -> Relaxer:
     from definet.checkpoint import load_checkpoint, shipped
     from definet.predict import relax
 
-    path = shipped()
-    checkpoint = load_checkpoint(path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    checkpoint = load_checkpoint(weights or shipped())
+    digest = checkpoint.sha256
 
     def run(candidates: Sequence[Candidate]) -> list[Relaxed]:
         # Many defects have the same candidates: each structure is relaxed once.

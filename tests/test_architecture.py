@@ -91,9 +91,12 @@ def test_light_at_the_door() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["analyze", "--help"], ["train", "--help"], ["dataset", "make", "--help"], ["--version"]],
+    [
+        ["--help"], ["--version"], ["analyze", "--help"], ["train", "--help"], ["dataset", "make", "--help"],
+        ["relax", "--help"], ["model", "--help"], ["model", "info", "-h"], ["model", "import", "--help"],
+    ],
     ids=" ".join,
-)
+)  # fmt: skip
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys, cli\n"

@@ -172,7 +172,7 @@ def chain(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         (folder / "overlay.png").write_bytes(b"png")
 
     monkeypatch.setattr(pipeline, "analyze", analyze)
-    monkeypatch.setattr(relax, "relaxer", lambda name, device: (name, device))
+    monkeypatch.setattr(relax, "relaxer", lambda name, device, checkpoint: (name, device, checkpoint))
     monkeypatch.setattr(cli, "_pages", pages)
     return asked
 
@@ -206,7 +206,7 @@ def test_options_arrive(chain: list[Any]) -> None:
     assert (settings.host, settings.pixel_size_A, settings.device) == ("WSe2", 0.1, "cpu")
     assert (settings.voltage_kV, settings.convergence_mrad, settings.detector_mrad) == (60.0, 32.0, (60.0, 200.0))
     assert settings.mask == "mask.npy"
-    assert settings.roi == (1, 2, 90, 100) and relaxer == ("keep", "cpu")
+    assert settings.roi == (1, 2, 90, 100) and relaxer == ("keep", "cpu", None)
 
 
 def test_verbose_names_the_stages(chain: list[Any]) -> None:

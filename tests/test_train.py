@@ -66,7 +66,8 @@ def test_training_needs_both_parts(tmp_path: Path) -> None:
 def test_provenance_says_what_was_seen() -> None:
     source = provenance(some(), "hash")
     assert source.teacher == "a formula"
-    assert source.hosts["WSe2"] == HostRange(pytest.approx(3.3), ("Se", "W"), ("V_Se", "V_Se2"), 2)
+    density = pytest.approx(2 / 48, abs=1e-4)
+    assert source.hosts["WSe2"] == HostRange(pytest.approx(3.3), ("Se", "W"), ("V_Se", "V_Se2"), 2, density)
     stretched = replace(some()[0], cell=some()[0].cell * 1.01)
     with pytest.raises(OptionError, match="MoS2"):
         provenance([*some(), stretched], "hash")

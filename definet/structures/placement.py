@@ -76,6 +76,8 @@ class DefectStructure:
         Repeats along a and b.
     crystal : Crystal or None
         What was built in, where it is none of the table.
+    a_A : float or None
+        Lattice constant of the host in this cell, Angstrom, where it does not follow from the cell and `shape`.
     """
 
     structure: Structure
@@ -85,6 +87,7 @@ class DefectStructure:
     host: str = ""
     shape: tuple[int, int] = (0, 0)
     crystal: Crystal | None = None
+    a_A: float | None = None
 
     @property
     def occupied(self) -> NDArray[np.bool_]:

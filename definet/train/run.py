@@ -118,6 +118,7 @@ def provenance(samples: Sequence[Sample], data_hash: str) -> Provenance:
         numbers = sorted({int(number) for sample in mine for number in sample.numbers})
         elements = tuple(chemical_symbols[number] for number in numbers)
         kinds = frozenset[str]().union(*(kinds_of(sample.label) for sample in mine))
-        hosts[name] = HostRange(constants[0], elements, tuple(sorted(kinds)), len(mine))
+        density = max(float((sample.marker != 0).mean()) for sample in mine)
+        hosts[name] = HostRange(constants[0], elements, tuple(sorted(kinds)), len(mine), round(density, 4))
     teachers = ", ".join(sorted({sample.source for sample in samples}))
     return Provenance(hosts, teachers, data_hash, version())

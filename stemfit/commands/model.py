@@ -1,0 +1,147 @@
+"""`stemfit model`: bring weights in, and say what weights know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stemfit.commands import exits
+from stemfit.errors import UsageError
+
+if TYPE_CHECKING:
+    from definet.checkpoint import Checkpoint
+
+app = typer.Typer(
+    help="Weights of the network: bring in those of others, say what they know.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+@app.command("import")
+def bring(
+    file: Annotated[Path, typer.Argument(help="Checkpoint of the authors' training script.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="M.safetensors", help="File to write.", show_default=False)],
+    cutoff: Annotated[float, typer.Option(metavar="ANGSTROM", help="Neighbour radius it was trained with.")] = 6.0,
+    basis_cutoff: Annotated[
+        float, typer.Option(metavar="ANGSTROM", help="Radial basis cutoff it was trained with.")
+    ] = 30.0,
+    debug: _Debug = False,
+) -> None:
+    """Convert weights of the published network; width, depth and radial functions follow from the shapes.
+
+    The two cutoffs leave no trace in the weights: the defaults are those of the paper. Nothing in the file is executed.
+    """
+    with exits.errors(file, debug=debug):
+        if not 0 < cutoff <= basis_cutoff < float("inf"):
+            what = f"--cutoff {cutoff:g} and --basis-cutoff {basis_cutoff:g} are no cutoffs"
+            raise UsageError(what, remedy="give positive lengths in A, the first not above the second")
+        if out.suffix != ".safetensors":
+            raise UsageError(f"--out {out} is no .safetensors file", remedy="name it M.safetensors")
+        from definet.checkpoint import import_published, load_checkpoint, save_checkpoint
+
+        save_checkpoint(out, import_published(file, cutoff, basis_cutoff))
+        typer.echo(_summary(out, load_checkpoint(out)))
+
+
+@app.command()
+def info(
+    file: Annotated[
+        Path | None, typer.Argument(help="Weights.  [default: those that come along]", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: _Debug = False,
+) -> None:
+    """Say what weights are: architecture, range, teacher, errors."""
+    with exits.errors(file or "model", debug=debug):
+        from definet.checkpoint import load_checkpoint, shipped
+
+        path = file or shipped()
+        checkpoint = load_checkpoint(path)
+        typer.echo(exits.as_text(_document(path, checkpoint)) if as_json else _summary(path, checkpoint))
+
+
+def _document(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from definet.checkpoint import FORMAT
+
+    source = checkpoint.provenance
+    return {
+        "file": str(path),
+        "sha256": checkpoint.sha256,
+        "format": FORMAT,
+        "architecture": asdict(checkpoint.config),
+        "parameters": sum(value.numel() for value in checkpoint.weights.values()),
+        "cutoff_A": checkpoint.config.cutoff,
+        "units": "angstrom",
+        "teacher": source.teacher,
+        "data_sha256": source.data_sha256 or None,
+        "trained_by_version": source.version or None,
+        "hosts": {name: asdict(seen) for name, seen in source.hosts.items()},
+        "scores": dict(checkpoint.scores),
+    }
+
+
+def _summary(path: Path, checkpoint: Checkpoint) -> str:
+    about = _document(path, checkpoint)
+    shape, hashes = about["architecture"], (about["data_sha256"] or "").split()
+    form = "continuous output" if shape["smooth"] else "as published"
+    facts = {
+        "file": f"{about['file']}, sha256 {about['sha256'][:12]}",
+        "network": f"{shape['layers']} layers, {shape['channels']} channels, {shape['gaussians']} radial functions, "
+        + form + (", self edges" if shape["self_edges"] else ""),
+        "parameters": f"{about['parameters']:,}",
+        "cutoff": f"{about['cutoff_A']:g} A (radial basis {shape['basis_cutoff']:g} A), lengths in {about['units']}",
+        "teacher": about["teacher"],
+        "data": ", ".join(part[:12] for part in hashes) or "not known",
+        "trained by": f"stemfit {about['trained_by_version']}" if about["trained_by_version"] else "another program",
+    }
+    lines = [f"{name:<11} {text}" for name, text in facts.items()]
+    return "\n".join([*lines, "", *_range(about["hosts"]), "", *_scores(about["scores"])])
+
+
+def _range(hosts: dict[str, dict[str, Any]]) -> list[str]:
+    rows: list[tuple[str, ...]] = [("host", "a / A", "structures", "elements", "kinds of defects")]
+    rows += [
+        (
+            name, f"{seen['a_A']:.4f}", str(seen["structures"] or "?"), " ".join(seen["elements"]),
+            " ".join(seen["kinds"]) or "not known",
+        )
+        for name, seen in hosts.items()
+    ]  # fmt: skip
+    return _columns(rows)
+
+
+def _scores(scores: dict[str, float]) -> list[str]:
+    """Errors per group, lengths in pm."""
+    groups = dict.fromkeys(name.rpartition("/")[0] for name in scores)
+    if not groups:
+        return ["errors: not known"]
+    rows: list[tuple[str, ...]] = [
+        ("group", "structures", "in plane / pm", "of not moving", "out of plane / pm", "of not moving")
+    ]
+    for group in groups:
+        found = {name.rpartition("/")[2]: value for name, value in scores.items() if name.rpartition("/")[0] == group}
+        rows.append(
+            (
+                group, _form(found.get("structures"), 1, ".0f"), _form(found.get("in_plane_A"), 100, ".2f"),
+                _form(found.get("in_plane_ratio"), 1, ".2f"), _form(found.get("out_of_plane_A"), 100, ".2f"),
+                _form(found.get("out_of_plane_ratio"), 1, ".2f"),
+            )
+        )  # fmt: skip
+    return ["errors on configurations held out of training:", *_columns(rows)]
+
+
+def _form(value: float | None, factor: float, form: str) -> str:
+    return "-" if value is None else format(factor * value, form)
+
+
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,77 @@
+"""Relaxers of an analysis by name: the network with any weights, its teacher, or none."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from springs import A_A, Springs
+
+from definet.checkpoint import load_checkpoint, save_checkpoint, shipped
+from definet.predict import relax
+from definet.structures import DefectStructure, build, pristine
+from definet.teacher import relax as teach
+from stemfit import relax as relaxing
+from stemfit.candidates import Candidate
+from stemfit.errors import ModelError, UsageError
+
+
+def candidate(structure: DefectStructure, number: int = 1) -> Candidate:
+    return Candidate(
+        f"1-{number}", 1, "", structure.label, structure, structure.center_A, np.eye(2), np.zeros(2), 0.0
+    )
+
+
+def moved(found: relaxing.Relaxed, structure: DefectStructure) -> np.ndarray:
+    return np.asarray(found.positions_A - structure.structure.cart_coords)
+
+
+@pytest.fixture
+def springs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relaxing, "teacher", Springs)
+    monkeypatch.setattr(relaxing, "teacher_lattice", lambda: {"MoS2": A_A}.get)
+
+
+def test_the_teacher_relaxes_at_its_own_lattice_constant(springs: None) -> None:
+    """Candidates come at the measured constant, 1.3 % below; strained by that much they would go elsewhere."""
+    built, at_home = (build(pristine("MoS2", 5, a_A=a_A), "Se2_S2") for a_A in (3.160, A_A))
+    perfect = pristine("MoS2", 5)
+    one, again, none = relaxing.relaxer("teacher")([candidate(built), candidate(built, 2), candidate(perfect, 3)])
+    wanted = teach(at_home, Springs()).positions_A - at_home.structure.cart_coords
+    np.testing.assert_allclose(moved(one, built), wanted, atol=1e-6)
+    strained = teach(built, Springs()).positions_A - built.structure.cart_coords
+    assert np.abs(strained - wanted).max() > 0.005
+    assert one.relaxer.startswith("teacher:") and one.checkpoint_sha256 is None and one.caution == ""
+    np.testing.assert_array_equal(again.positions_A, one.positions_A)
+    assert not moved(none, perfect).any()
+
+
+def test_other_weights(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    built, mine = build(pristine("MoS2", 5), "V_S2"), load_checkpoint(shipped())
+    half = replace(mine, weights={name: 0.5 * value for name, value in mine.weights.items()})
+    save_checkpoint(tmp_path / "m.safetensors", half)
+    [found] = relaxing.relaxer("definet", "cpu", tmp_path / "m.safetensors")([candidate(built)])
+    [wanted], [usual] = relax([built], half, "cpu"), relax([built], mine, "cpu")
+    np.testing.assert_array_equal(found.positions_A, wanted.positions_A)
+    assert np.abs(usual.positions_A - wanted.positions_A).max() > 1e-3
+    assert found.checkpoint_sha256 == load_checkpoint(tmp_path / "m.safetensors").sha256 != mine.sha256
+
+
+@pytest.mark.parametrize("name", ["keep", "teacher"])
+def test_weights_go_with_the_network_only(name: str) -> None:
+    with pytest.raises(UsageError, match="--checkpoint"):
+        relaxing.relaxer(name, "cpu", Path("m.safetensors"))
+    with pytest.raises(UsageError, match="magic"):
+        relaxing.relaxer("magic")
+
+
+def test_a_teacher_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("chgnet", "chgnet.model", "chgnet.model.model"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ModelError, match="CHGNet") as caught:
+        relaxing.relaxer("teacher")
+    assert caught.value.exit_code == 6 and "pip install" in caught.value.remedy
