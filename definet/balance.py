@@ -7,6 +7,7 @@ One linear system. The forces add up to zero in each structure before it is solv
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -38,12 +39,12 @@ class Bonds(NamedTuple):
 def rest(bonds: Bonds, force: Tensor, counts: Tensor) -> Tensor:
     """Displacements (N, 3) of the atoms of several structures under forces (N, 3), eV/A; counts (G,) atoms of each.
 
-    Differentiable in the forces and both stiffnesses.
+    Differentiable in the forces, the directions and both stiffnesses.
     """
     structure = torch.repeat_interleave(torch.arange(len(counts), device=force.device), counts)  # (N,)
     total = force.new_zeros(len(counts), 3).index_add(0, structure, force)  # (G, 3)
     balanced = force - (total / counts[:, None].to(force.dtype)).index_select(0, structure)  # (N, 3)
-    moved: Tensor = _Rest.apply(bonds.along, bonds.across, balanced, bonds, counts.tolist())  # type: ignore[no-untyped-call]
+    moved: Tensor = _Rest.apply(*bonds, balanced, counts.tolist())  # type: ignore[no-untyped-call]
     return moved
 
 
@@ -52,23 +53,28 @@ class _Rest(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, along: Tensor, across: Tensor, force: Tensor, bonds: Bonds, counts: list[int]
-    ) -> Tensor:
-        ctx.solve = _solver(Bonds(*bonds[:3], along, across), counts)
-        ctx.bonds = bonds
+        ctx: Any, source: Tensor, target: Tensor, direction: Tensor, along: Tensor, across: Tensor,
+        force: Tensor, counts: list[int],
+    ) -> Tensor:  # fmt: skip
+        bonds = Bonds(source, target, direction, along, across)
+        ctx.solve = _solver(bonds, counts)
         moved: Tensor = ctx.solve(force)
-        ctx.save_for_backward(moved)
+        ctx.save_for_backward(*bonds, moved)
         return moved
 
     @staticmethod
-    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        (moved,) = ctx.saved_tensors
-        bonds, answer = ctx.bonds, ctx.solve(gradient[0])
+    def backward(
+        ctx: Any, *gradient: Tensor
+    ) -> tuple[None, None, Tensor, Tensor, Tensor, Tensor, None]:
+        *parts, moved = ctx.saved_tensors
+        bonds, answer = Bonds(*parts), ctx.solve(gradient[0])
         du = moved[bonds.target] - moved[bonds.source]  # (B, 3)
         dw = answer[bonds.target] - answer[bonds.source]  # (B, 3)
-        along = (du * bonds.direction).sum(1) * (dw * bonds.direction).sum(1)  # (B,)
+        u, w = ((d * bonds.direction).sum(1, keepdim=True) for d in (du, dw))  # (B, 1)
+        along = (u * w).squeeze(1)  # (B,)
         # Each pair is listed twice, its spring counts once.
-        return -along / 2, (along - (du * dw).sum(1)) / 2, answer, None, None
+        turned = -(bonds.along - bonds.across)[:, None] / 2 * (u * dw + w * du)  # (B, 3)
+        return None, None, turned, -along / 2, (along - (du * dw).sum(1)) / 2, answer, None
 
 
 class _Factorised:
@@ -108,7 +114,9 @@ class _Iterated:
         columns = torch.cat([bonds.source, atom])[:, None, None] * 3 + axis[None, :]
         values = torch.cat([-blocks, own])
         index = torch.stack([rows.expand_as(values).flatten(), columns.expand_as(values).flatten()])
-        self.matrix = torch.sparse_coo_tensor(index, values.flatten(), (3 * n, 3 * n)).to_sparse_csr()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse", UserWarning)  # "in beta state"; what it gives is tested
+            self.matrix = torch.sparse_coo_tensor(index, values.flatten(), (3 * n, 3 * n)).to_sparse_csr()
 
     def __call__(self, force: Tensor) -> Tensor:
         residual = force.double().flatten()

@@ -21,7 +21,7 @@ from torch import Tensor
 from definet.exceptions import ModelError, OutputError
 from definet.model import DefiNet, ModelConfig
 
-FORMAT = "definet.checkpoint/1"
+FORMAT = "definet.checkpoint/2"
 IMPORT = "stemfit model import FILE --out M.safetensors"
 _KEY = "definet"
 _MOST = 10_000
@@ -214,6 +214,7 @@ def import_published(
             elements=state["atom_emb.embeddings.weight"].shape[0],
             self_edges=True,
             smooth=False,
+            elastic=False,
         )
     except (KeyError, IndexError) as error:
         raise ModelError(f"not a published DefiNet checkpoint, {_one_line(error)} is missing", subject=path) from error

@@ -76,8 +76,8 @@ class SpringHead(nn.Module):
 
         harmonics = spherical_harmonics(2, edges.direction, normalize=False, normalization="component")  # (E, 5)
         sent = self.moment_proj(x).index_select(0, source) * project(self.moment_edge, edges.radial)  # (E, A)
-        moment = sent.new_zeros(len(x), 5, sent.shape[1])
-        moment = 0.2 * moment.index_add(0, edges.target, sent[:, None] * harmonics[:, :, None])  # (N, 5, A)
+        parts = sent[:, None] * harmonics[:, :, None]  # (E, 5, A)
+        moment = 0.2 * parts.new_zeros(len(x), *parts.shape[1:]).index_add(0, edges.target, parts)  # (N, 5, A)
         both = moment.index_select(0, edges.target) + moment.index_select(0, source)  # (E, 5, A)
         invariant: Tensor = (both * harmonics[:, :, None]).sum(1)
         return invariant

@@ -29,7 +29,7 @@ DATA = Path(__file__).parent / "data"
 
 def small() -> Checkpoint:
     torch.manual_seed(0)
-    config = ModelConfig(channels=8, layers=2, gaussians=6, cutoff=4.0, basis_cutoff=4.5, smooth=False)
+    config = ModelConfig(channels=8, layers=2, gaussians=6, cutoff=4.0, basis_cutoff=4.5, smooth=False, elastic=False)
     hosts = {"MoS2": HostRange(3.19, ("Mo", "S"), ("V_S", "SVL"), 12)}
     source = Provenance(hosts, "a teacher", "abc", "1.2")
     return Checkpoint(config, DefiNet(config).state_dict(), source, {"all/in_plane_A": 0.01})
@@ -73,7 +73,7 @@ def damaged(tmp_path: Path, what: str) -> Path:
         case "future":
             save_file(dict(good.weights), path, {"definet": json.dumps({"format": "definet.checkpoint/99"})})
         case "incomplete":
-            save_file(dict(good.weights), path, {"definet": json.dumps({"format": "definet.checkpoint/1"})})
+            save_file(dict(good.weights), path, {"definet": json.dumps({"format": "definet.checkpoint/2"})})
         case "mismatch":
             save_checkpoint(path, replace(good, config=replace(good.config, channels=16)))
         case "nan":

@@ -61,7 +61,7 @@ def test_agrees_without_self_edges_on_our_own_neighbours(case: str) -> None:
 def test_published_size() -> None:
     """28,953,092 parameters in the configuration that the authors trained."""
     with torch.device("meta"):
-        net = DefiNet(ModelConfig(512, 4, 128, 6.0, 30.0, 118, True, False))
+        net = DefiNet(ModelConfig(512, 4, 128, 6.0, 30.0, 118, True, smooth=False, elastic=False))
     assert sum(p.numel() for p in net.parameters()) == 28_953_092
 
 
@@ -76,9 +76,13 @@ def crystal(n: int = 14, seed: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]
     return numbers, positions, cell, marker
 
 
-def network(dtype: torch.dtype = torch.float64, seed: int = 1) -> DefiNet:
+def network(elastic: bool, dtype: torch.dtype = torch.float64, seed: int = 1) -> DefiNet:
     torch.manual_seed(seed)
-    return DefiNet(ModelConfig(channels=16, layers=3, gaussians=12)).to(dtype).requires_grad_(False)
+    config = ModelConfig(channels=16, layers=3, gaussians=12, elastic=elastic)
+    return DefiNet(config).to(dtype).requires_grad_(False)
+
+
+both = pytest.mark.parametrize("elastic", [False, True])
 
 
 def displaced(net: DefiNet, dtype: torch.dtype):  # type: ignore[no-untyped-def]
@@ -105,8 +109,9 @@ TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-10}
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_rotation_reflection_translation(dtype: torch.dtype) -> None:
-    run, arguments = displaced(network(dtype), dtype)
+@both
+def test_rotation_reflection_translation(elastic: bool, dtype: torch.dtype) -> None:
+    run, arguments = displaced(network(elastic, dtype), dtype)
     assert run(*arguments).norm(dim=1).mean() > 0.01
     assert_equivariant(
         run, arguments, irreps_in=["cartesian_points", "1o"], irreps_out=["1o"], tolerance=TOLERANCE[dtype], ntrials=3
@@ -115,9 +120,10 @@ def test_rotation_reflection_translation(dtype: torch.dtype) -> None:
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_network_with_a_preferred_axis_is_caught(dtype: torch.dtype) -> None:
+@both
+def test_a_network_with_a_preferred_axis_is_caught(elastic: bool, dtype: torch.dtype) -> None:
     """The broken twin: one part in a hundred more along z."""
-    net = network(dtype)
+    net = network(elastic, dtype)
     run, arguments = displaced(net, dtype)
 
     def tilted(points: Tensor, lattice: Tensor) -> Tensor:
@@ -129,8 +135,9 @@ def test_a_network_with_a_preferred_axis_is_caught(dtype: torch.dtype) -> None:
         )
 
 
-def test_order_of_the_nodes_does_not_matter() -> None:
-    net, (numbers, positions, cell, marker) = network(), crystal()
+@both
+def test_order_of_the_nodes_does_not_matter(elastic: bool) -> None:
+    net, (numbers, positions, cell, marker) = network(elastic), crystal()
     order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(5))
     straight = net(build_graph(numbers, positions, cell, marker, 5.45))
     shuffled = net(build_graph(numbers[order], positions[order], cell, marker[order], 5.45))
@@ -138,15 +145,17 @@ def test_order_of_the_nodes_does_not_matter() -> None:
     assert (shuffled - straight).abs().max() > 1e-2
 
 
-def test_a_batch_gives_what_each_gives_alone() -> None:
-    net = network()
+@both
+def test_a_batch_gives_what_each_gives_alone(elastic: bool) -> None:
+    net = network(elastic)
     graphs = [build_graph(*(c := crystal(n, n))[:3], c[3], 5.45) for n in (14, 6, 9)]
     alone = torch.cat([net(graph) for graph in graphs])
     torch.testing.assert_close(net(collate(graphs)), alone, rtol=0, atol=1e-12)
 
 
-def test_a_supercell_repeats_the_displacements() -> None:
-    net, (numbers, positions, cell, marker) = network(), crystal()
+@both
+def test_a_supercell_repeats_the_displacements(elastic: bool) -> None:
+    net, (numbers, positions, cell, marker) = network(elastic), crystal()
     shifts = torch.cartesian_prod(torch.arange(2.0), torch.arange(3.0), torch.arange(1.0)).double() @ cell
     larger = cell * torch.tensor([[2.0], [3.0], [1.0]], dtype=torch.float64)
     copies = (positions[None] + shifts[:, None]).flatten(0, 1)
@@ -155,16 +164,18 @@ def test_a_supercell_repeats_the_displacements() -> None:
     torch.testing.assert_close(large, small.repeat(6, 1), rtol=0, atol=1e-11)
 
 
-def test_nodes_may_lie_outside_the_cell() -> None:
-    net, (numbers, positions, cell, marker) = network(), crystal()
+@both
+def test_nodes_may_lie_outside_the_cell(elastic: bool) -> None:
+    net, (numbers, positions, cell, marker) = network(elastic), crystal()
     jumps = torch.randint(-2, 3, (len(numbers), 3), generator=torch.Generator().manual_seed(2)).double() @ cell
     inside = net(build_graph(numbers, positions, cell, marker, 5.45))
     outside = net(build_graph(numbers, positions + jumps, cell, marker, 5.45))
     torch.testing.assert_close(outside, inside, rtol=0, atol=1e-11)
 
 
-def test_the_marker_matters() -> None:
-    net, (numbers, positions, cell, marker) = network(), crystal()
+@both
+def test_the_marker_matters(elastic: bool) -> None:
+    net, (numbers, positions, cell, marker) = network(elastic), crystal()
     other = marker.clone()
     other[0] = (marker[0] + 1) % 3
     change = net(build_graph(numbers, positions, cell, marker, 5.45))
@@ -182,14 +193,17 @@ def crossing(net: DefiNet, distance: float) -> Tensor:
 def test_a_neighbour_leaves_smoothly() -> None:
     """The broken twin is the published form, with the same weights: it jumps."""
     edge = (5.45**2 - 0.3**2) ** 0.5
-    smooth, published = network(), network()
+    smooth, elastic, published = network(elastic=False), network(elastic=True), network(elastic=False)
     published.config = replace(published.config, smooth=False)
-    jump = [(crossing(net, edge + 1e-6) - crossing(net, edge - 1e-6)).abs().max() for net in (smooth, published)]
-    assert jump[0] < 1e-6
-    assert jump[1] > 1e-4
+    jump = [
+        (crossing(net, edge + 1e-6) - crossing(net, edge - 1e-6)).abs().max() for net in (smooth, elastic, published)
+    ]
+    assert max(jump[:2]) < 1e-6
+    assert jump[2] > 1e-4
 
 
-def test_gradients_are_those_of_finite_differences() -> None:
-    net, (numbers, positions, cell, marker) = network(), crystal(5)
+@both
+def test_gradients_are_those_of_finite_differences(elastic: bool) -> None:
+    net, (numbers, positions, cell, marker) = network(elastic), crystal(5)
     graph = build_graph(numbers, positions, cell, marker, 5.45)
     assert torch.autograd.gradcheck(lambda p: net(replace(graph, positions=p)), positions.requires_grad_(True))

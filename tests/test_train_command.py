@@ -20,8 +20,9 @@ import cli
 from definet.checkpoint import load_checkpoint
 from definet.dataset import load, write_shard
 from definet.exceptions import OptionError
+from definet.losses import total_loss
 from definet.model import DefiNet, ModelConfig
-from definet.train import Processes, example, position_loss, provenance, train
+from definet.train import Processes, example, provenance, train
 from definet.train.examples import batched
 
 ROOT = Path(__file__).parents[1]
@@ -129,7 +130,7 @@ def test_bfloat16_changes_little() -> None:
     for enabled in (False, True):
         net.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            loss = position_loss(net, batch.graph, batch.target)
+            loss = total_loss(batch.graph, net.predict(batch.graph), batch.target)
         loss.backward()
         gradient = torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
         found.append((loss.detach(), gradient))

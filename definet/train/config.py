@@ -45,7 +45,7 @@ class TrainConfig:
     steps: int = 4000
     batch: int = 2
     warmup: int = 100
-    lr: float = 3e-3
+    lr: float = 5e-3
     weight_decay: float = 1e-4
     schedule: Literal["cosine", "plateau"] = "cosine"
     clip: float = 10.0

@@ -176,7 +176,10 @@ def _update(state: State, config: TrainConfig, batch: Example, step: int, proces
         group["lr"] = learning_rate(config, step, state.fallen)
     state.optimizer.zero_grad()
     with torch.autocast(batch.graph.positions.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        value = total_loss(batch.graph, state.net.predict(batch.graph), batch.target)
+        try:
+            value = total_loss(batch.graph, state.net.predict(batch.graph), batch.target)
+        except torch.linalg.LinAlgError as error:  # springs that are not finite have no rest
+            raise ModelError(f"training diverged at step {step}", "Choose a smaller learning rate.") from error
     value.backward()
     value = _shared(state.net, value.detach(), int(batch.graph.occupied.sum()), processes)
     norm = torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.clip)

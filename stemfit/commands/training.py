@@ -62,10 +62,10 @@ def train(
         Path, typer.Option(metavar="DIR", help="Folder of the run; a stopped run goes on.", show_default=False)
     ],
     channels: Annotated[int, typer.Option(min=1, help="Width of the network.")] = 32,
-    layers: Annotated[int, typer.Option(min=1, help="Depth of the network.")] = 3,
+    layers: Annotated[int, typer.Option(min=1, help="Depth of the network.")] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the optimiser.")] = 4000,
     batch: Annotated[int, typer.Option(min=1, help="Structures per step, of all processes together.")] = 2,
-    lr: Annotated[float, typer.Option(help="Largest learning rate.")] = 3e-3,
+    lr: Annotated[float, typer.Option(help="Largest learning rate.")] = 5e-3,
     schedule: Annotated[
         Literal["cosine", "plateau"], typer.Option(help="Along a cosine, or down where the validation stands still.")
     ] = "cosine",
