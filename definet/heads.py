@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from definet.layers import Edges, ScaledSiLU, project
+from definet.blocks import Edges, ScaledSiLU, project
 
 STIFFEST_eV_A2 = 40.0
 """Largest stiffness along an edge; a bond of these hosts has 5 to 25 (graphene 40), the sum over all shells in one."""

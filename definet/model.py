@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from definet.balance import Bonds, rest
 from definet.graph import DefectGraph, graph_mean
 from definet.heads import SigmaHead, SpringHead, Springs
-from definet.layers import (
+from definet.blocks import (
     CoordUpdate,
     Edges,
     Embedding,

@@ -55,7 +55,7 @@ class Relaxed:
 
 
 def relax(
-    structures: Sequence[DefectStructure], checkpoint: Checkpoint, device: str = "auto", max_nodes: int = 4096
+    structures: Sequence[DefectStructure], checkpoint: Checkpoint, device: str = "auto", max_nodes: int | None = None
 ) -> list[Relaxed]:
     """Predict relaxed positions.
 
@@ -66,8 +66,8 @@ def relax(
     checkpoint : Checkpoint
     device : str
         "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" ...
-    max_nodes : int
-        Largest batch; a larger single structure is a batch of its own.
+    max_nodes : int, optional
+        Largest batch, default what suits the device (`capacity`); a larger single structure is a batch of its own.
 
     Returns
     -------
@@ -107,11 +107,12 @@ class Move:
     energy_drop_eV: float | None
 
 
-def predictions(net: DefiNet, graphs: Sequence[DefectGraph], max_nodes: int = 4096) -> list[Move]:
+def predictions(net: DefiNet, graphs: Sequence[DefectGraph], max_nodes: int | None = None) -> list[Move]:
     """Ask the network about graphs, on its device, in batches of at most `max_nodes` nodes (one graph at least)."""
     place = next(net.parameters()).device
+    most = capacity(net, place) if max_nodes is None else max_nodes
     found: list[Move] = []
-    for group in _groups([len(graph.numbers) for graph in graphs], max_nodes):
+    for group in _groups([len(graph.numbers) for graph in graphs], most):
         batch = collate([graphs[k] for k in group]).to(place, torch.float32)
         sizes = [len(graphs[k].numbers) for k in group]
         with torch.inference_mode():
@@ -121,6 +122,19 @@ def predictions(net: DefiNet, graphs: Sequence[DefectGraph], max_nodes: int = 40
         drops = [None] * len(sizes) if said.energy_drop is None else said.energy_drop.tolist()
         found += [Move(*one) for one in zip(moved, sigmas, drops, strict=True)]
     return found
+
+
+CACHED = 400
+"""Nodes per batch on a CPU: what is larger leaves its cache and takes longer per node."""
+
+
+def capacity(net: DefiNet, place: torch.device) -> int:
+    """Nodes of a batch that is fast on a CPU, or takes half of the free memory of a GPU."""
+    if place.type != "cuda":
+        return CACHED
+    free, _ = torch.cuda.mem_get_info(place)
+    # Some ten (E, 3, H) values at a time on 40 edges per node, in float32.
+    return max(CACHED, free // 2 // (40 * 30 * net.config.channels * 4))
 
 
 def _parts(values: torch.Tensor, sizes: Sequence[int]) -> list[FloatArray]:

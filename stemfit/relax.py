@@ -174,4 +174,6 @@ def _kept(candidate: Candidate) -> Relaxed:
 def _as_relaxed(candidate: Candidate, predicted: Prediction | None, digest: str) -> Relaxed:
     if predicted is None:
         return Relaxed(candidate.structure.structure.cart_coords, None, "definet", digest)
+    # The network's sigma is its error against the potential that taught it, which is the smaller part of the error
+    # against the real crystal: the image is compared with what is known of that one.
     return Relaxed(predicted.positions_A, None, "definet", digest, predicted.reason)
