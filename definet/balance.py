@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from definet.exceptions import ModelError
+
 ANCHOR_eV_A2 = 0.02
 """Ties every atom to where it was. Bounds the range of elasticity at sqrt(stiffness / anchor), some 15 bonds, and with
 it the number of iterations; the softest waves of an 8 x 8 cell are five times stiffer."""
@@ -87,7 +89,10 @@ class _Factorised:
         for k, count in enumerate(counts):
             part = Bonds(*(value[cuts[k] : cuts[k + 1]] for value in bonds))
             local = part._replace(source=part.source - first, target=part.target - first)
-            self.factors.append(torch.linalg.cholesky(_matrix(local, count)))
+            factor, wrong = torch.linalg.cholesky_ex(_matrix(local, count))
+            if int(wrong):  # stiffnesses are not negative and every atom is anchored: only this can fail
+                raise ModelError("the network predicts springs that are not finite")
+            self.factors.append(factor)
             first += count
 
     def __call__(self, force: Tensor) -> Tensor:

@@ -21,8 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from definet.balance import Bonds, rest
-from definet.graph import DefectGraph, graph_mean
-from definet.heads import SigmaHead, SpringHead, Springs
 from definet.blocks import (
     CoordUpdate,
     Edges,
@@ -35,6 +33,8 @@ from definet.blocks import (
     VirtualVector,
     envelope,
 )
+from definet.graph import DefectGraph, graph_mean
+from definet.heads import SigmaHead, SpringHead, Springs
 
 N_MARKERS = 3
 

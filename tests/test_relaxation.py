@@ -82,7 +82,7 @@ def test_markers_of_the_file_are_what_the_network_sees() -> None:
     other = built.marker.copy()
     other[0] = 1
     changed = one(nodes_of(StructureFile(built.structure, other), "MoS2"))
-    assert np.abs(changed.displacement_A - one(as_built).displacement_A).max() > 1e-3
+    assert np.abs(changed.displacement_A - one(as_built).displacement_A).max() > 1e-4
 
 
 def test_an_unknown_host_is_not_strained() -> None:
@@ -176,7 +176,7 @@ def test_polishing_continues_from_the_network() -> None:
     assert errors[2] < 0.01 < errors[0] and errors[2] < errors[1] < errors[0]
     assert two.descent is not None and two.descent.steps == 2 and not two.descent.converged
     assert two.descent.fmax_eV_A < two.descent.initial_fmax_eV_A
-    assert two.energy_drop_eV is None, "the network states no energy, and the teacher's is only the rest"
+    assert two.energy_drop_eV == pytest.approx(unpolished.energy_drop_eV), "the network's; the teacher's is the rest"
     assert not two.displacement_A[~here].any()
 
 

@@ -178,7 +178,7 @@ def _update(state: State, config: TrainConfig, batch: Example, step: int, proces
     with torch.autocast(batch.graph.positions.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         try:
             value = total_loss(batch.graph, state.net.predict(batch.graph), batch.target)
-        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # springs that are not finite have no rest
+        except ModelError as error:  # springs that are not finite have no rest
             raise ModelError(f"training diverged at step {step}", "Choose a smaller learning rate.") from error
     value.backward()
     value = _shared(state.net, value.detach(), int(batch.graph.occupied.sum()), processes)
