@@ -73,7 +73,8 @@ def test_every_format_in_and_out(name: str, out: str) -> None:
     length = np.linalg.norm(wanted(), axis=1)
     assert document["displacement_A"]["mean"] == pytest.approx(length.mean(), abs=2e-5)
     assert document["displacement_A"]["max"] == pytest.approx(length.max(), abs=2e-5) and length.max() > 0.05
-    assert document["displacement_A"]["max_atom"] == int(length.argmax()) + 1
+    farthest = length[document["displacement_A"]["max_atom"] - 1]
+    assert farthest == pytest.approx(length.max(), abs=3e-5), "of atoms that are equal by symmetry, any"
     assert (document["defects"], document["vacancy_nodes"], document["atoms"]) == ("V_S2", 2, 106)
     assert document["warnings"] == [] and document["markers"] == "host"
     assert document["relaxer"]["checkpoint_sha256"] == load_checkpoint(shipped()).sha256
@@ -87,7 +88,7 @@ def test_markers_are_taken_and_vacancy_nodes_left_out() -> None:
     moved = atoms.positions - BUILT.atoms.cart_coords
     np.testing.assert_allclose(atoms.arrays["displacement_A"], moved, atol=2e-7)
     assert "marker" not in atoms.arrays, "without its vacancy nodes it would be read as something else"
-    assert atoms.info["relaxer"] == "definet" and "sigma_A" not in atoms.arrays
+    assert atoms.info["relaxer"] == "definet" and (atoms.arrays["sigma_A"] > 0).all()
 
 
 def test_sigma_and_energy_where_weights_state_them(monkeypatch: pytest.MonkeyPatch) -> None:
