@@ -25,10 +25,9 @@ ITERATIONS = 3000
 
 
 class Bonds(NamedTuple):
-    """Connected pairs of atoms, each listed in both directions.
+    """Connected pairs of atoms, each listed once, those of a structure before those of the next.
 
-    source, target (B,) int64, `target` ascending; direction (B, 3), unit; along, across (B,) stiffness, eV/A^2, not
-    negative and equal in both directions.
+    source, target (B,) int64; direction (B, 3), unit; along, across (B,) stiffness, eV/A^2, not negative.
     """
 
     source: Tensor
@@ -48,6 +47,17 @@ def rest(bonds: Bonds, force: Tensor, counts: Tensor) -> Tensor:
     balanced = force - (total / counts[:, None].to(force.dtype)).index_select(0, structure)  # (N, 3)
     moved: Tensor = _Rest.apply(*bonds, balanced, counts.tolist())  # type: ignore[no-untyped-call]
     return moved
+
+
+def stored(bonds: Bonds, moved: Tensor) -> Tensor:
+    """Energy (N,), eV, in the springs of each atom that moved by (N, 3), A; each end has half of a spring.
+
+    Relaxing gains as much: the springs start unstretched, and at rest the forces have done twice that work.
+    """
+    apart = moved.index_select(0, bonds.target) - moved.index_select(0, bonds.source)  # (B, 3)
+    along = (apart * bonds.direction).sum(1).square()  # (B,)
+    half = (bonds.along * along + bonds.across * (apart.square().sum(1) - along)) / 4  # (B,)
+    return half.new_zeros(len(moved)).index_add(0, bonds.target, half).index_add(0, bonds.source, half)
 
 
 class _Rest(torch.autograd.Function):
@@ -74,9 +84,8 @@ class _Rest(torch.autograd.Function):
         dw = answer[bonds.target] - answer[bonds.source]  # (B, 3)
         u, w = ((d * bonds.direction).sum(1, keepdim=True) for d in (du, dw))  # (B, 1)
         along = (u * w).squeeze(1)  # (B,)
-        # Each pair is listed twice, its spring counts once.
-        turned = -(bonds.along - bonds.across)[:, None] / 2 * (u * dw + w * du)  # (B, 3)
-        return None, None, turned, -along / 2, (along - (du * dw).sum(1)) / 2, answer, None
+        turned = -(bonds.along - bonds.across)[:, None] * (u * dw + w * du)  # (B, 3)
+        return None, None, turned, -along, along - (du * dw).sum(1), answer, None
 
 
 class _Factorised:
@@ -84,7 +93,8 @@ class _Factorised:
 
     def __init__(self, bonds: Bonds, counts: list[int]) -> None:
         ends = torch.tensor(counts, device=bonds.target.device).cumsum(0)
-        cuts = [0, *torch.searchsorted(bonds.target, ends).tolist()]
+        structure = torch.searchsorted(ends, bonds.target, right=True)  # (B,)
+        cuts = [0, *torch.bincount(structure, minlength=len(counts)).cumsum(0).tolist()]
         self.counts, first, self.factors = counts, 0, []
         for k, count in enumerate(counts):
             part = Bonds(*(value[cuts[k] : cuts[k + 1]] for value in bonds))
@@ -110,14 +120,14 @@ class _Iterated:
     def __init__(self, bonds: Bonds, counts: list[int]) -> None:
         n = sum(counts)
         blocks = _blocks(bonds).double()  # (B, 3, 3)
-        own = blocks.new_zeros(n, 3, 3).index_add(0, bonds.target, blocks)  # (N, 3, 3)
+        own = blocks.new_zeros(n, 3, 3).index_add(0, bonds.target, blocks).index_add(0, bonds.source, blocks)
         own = own + ANCHOR_eV_A2 * torch.eye(3, dtype=own.dtype, device=own.device)
         self.inverse = torch.linalg.inv(own)
         axis = torch.arange(3, device=own.device)
         atom = torch.arange(n, device=own.device)
-        rows = torch.cat([bonds.target, atom])[:, None, None] * 3 + axis[:, None]
-        columns = torch.cat([bonds.source, atom])[:, None, None] * 3 + axis[None, :]
-        values = torch.cat([-blocks, own])
+        rows = torch.cat([bonds.target, bonds.source, atom])[:, None, None] * 3 + axis[:, None]
+        columns = torch.cat([bonds.source, bonds.target, atom])[:, None, None] * 3 + axis[None, :]
+        values = torch.cat([-blocks, -blocks, own])
         index = torch.stack([rows.expand_as(values).flatten(), columns.expand_as(values).flatten()])
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse", UserWarning)  # "in beta state"; what it gives is tested
@@ -160,8 +170,11 @@ def _blocks(bonds: Bonds) -> Tensor:
 def _matrix(bonds: Bonds, n: int) -> Tensor:
     """Stiffness matrix (3 n, 3 n) of one structure."""
     blocks = _blocks(bonds).flatten(1)  # (B, 9)
-    matrix = blocks.new_zeros(n * n, 9).index_add(0, bonds.target * n + bonds.source, -blocks)
-    own = blocks.new_zeros(n, 9).index_add(0, bonds.target, blocks)
+    matrix = blocks.new_zeros(n * n, 9)
+    own = blocks.new_zeros(n, 9)
+    for one, other in ((bonds.target, bonds.source), (bonds.source, bonds.target)):
+        matrix = matrix.index_add(0, one * n + other, -blocks)
+        own = own.index_add(0, one, blocks)
     diagonal = torch.arange(n, device=blocks.device) * (n + 1)
     matrix = matrix.index_add(0, diagonal, own)
     square = matrix.view(n, n, 3, 3).transpose(1, 2).reshape(3 * n, 3 * n)

@@ -63,16 +63,32 @@ class RadialBasis(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """What a layer needs of the edges.
+    """What a layer needs of the edges: for each node a row of K places, filled with the edges that end there.
 
-    `sender` (E,) points into a table (3 N) of every node as each of the three kinds of receiver sees it, `target` (E,)
-    to the receiver. The last column of `radial` (E, K + 1) multiplies the biases of the projections.
+    Rows of equal length let sums over neighbours be plain sums or matrix products. In an empty place everything is
+    zero, so that it adds nothing.
+
+    Attributes
+    ----------
+    source, sender : (N K,)
+        Node at the other end; its place in a table (3 N) of every node as each of the three kinds of receiver sees it.
+    direction : (N, K, 3)
+        Unit vectors from the sender.
+    radial : (N K, B + 1)
+        Radial basis; the last column multiplies the biases of the projections.
+    place : (E,)
+        Of each edge of the graph.
     """
 
+    source: Tensor
     sender: Tensor
-    target: Tensor
     direction: Tensor
     radial: Tensor
+    place: Tensor
+
+    def rows(self, values: Tensor) -> Tensor:
+        """(N K, ...) -> (N, K, ...)."""
+        return values.view(*self.direction.shape[:2], *values.shape[1:])
 
 
 class Kinds(NamedTuple):
@@ -92,9 +108,9 @@ def seen_by_marker(sent: Tensor, own: Tensor, markers: Tensor) -> Tensor:
     return (sent * (own + markers[:, None])).flatten(0, 1)
 
 
-def project(linear: nn.Linear, radial: Tensor) -> Tensor:
-    """Linear map of the first K columns, its bias times the last one: (E, K + 1) -> (E, C)."""
-    return radial @ torch.cat([linear.weight, linear.bias[:, None]], 1).T
+def project(linear: nn.Linear, radial: Tensor, first: int = 0) -> Tensor:
+    """Linear map of all columns but the last, its bias times that one: (E, B + 1) -> (E, C), from output `first` on."""
+    return radial @ torch.cat([linear.weight, linear.bias[:, None]], 1)[first:].T
 
 
 class MessagePassing(nn.Module):
@@ -109,20 +125,22 @@ class MessagePassing(nn.Module):
         self.edge_proj = nn.Linear(gaussians, 3 * channels)
         self.vec_activation = VectorActivation(channels)
 
-    def forward(self, x: Tensor, vec: Tensor, kinds: Kinds, edges: Edges) -> tuple[Tensor, Tensor]:
-        """Scalars (N, H), vectors (N, 3, H) -> updates of both."""
-        n, h = x.shape
+    def forward(self, x: Tensor, vec: Tensor | None, kinds: Kinds, edges: Edges) -> tuple[Tensor, Tensor]:
+        """Scalars (N, H), vectors (N, 3, H), or None while they are all zero -> updates of both."""
+        h = x.shape[1]
+        first = 0 if vec is not None else h  # what carries vectors on comes first
         markers = self.defect_proj(kinds.embedding)  # (3, 3H)
+        sent = self.x_proj(x) / math.sqrt(3)  # (N, 3H)
         table = seen_by_marker(
-            self.x_proj(x) / math.sqrt(3), markers.index_select(0, kinds.marker), markers
-        )  # (3N, 3H)
-        message = table.index_select(0, edges.sender) * project(self.edge_proj, edges.radial)  # (E, 3H)
-        along_vec, along_edge, scalar = message.split(h, dim=1)  # (E, H) each
-        vector = vec.index_select(0, edges.sender % n) * along_vec[:, None]  # (E, 3, H)
-        vector = torch.addcmul(vector, along_edge[:, None], edges.direction[:, :, None])  # (E, 3, H)
-        dvec = vector.new_zeros(vec.shape).index_add(0, edges.target, vector) / math.sqrt(h)  # (N, 3, H)
-        dx = scalar.new_zeros(x.shape).index_add(0, edges.target, scalar)  # (N, H)
-        return dx, self.vec_activation(dvec)
+            sent[:, first:], markers.index_select(0, kinds.marker)[:, first:], markers[:, first:]
+        )  # (3N, C)
+        message = table.index_select(0, edges.sender) * project(self.edge_proj, edges.radial, first)  # (N K, C)
+        *along_vec, along_edge, scalar = edges.rows(message).split(h, dim=2)  # (N, K, H) each
+        dvec = torch.bmm(edges.direction.transpose(1, 2), along_edge.to(edges.direction.dtype))  # (N, 3, H)
+        if vec is not None:
+            carried = edges.rows(vec.index_select(0, edges.source))  # (N, K, 3, H)
+            dvec = dvec + (carried * along_vec[0][:, :, None]).sum(1)
+        return scalar.sum(1), self.vec_activation(dvec / math.sqrt(h))
 
 
 class MessageUpdate(nn.Module):
@@ -161,10 +179,10 @@ class CoordUpdate(nn.Module):
         """Displacement of this layer, (N, 3) Angstrom."""
         markers = self.defect_proj(kinds.embedding)  # (3, H)
         table = seen_by_marker(self.x_proj(x), markers.index_select(0, kinds.marker), markers)  # (3N, H)
-        message = table.index_select(0, edges.sender) * project(self.edge_proj, edges.radial)  # (E, H)
-        push = self.coord_mlp(message) * edges.radial[:, -1:] * edges.direction  # (E, 3)
+        message = table.index_select(0, edges.sender) * project(self.edge_proj, edges.radial)  # (N K, H)
+        push = edges.rows(self.coord_mlp(message) * edges.radial[:, -1:]) * edges.direction  # (N, K, 3)
         own: Tensor = self.lin_vec2coord(vec).squeeze(2)  # (N, 3)
-        return 0.5 * own.to(push.dtype).index_add(0, edges.target, push)
+        return 0.5 * (own + push.sum(1))
 
 
 class VirtualScalar(nn.Module):

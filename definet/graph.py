@@ -129,6 +129,31 @@ def without_drift(graph: DefectGraph, displacement: Tensor) -> Tensor:
     return displacement - mean.index_select(0, graph.batch)
 
 
+def places(target: Tensor, nodes: int) -> tuple[Tensor, int]:
+    """Lay the edges (E,), ascending in their target, out in rows of equal length, one for each node.
+
+    Returns the place of each edge in the (N K,) places of the rows, and K, the largest number of edges of a node.
+    """
+    counts = torch.bincount(target, minlength=nodes)
+    width = int(counts.max()) if len(target) else 0
+    first = counts.cumsum(0) - counts  # (N,)
+    rank = torch.arange(len(target), device=target.device) - first.index_select(0, target)
+    return target * width + rank, width
+
+
+def opposites(graph: DefectGraph) -> Tensor:
+    """For each edge the number of the same pair's edge in the other direction, (E,) int64."""
+    (source, target), offset = graph.edge_index, graph.edge_offset.long()
+    n, reach = len(graph.numbers), 1 + int(offset.abs().max()) if len(offset) else 1
+    base = torch.tensor([(2 * reach + 1) ** 2, 2 * reach + 1, 1], device=offset.device)
+    size = int(base[0]) * (2 * reach + 1)
+    middle = size // 2
+    key = (target * n + source) * size + middle + (offset * base).sum(1)
+    wanted = (source * n + target) * size + middle - (offset * base).sum(1)
+    ordered, order = key.sort()
+    return order[torch.searchsorted(ordered, wanted).clamp(max=max(0, len(key) - 1))]
+
+
 def neighbour_pairs(positions: Tensor, cell: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
     """All pairs closer than `cutoff` in a crystal that is periodic along its three lattice vectors.
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from definet.balance import Bonds, rest
+from definet.balance import Bonds, rest, stored
 from definet.blocks import (
     CoordUpdate,
     Edges,
@@ -33,8 +33,8 @@ from definet.blocks import (
     VirtualVector,
     envelope,
 )
-from definet.graph import DefectGraph, graph_mean
-from definet.heads import SigmaHead, SpringHead, Springs
+from definet.graph import DefectGraph, graph_mean, opposites, places
+from definet.heads import EnergyHead, SigmaHead, SpringHead, Springs
 
 N_MARKERS = 3
 
@@ -118,6 +118,7 @@ class DefiNet(nn.Module):
         self.message_update_layers = nn.ModuleList(MessageUpdate(h) for _ in range(config.layers))
         if config.elastic:
             self.springs = SpringHead(h, k, config.degree)
+            self.energy = EnergyHead(h)
             self.uncertainty = SigmaHead(h)
         else:
             self.coord_update_layers = nn.ModuleList(CoordUpdate(h, k) for _ in range(config.layers))
@@ -132,8 +133,7 @@ class DefiNet(nn.Module):
         trace = self._trace(graph)
         if not self.config.elastic:
             return Prediction(trace.positions[-1] - graph.positions)
-        springs: Springs = self.springs(trace.x, trace.vec, trace.edges)
-        displacement, energy = _at_rest(graph, trace.edges, springs)
+        displacement, energy = self._at_rest(graph, trace)
         mean = graph_mean(graph, displacement.detach().norm(dim=1)).index_select(0, graph.batch)  # (N,)
         return Prediction(displacement, energy, self.uncertainty(trace.x, displacement, mean))
 
@@ -144,7 +144,7 @@ class DefiNet(nn.Module):
     def _trace(self, graph: DefectGraph) -> _Trace:
         kinds = Kinds(graph.marker, self.defect_emb.embeddings.weight)
         x = self.lin_comb(torch.cat([self.atom_emb(graph.numbers), self.defect_emb(graph.marker)], 1))  # (N, H)
-        vec = x.new_zeros(len(x), 3, x.shape[1])  # (N, 3, H)
+        vec: Tensor | None = None  # (N, 3, H), zero until the first messages have come
         vx = self.vn_emb.weight.expand(graph.n_structures, -1)  # (G, H)
         vvec = x.new_zeros(graph.n_structures, 3, x.shape[1])  # (G, 3, H)
         cells = graph.cell[graph.batch[graph.edge_index[0]]]  # (E, 3, 3)
@@ -156,39 +156,56 @@ class DefiNet(nn.Module):
                 edges = self._edges(graph, positions, shift)
             scalar, vector = self.virtual_scalar_layers[k], self.virtual_vector_layers[k]
             x = scalar.down(x, vx, graph.batch)  # type: ignore[operator]  # (N, H)
-            vec = vector.down(vec, vvec, graph.batch)  # type: ignore[operator]  # (N, 3, H)
+            if vec is not None:
+                vec = vector.down(vec, vvec, graph.batch)  # type: ignore[operator]
             dx, dvec = self.message_passing_layers[k](x, vec, kinds, edges)
-            x, vec = self.message_update_layers[k]((x + dx) / math.sqrt(2), vec + dvec)
+            x, vec = self.message_update_layers[k]((x + dx) / math.sqrt(2), dvec if vec is None else vec + dvec)
             if not self.config.elastic:
                 positions = positions + self.coord_update_layers[k](x, vec, kinds, edges)  # (N, 3)
                 trace.append(positions)
             vx = scalar.up(graph_mean(graph, x), vx)  # type: ignore[operator]  # (G, H)
             vvec = vector.up(graph_mean(graph, vec), vvec)  # type: ignore[operator]  # (G, 3, H)
+        assert vec is not None  # there is at least one layer
         return _Trace(x, vec, edges, trace)
 
     def _edges(self, graph: DefectGraph, positions: Tensor, shift: Tensor) -> Edges:
         source, target = graph.edge_index
         vector = positions.index_select(0, source) + shift - positions.index_select(0, target)  # (E, 3)
         length = vector.square().sum(1).clamp(min=1e-8).sqrt()  # (E,)
-        sender = graph.marker[target] * len(positions) + source  # (E,)
         fade = envelope(length / self.config.cutoff) if self.config.smooth else torch.ones_like(length)  # (E,)
-        radial = torch.cat([self.radial_basis(length), fade[:, None]], 1)  # (E, K + 1)
-        return Edges(sender, target, -vector / length[:, None], radial)
+        radial = torch.cat([self.radial_basis(length), fade[:, None]], 1)  # (E, B + 1)
+        place, width = places(target, len(positions))
+        sender = graph.marker[target] * len(positions) + source  # (E,)
+        filled = len(positions) * width
+        return Edges(
+            source.new_zeros(filled).index_copy(0, place, source),
+            source.new_zeros(filled).index_copy(0, place, sender),
+            vector.new_zeros(filled, 3).index_copy(0, place, -vector / length[:, None]).view(-1, width, 3),
+            radial.new_zeros(filled, radial.shape[1]).index_copy(0, place, radial),
+            place,
+        )
 
+    def _at_rest(self, graph: DefectGraph, trace: _Trace) -> tuple[Tensor, Tensor]:
+        """Where the springs come to rest, (N, 3) A, and the energy gained (G,), eV.
 
-def _at_rest(graph: DefectGraph, edges: Edges, springs: Springs) -> tuple[Tensor, Tensor]:
-    """Where the springs come to rest, (N, 3) A, and the energy gained (G,), eV. Empty sites push, but hold nothing."""
-    source, target = graph.edge_index
-    atoms = graph.occupied
-    force = graph.positions.new_zeros(len(atoms), 3)
-    force = force.index_add(0, target, (springs.push[:, None] * edges.direction).to(force.dtype))[atoms]  # (A, 3)
-    number = atoms.long().cumsum(0) - 1
-    held = atoms[source] & atoms[target]
-    bonds = Bonds(
-        number[source[held]], number[target[held]], edges.direction[held],
-        springs.along[held].to(force.dtype), springs.across[held].to(force.dtype),
-    )  # fmt: skip
-    counts = torch.bincount(graph.batch[atoms], minlength=graph.n_structures)
-    moved = rest(bonds, force, counts)  # (A, 3)
-    gained = force.new_zeros(graph.n_structures).index_add(0, graph.batch[atoms], (moved * force).sum(1) / 2)
-    return graph.positions.new_zeros(len(atoms), 3).index_copy(0, atoms.nonzero().squeeze(1), moved), gained
+        Empty sites push, but hold nothing.
+        """
+        opposite = opposites(graph)  # (E,)
+        pair = (torch.arange(len(opposite), device=opposite.device) <= opposite).nonzero().squeeze(1)  # (P,)
+        there, back = trace.edges.place[pair], trace.edges.place[opposite[pair]]
+        springs: Springs = self.springs(trace.x, trace.vec, trace.edges, there, back)
+        source, target = graph.edge_index.index_select(1, pair)
+        direction = trace.edges.direction.flatten(0, 1).index_select(0, there)  # (P, 3)
+        push = springs.push[:, None] * direction
+        atoms = graph.occupied
+        force = push.new_zeros(len(atoms), 3).index_add(0, target, push).index_add(0, source, -push)[atoms]  # (A, 3)
+        number = atoms.long().cumsum(0) - 1
+        held = (atoms[source] & atoms[target]).nonzero().squeeze(1)
+        ends = (number[end.index_select(0, held)] for end in (source, target))
+        bonds = Bonds(*ends, *(v.index_select(0, held) for v in (direction, springs.along, springs.across)))
+        counts = torch.bincount(graph.batch[atoms], minlength=graph.n_structures)
+        moved = rest(bonds, force, counts)  # (A, 3)
+        gained = self.energy(trace.x[atoms], stored(bonds, moved))  # (A,)
+        gained = gained.new_zeros(graph.n_structures).index_add(0, graph.batch[atoms], gained)
+        everywhere = graph.positions.new_zeros(len(atoms), 3)
+        return everywhere.index_copy(0, atoms.nonzero().squeeze(1), moved), gained

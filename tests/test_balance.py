@@ -11,7 +11,7 @@ from springs import Springs, STIFFNESS_eV_A2, rest_length
 from test_model import crystal, network
 
 import definet.balance as balance
-from definet.balance import ANCHOR_eV_A2, Bonds, rest
+from definet.balance import ANCHOR_eV_A2, Bonds, rest, stored
 from definet.graph import build_graph, collate
 from definet.structures import pristine, substitution, vacancy
 
@@ -31,6 +31,7 @@ def strained(crystal_):  # type: ignore[no-untyped-def]
     assert np.abs(stretch).max() < 0.1
     along = torch.full((len(i),), STIFFNESS_eV_A2, dtype=torch.float64)
     bonds = Bonds(torch.tensor(j), torch.tensor(i), -torch.tensor(vector / d[:, None]), along, torch.zeros_like(along))
+    bonds = Bonds(*(value[torch.tensor(i < j)] for value in bonds))  # no atom is bound to its own image here
     return bonds, torch.tensor(atoms.get_forces()), torch.tensor([len(atoms)])
 
 
@@ -41,8 +42,9 @@ def test_a_misfit_moves_its_surroundings_as_linear_response_says(monkeypatch: py
     n = int(counts)
     matrix = np.zeros((n, 3, n, 3))
     for source, target, e, k in zip(*(value.numpy() for value in bonds[:4]), strict=True):
-        matrix[target, :, target] += k * np.outer(e, e)
-        matrix[target, :, source] -= k * np.outer(e, e)
+        for one, other in ((target, source), (source, target)):
+            matrix[one, :, one] += k * np.outer(e, e)
+            matrix[one, :, other] -= k * np.outer(e, e)
     expected = np.linalg.pinv(matrix.reshape(3 * n, -1), rcond=1e-9) @ force.numpy().ravel()
     found = rest(bonds, force, counts).numpy()
     assert found - found.mean(axis=0) == pytest.approx(expected.reshape(-1, 3), abs=1e-5)
@@ -72,16 +74,13 @@ def test_gradients_of_the_balance(dense: int, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(balance, "TOLERANCE", 1e-13)
     generator = torch.Generator().manual_seed(0)
     pairs = torch.tensor([[0, 1], [0, 2], [1, 2], [1, 3], [2, 3], [3, 4], [2, 4], [0, 4]])
-    both = torch.cat([pairs, pairs.flip(1)])
-    order = torch.argsort(both[:, 1], stable=True)
     half = torch.randn(8, 3, dtype=torch.float64, generator=generator)
     along, across = (torch.rand(8, dtype=torch.float64, generator=generator) + 0.5 for _ in range(2))
     force = torch.randn(5, 3, dtype=torch.float64, generator=generator)
 
     def moved(vector: torch.Tensor, k: torch.Tensor, t: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
         unit = vector / vector.norm(dim=1, keepdim=True)
-        direction = torch.cat([unit, -unit])[order]
-        bonds = Bonds(both[order, 0], both[order, 1], direction, torch.cat([k, k])[order], torch.cat([t, t])[order])
+        bonds = Bonds(*pairs.T.contiguous(), unit, k, t)
         return rest(bonds, f, torch.tensor([5]))
 
     leaves = tuple(value.requires_grad_(True) for value in (half, along, across, force))
@@ -94,8 +93,18 @@ def test_a_net_force_moves_nothing() -> None:
     assert still.abs().max() < 1e-12 < ANCHOR_eV_A2
 
 
-def test_the_energy_gained_is_the_work_of_the_forces() -> None:
-    """Minimum of a quadratic energy: half the work of the forces, alone and in a batch."""
+def test_the_springs_store_half_the_work_of_the_forces() -> None:
+    """At the minimum of a quadratic energy, less what the anchors hold."""
+    bonds, force, counts = strained(substitution(pristine("MoS2", 5, a_A=3.2), "W_Mo"))
+    bonds = bonds._replace(across=bonds.across + 0.7)
+    moved = rest(bonds, force, counts)
+    held = stored(bonds, moved)
+    work = float((moved * (force - force.mean(0))).sum())
+    assert float(held.sum()) == pytest.approx(work / 2 - ANCHOR_eV_A2 / 2 * float(moved.square().sum()), rel=1e-6)
+    assert held.min() >= 0 and held.max() > 1e-4
+
+
+def test_energies_of_a_batch_are_those_of_its_structures() -> None:
     net = network(elastic=True)
     graphs = [build_graph(*(c := crystal(n, n))[:3], c[3], 5.45) for n in (14, 6, 9)]
     alone = torch.cat([drop for g in graphs if (drop := net.predict(g).energy_drop) is not None])

@@ -13,6 +13,13 @@ PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.8, 5
 """Yang et al., arXiv:2503.15391: by what the learning rate falls, after how many validations without a better one."""
 
 
+_CHOICES = {
+    "optimizer": ("soap", "adamw"),
+    "schedule": ("cosine", "plateau"),
+    "precision": ("float32", "bfloat16"),
+}
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that fixes a training run besides the data.
@@ -25,6 +32,8 @@ class TrainConfig:
         four).
     warmup : int
         Steps of linear growth of the learning rate before the schedule.
+    optimizer : str
+        "soap", or "adamw" as published.
     lr, weight_decay : float
     schedule : str
         "cosine": down to one hundredth along a cosine. "plateau": times 0.8 after five validations without a better
@@ -45,6 +54,7 @@ class TrainConfig:
     steps: int = 4000
     batch: int = 2
     warmup: int = 100
+    optimizer: Literal["soap", "adamw"] = "soap"
     lr: float = 5e-3
     weight_decay: float = 1e-4
     schedule: Literal["cosine", "plateau"] = "cosine"
@@ -58,7 +68,7 @@ class TrainConfig:
         for name in ("steps", "batch", "validate_every"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} is {getattr(self, name)}, at least 1 is needed")
-        for name, known in (("schedule", ("cosine", "plateau")), ("precision", ("float32", "bfloat16"))):
+        for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise OptionError(f"unknown {name} {getattr(self, name)!r}", f"Choose {' or '.join(known)}.")
 

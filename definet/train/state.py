@@ -14,6 +14,7 @@ from definet.checkpoint import Checkpoint, Provenance
 from definet.exceptions import ModelError, OutputError
 from definet.model import DefiNet
 from definet.train.config import PLATEAU_FACTOR, PLATEAU_PATIENCE, TrainConfig
+from definet.train.soap import SOAP
 
 
 class State:
@@ -34,9 +35,7 @@ class State:
         self.net = net.to(device)
         self.average = DefiNet(config.model).requires_grad_(False).to(device)
         self.average.load_state_dict(self.net.state_dict())
-        self.optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=config.lr, weight_decay=config.weight_decay, amsgrad=True
-        )
+        self.optimizer = _optimizer(self.net, config)
         self.step = 0
         self.best_error = math.inf
         self.best_weights: dict[str, Tensor] = {}
@@ -131,6 +130,12 @@ class State:
 
 _SIGMA_BIAS = "uncertainty.mlp.2.bias"
 _LAST = ("lin_vec2coord", "coord_mlp.2", "springs.mlp.2")
+
+
+def _optimizer(net: DefiNet, config: TrainConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay, amsgrad=True)
+    return SOAP(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
 
 
 def _start_small(net: DefiNet) -> None:
