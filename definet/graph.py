@@ -151,7 +151,8 @@ def opposites(graph: DefectGraph) -> Tensor:
     key = (target * n + source) * size + middle + (offset * base).sum(1)
     wanted = (source * n + target) * size + middle - (offset * base).sum(1)
     ordered, order = key.sort()
-    return order[torch.searchsorted(ordered, wanted).clamp(max=max(0, len(key) - 1))]
+    found: Tensor = order[torch.searchsorted(ordered, wanted).clamp(max=max(0, len(key) - 1))]
+    return found
 
 
 def neighbour_pairs(positions: Tensor, cell: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:

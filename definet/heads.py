@@ -29,9 +29,9 @@ class SpringHead(nn.Module):
     """How hard the two ends of each edge are pushed apart, and how stiffly they are held.
 
     Computed once for each pair of opposite edges, and symmetric in their ends, so that forces are central and opposite:
-    they add up to no net force and no torque. Besides the product of both ends' scalars, an edge is told how it lies in the surroundings of
-    its ends: their vectors along it, and (`degree` 2) the second moment of their neighbourhood, both summed over the
-    ends. These angular invariants need no tensor products.
+    they add up to no net force and no torque. Besides the product of both ends' scalars, a pair is told how it lies in
+    the surroundings of its ends: their vectors along it, and (`degree` 2) the second moment of their neighbourhood,
+    both summed over the ends. These angular invariants need no tensor products.
     """
 
     def __init__(self, channels: int, gaussians: int, degree: int) -> None:
@@ -49,7 +49,7 @@ class SpringHead(nn.Module):
             self.angular_proj = nn.Linear(ANGULAR * degree, channels)
 
     def forward(self, x: Tensor, vec: Tensor, edges: Edges, there: Tensor, back: Tensor) -> Springs:
-        """Scalars (N, H), vectors (N, 3, H), places of the edges of all pairs and of their opposites (P,) -> springs."""
+        """Scalars (N, H), vectors (N, 3, H), places of all pairs' edges and of the opposite ones (P,) -> springs."""
         ends, radial = self.x_proj(x), edges.radial.index_select(0, there)  # (N, H), (P, B + 1)
         both = ends.index_select(0, edges.source[back]) * ends.index_select(0, edges.source[there])  # (P, H)
         both = both * project(self.edge_proj, radial)

@@ -7,7 +7,16 @@ from ase.neighborlist import primitive_neighbor_list
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from definet.graph import VACANCY, build_graph, collate, graph_mean, neighbour_pairs, without_drift
+from definet.graph import (
+    VACANCY,
+    build_graph,
+    collate,
+    graph_mean,
+    neighbour_pairs,
+    opposites,
+    places,
+    without_drift,
+)
 
 
 def listed_by_ase(positions: np.ndarray, cell: np.ndarray, cutoff: float) -> set[tuple[int, ...]]:
@@ -115,3 +124,18 @@ def test_drift_is_the_mean_over_atoms_of_each_structure() -> None:
         torch.testing.assert_close(left[here & both.occupied].mean(0), torch.zeros(3, dtype=torch.float64))
         torch.testing.assert_close(graph_mean(both, values)[k], values[here].mean(0))
     assert (both.marker == VACANCY).any()
+
+
+def test_each_edge_knows_its_opposite_and_its_place() -> None:
+    """Also where a node neighbours several images of another, and its own."""
+    small = layer(2, cutoff=7.0)
+    graph = collate([layer(9, self_edges=True), small, layer(1, cutoff=6.0)])
+    back = opposites(graph)
+    source, target = graph.edge_index
+    assert torch.equal(graph.edge_index[:, back], torch.stack([target, source]))
+    assert torch.equal(graph.edge_offset[back], -graph.edge_offset)
+    assert torch.equal(back[back], torch.arange(len(back)))
+    assert (small.edge_offset.abs().max(0).values >= 1).any() and (small.edge_index[0] == small.edge_index[1]).any()
+    place, width = places(target, len(graph.numbers))
+    assert len(place.unique()) == len(place) and width == torch.bincount(target).max()
+    assert torch.equal(place // width, target)

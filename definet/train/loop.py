@@ -1,8 +1,9 @@
 """One loop: batch, loss, gradient, step, average, now and then a validation.
 
-Loss and optimiser follow Yang et al., arXiv:2503.15391: the mean length of the position error over the atoms (vacancy
-nodes do not count), AdamW, an exponential moving average of the weights for validation and use. Here the rigid shift of
-each structure is taken out of prediction and target, and the learning rate may fall along a cosine.
+The loss follows Yang et al., arXiv:2503.15391: the mean length of the position error over the atoms (vacancy nodes do
+not count), and so does the exponential moving average of the weights for validation and use. Here the rigid shift of
+each structure is taken out of prediction and target, the learning rate may fall along a cosine, and the optimiser is
+SOAP unless AdamW is asked for.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from definet.samples import Sample
 from definet.train import run as folder
 from definet.train.config import TrainConfig, learning_rate
 from definet.train.examples import Example, batches, example, stream
+from definet.train.memory import keep_freed_memory
 from definet.train.processes import Processes
 from definet.train.run import Progress
 from definet.train.state import State
@@ -78,6 +80,8 @@ def train(
         If the folder cannot be written.
     """
     device, processes = torch.device(device), processes or Processes()
+    if device.type == "cpu":
+        keep_freed_memory()
     _check(samples, held_out, config, start, device, processes)
     checks = batches([example(sample, config.model) for sample in held_out], config.batch)
     idle = unmoved(checks)

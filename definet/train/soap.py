@@ -1,8 +1,8 @@
-"""SOAP: Adam in the slowly turning eigenbasis of Shampoo's preconditioner (Vyas et al., arXiv:2409.11321, Algorithm 3).
+"""SOAP: Adam in the slowly turning eigenbasis of Shampoo's preconditioner.
 
-For a matrix of weights with gradient G the moving averages of G G^T and G^T G are followed; Adam works on G in the basis
-of their eigenvectors, which one step of orthogonal iteration now and then keeps up to date. At equal time it brings this
-network further than AdamW, because the network is small and its matrices cheap to factorise.
+Vyas et al., arXiv:2409.11321, Algorithm 3. For a matrix of weights with gradient G the moving averages of G G^T and
+G^T G are followed; Adam works on G in the basis of their eigenvectors, which one step of orthogonal iteration now and
+then keeps up to date. At equal time it brings this network further than AdamW: it is small, its matrices are cheap.
 """
 
 from __future__ import annotations

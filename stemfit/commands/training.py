@@ -65,6 +65,9 @@ def train(
     layers: Annotated[int, typer.Option(min=1, help="Depth of the network.")] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the optimiser.")] = 4000,
     batch: Annotated[int, typer.Option(min=1, help="Structures per step, of all processes together.")] = 2,
+    optimizer: Annotated[
+        Literal["soap", "adamw"], typer.Option(help="adamw is the published one; soap gets further in the same time.")
+    ] = "soap",
     lr: Annotated[float, typer.Option(help="Largest learning rate.")] = 5e-3,
     schedule: Annotated[
         Literal["cosine", "plateau"], typer.Option(help="Along a cosine, or down where the validation stands still.")
@@ -86,8 +89,8 @@ def train(
         if not 0 < lr < float("inf"):
             raise OptionError(f"--lr {lr:g} is no learning rate", "Choose a positive number.")
         settings = {
-            "steps": steps, "batch": batch, "lr": lr, "schedule": schedule, "validate_every": validate_every,
-            "seed": seed, "precision": precision,
+            "steps": steps, "batch": batch, "optimizer": optimizer, "lr": lr, "schedule": schedule,
+            "validate_every": validate_every, "seed": seed, "precision": precision,
         }  # fmt: skip
         _one_thread()
         with exits.progress(verbose) as progress:
