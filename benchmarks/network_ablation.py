@@ -1,8 +1,9 @@
 """What each part of the network is worth: trained from scratch with equal CPU seconds, with and without it.
 
 Every run has the same samples, optimiser, loss and cosine schedule (in the share of the seconds that is used; the first
-twentieth warms up); graphs are built before the clock starts. The published layers get three learning rates, of which
-the validation split chooses. Finished runs are kept in --out: a stopped benchmark goes on there.
+twentieth warms up); graphs are built before the clock starts. The published layers get three widths and three learning
+rates; of each width the rate that is best on the validation split with the first seed is run with the others too.
+Finished runs are kept in --out: a stopped benchmark goes on there.
 
 Run: ``python benchmarks/network_ablation.py --data DIR ... --out FILE [--only ours,published-32] [--curve docs/C.csv]``
 """
@@ -35,6 +36,7 @@ from definet.model import ModelConfig
 from definet.samples import Sample
 from definet.train import Example, TrainConfig, example, provenance
 from definet.train.examples import batched
+from definet.train.memory import keep_freed_memory
 from definet.train.state import State
 
 WARM = 0.05
@@ -45,11 +47,10 @@ Parts = Mapping[str, Sequence[Sample]]
 
 
 class Variant(NamedTuple):
-    """What is trained: its name, architecture and schedule, whether energies teach, whether defects are told."""
+    """What is trained: its name, architecture and schedule, whether defects are told."""
 
     name: str
     config: TrainConfig
-    energy: bool = True
     markers: bool = True
 
 
@@ -64,7 +65,10 @@ def variants() -> list[Variant]:
         Variant("ours", ours),
         *(Variant(f"degree-{n}", replace(ours, model=change(degree=n))) for n in (0, 1)),
         Variant("no-springs", replace(ours, model=change(elastic=False))),
-        Variant("no-energy", ours, energy=False),
+        Variant("cutoff-5.45", replace(ours, model=change(cutoff=5.45, basis_cutoff=5.45))),
+        Variant("64-channels", replace(ours, model=change(channels=64))),
+        Variant("3-layers", replace(ours, model=change(layers=3))),
+        Variant("adamw", replace(ours, optimizer="adamw")),
         Variant("no-markers", ours, markers=False),
         *(
             Variant(f"published-{width}", replace(ours, model=replace(published, channels=width), lr=rate))
@@ -98,19 +102,17 @@ def trained(variant: Variant, examples: Sequence[Example], seconds: float, seed:
         if len(order) < config.batch:
             order = rng.permutation(len(examples)).tolist()
         picked, order = order[: config.batch], order[config.batch :]
-        if not _step(state, config, batched([examples[k] for k in picked]), used / seconds, variant.energy):
+        if not _step(state, config, batched([examples[k] for k in picked]), used / seconds):
             raise FloatingPointError(f"diverged at step {state.step}")
     return state, time.process_time() - began
 
 
-def _step(state: State, config: TrainConfig, batch: Example, share: float, energy: bool) -> bool:
+def _step(state: State, config: TrainConfig, batch: Example, share: float) -> bool:
     """One step as `definet.train` makes it; whether its gradient is finite."""
     for group in state.optimizer.param_groups:
         group["lr"] = rate(config, share)
     state.optimizer.zero_grad()
-    drop = batch.target.energy_drop
-    target = batch.target if energy else batch.target._replace(energy_drop=torch.full_like(drop, torch.nan))
-    total_loss(batch.graph, state.net.predict(batch.graph), target).backward()
+    total_loss(batch.graph, state.net.predict(batch.graph), batch.target).backward()
     if not torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.clip).isfinite():
         return False
     state.optimizer.step()
@@ -141,7 +143,7 @@ def run(variant: Variant, parts: Parts, examples: Sequence[Example], seconds: fl
 
 def key(variant: Variant, seconds: float, seed: int, data: str) -> Record:
     """What makes a run this one."""
-    about = {"settings": asdict(variant.config), "energy": variant.energy, "markers": variant.markers}
+    about = {"settings": asdict(variant.config), "markers": variant.markers}
     digest = hashlib.sha256(json.dumps([about, data], sort_keys=True).encode()).hexdigest()[:16]
     return {"name": variant.name, "lr": variant.config.lr, "seconds": seconds, "seed": seed, "hash": digest}
 
@@ -211,12 +213,26 @@ def _mean(records: Sequence[Record], part: str, k: int) -> str:
     return f"{np.mean(values):.3f} ± {np.ptp(values) / 2:.3f}" if values and np.isfinite(values).all() else "-"
 
 
+def promising(done: Mapping[int, Sequence[Record]], chosen: Sequence[Variant]) -> list[int]:
+    """All variants, of those that differ by the learning rate alone the one that is best after the first seed."""
+    best: dict[str, int] = {}
+    for k, records in done.items():
+        name = chosen[k].name
+        if name not in best or _first_error(records) < _first_error(done[best[name]]):
+            best[name] = k
+    return sorted(best.values())
+
+
+def _first_error(records: Sequence[Record]) -> float:
+    return math.inf if "diverged" in records[0] else float(records[0]["valid"][0])
+
+
 def best_published(done: Mapping[int, Sequence[Record]], chosen: Sequence[Variant]) -> Variant | None:
     """Width and rate with the least mean validation error in plane; one that diverged once is none."""
     scores = {
-        k: float(np.mean([record["valid"][0] for record in records]))
-        for k, records in done.items()
-        if chosen[k].name.startswith("published") and not any("diverged" in record for record in records)
+        k: float(np.mean([record["valid"][0] for record in done[k]]))
+        for k in promising(done, chosen)
+        if chosen[k].name.startswith("published") and not any("diverged" in record for record in done[k])
     }
     return chosen[min(scores, key=lambda k: scores[k])] if scores else None
 
@@ -246,10 +262,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = [variant for variant in variants() if variant.name in names]
     parts = split([sample for folder in asked.data for sample in load(folder)])
     bench = Bench(parts, " ".join(data_sha256(folder) for folder in asked.data), asked.out)
+    keep_freed_memory()
     done: dict[int, list[Record]] = {}
     for seed in range(asked.seeds):  # a busy hour then hits all variants
-        for k, variant in enumerate(chosen):
-            done.setdefault(k, []).append(bench.get(variant, asked.seconds, seed))
+        worth = range(len(chosen)) if seed == 0 else promising(done, chosen)
+        for k in worth:
+            done.setdefault(k, []).append(bench.get(chosen[k], asked.seconds, seed))
     counts = ", ".join(f"{name} {len(samples)}" for name, samples in parts.items())
     print(headline(), f"{asked.seconds:g} CPU s, {asked.seeds} seeds, structures: {counts}", sep="; ")
     print("\nErrors as shares of leaving every atom where it was; mean and half range over the seeds.\n")

@@ -192,8 +192,8 @@ def crossing(net: DefiNet, distance: float) -> Tensor:
 
 def test_a_neighbour_leaves_smoothly() -> None:
     """The broken twin is the published form, with the same weights: it jumps."""
-    edge = (5.45**2 - 0.3**2) ** 0.5
     smooth, elastic, published = network(elastic=False), network(elastic=True), network(elastic=False)
+    edge = (smooth.config.cutoff**2 - 0.3**2) ** 0.5
     published.config = replace(published.config, smooth=False)
     jump = [
         (crossing(net, edge + 1e-6) - crossing(net, edge - 1e-6)).abs().max() for net in (smooth, elastic, published)
