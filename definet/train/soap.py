@@ -55,7 +55,7 @@ def _update(weights: Tensor, gradient: Tensor, state: dict[str, Any], group: dic
         state.update(step=0, mean=torch.zeros_like(gradient), square=torch.zeros_like(gradient))
         for side in _turned(gradient, group["largest"]):
             spread = _spread(gradient, side) * (1 - fast)
-            state[f"spread{side}"], state[f"basis{side}"] = spread, torch.linalg.eigh(_scaled(spread))[1].flip(1)
+            state[f"spread{side}"], state[f"basis{side}"] = spread, _eigenvectors(spread)
         return
     sides = _turned(gradient, group["largest"])
     state["step"] += 1
@@ -95,9 +95,9 @@ def _follow(state: dict[str, Any], side: int) -> None:
     spread, basis = state[f"spread{side}"], state[f"basis{side}"]
     order = (basis * (spread @ basis)).sum(0).argsort(descending=True, stable=True)
     state["square"] = state["square"].index_select(side, order)
-    state[f"basis{side}"] = torch.linalg.qr(_scaled(spread) @ basis[:, order])[0]
+    state[f"basis{side}"] = torch.linalg.qr(spread @ basis[:, order])[0]
 
 
-def _scaled(spread: Tensor) -> Tensor:
-    """To a largest element of one: LAPACK fails on squares of small gradients, which single precision hardly holds."""
-    return spread / spread.abs().max().clamp(min=torch.finfo(spread.dtype).tiny)
+def _eigenvectors(spread: Tensor) -> Tensor:
+    """Largest first. LAPACK fails in single precision on small gradients most of whose rows are zero."""
+    return torch.linalg.eigh(spread.double())[1].flip(1).to(spread.dtype)
