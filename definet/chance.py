@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Judgement(NamedTuple):
-    """Why a sample must not be learnt from, or None; how far apart its relaxations end in Angstrom, None if it has one."""
+    """Why a sample must not be learnt from, or None; how far apart (A) its two relaxations end, if it has two."""
 
     reason: str | None
     apart_A: float | None = None
