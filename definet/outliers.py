@@ -29,8 +29,8 @@ there. Of 300 000 bonds in 881 relaxations two end between 1.25 and 1.4, where h
 that approached part at 1.2, above the long new bonds of pentagons (graphene, up to 1.2). Limits of 1.15 to 1.25 and of
 1.3 to 1.5 find 120 to 124 relaxations with changed bonds."""
 FAR_A = 6.0
-"""Bonds at second neighbours of a defect rearrange with it, and may reach out to the next ones (metals 6.2 A from trefoils
-in MoTe2): far are those of which both atoms are farther than that."""
+"""Bonds at second neighbours of a defect rearrange with it, and may reach out to the next ones (metals 6.2 A from
+trefoils in MoTe2): far are those of which both atoms are farther than that."""
 SUSPICIOUS_MOVE_A = 0.5
 """A sixth of the way to the next site, and ten times what atoms beside a vacancy move."""
 SHAKE_A = 0.02
