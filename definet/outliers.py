@@ -36,8 +36,7 @@ SUSPICIOUS_MOVE_A = 0.5
 SHAKE_A = 0.02
 """Standard deviation along each axis: far below the change of a bond, far above rounding, which leaves a saddle too."""
 ELSEWHERE_A = 0.2
-"""Two descents into one minimum end within 0.1 A of each other, in most cases within 0.03; those into two, 0.35 A apart
-and more."""
+"""Of the first 102 relaxations done twice 68 end within 0.05 A of where they did, 29 from 0.35 A on, five between."""
 
 
 def outlier(sample: Sample) -> str | None:
