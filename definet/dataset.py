@@ -20,6 +20,7 @@ import numpy as np
 
 from definet import published
 from definet.exceptions import InputFileError, OptionError, OutputError
+from definet.outliers import RULES
 from definet.samples import Sample
 
 SCHEMA = "definet.dataset/1"
@@ -37,14 +38,18 @@ _PER_NODE = ("numbers", "positions", "relaxed", "marker")
 _PER_SAMPLE = tuple(field.name for field in fields(Sample) if field.name not in _PER_NODE)
 
 
-def write_shard(path: Path, kept: Sequence[Sample], drawn: int) -> None:
+def write_shard(path: Path, kept: Sequence[Sample], drawn: int, left_out: Sequence[str] | None = None) -> None:
     """Store nodes of all samples one after the other, with their counts, and out of how many draws they are.
+
+    Samples judged by today's rules come with "group reason" of what these left out.
 
     Raises
     ------
     OutputError
     """
     arrays: dict[str, Any] = {"drawn": np.array(drawn), "count": np.array([len(s.numbers) for s in kept], np.int64)}
+    if left_out is not None:
+        arrays |= {"rules": np.array(RULES), "left_out": np.array(left_out, np.str_)}
     for name in _PER_NODE if kept else ():
         arrays[name] = np.concatenate([getattr(s, name) for s in kept])
     for name in _PER_SAMPLE if kept else ():
@@ -61,6 +66,12 @@ def drawn_in(path: Path) -> int:
     """How many draws a shard comes from, the outliers that were left out included."""
     with np.load(path) as shard:
         return int(shard["drawn"])
+
+
+def judged(path: Path) -> tuple[int, list[str]]:
+    """Rules that a shard was judged by, 0 if it does not say, and "group reason" of what was left out since it does."""
+    with np.load(path) as shard:
+        return (int(shard["rules"]), shard["left_out"].tolist()) if "rules" in shard else (0, [])
 
 
 def read_shard(path: Path) -> list[Sample]:

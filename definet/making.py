@@ -20,14 +20,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from definet.chance import judge
 from definet.crystals import Crystal, host
 from definet.dataset import SCHEMA, drawn_in, read_shard, write_shard
 from definet.exceptions import DefinetError, OptionError, OutputError, TeacherError
-from definet.outliers import outlier
 from definet.release import version
 from definet.samples import Sample, sample
 from definet.scenes import Scene, scenes
@@ -51,10 +51,28 @@ class Task(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What came of a task: samples to keep, and a line on every relaxation."""
+    """What came of a task: samples to keep, a line on every relaxation, and "group reason" of what was left out."""
 
     samples: list[Sample]
     lines: list[str]
+    left_out: list[str]
+
+    def keep(self, found: Sample, reason: str | None) -> None:
+        """Add a sample, or count it among those left out."""
+        if reason is None:
+            self.samples.append(found)
+        else:
+            self.left_out.append(f"{found.group} {reason}")
+
+
+class Known(NamedTuple):
+    """What `set.json` says, and the hosts as they are in the potential of the set."""
+
+    facts: dict[str, Any]
+    crystals: dict[str, Crystal]
+
+
+T = TypeVar("T")
 
 
 def make(
@@ -102,11 +120,11 @@ def make(
         raise OptionError(f"cannot work in {jobs} processes", "Ask for one or more.")
     for name in hosts:
         host(name)
-    with _workers(min(jobs, -(-count // SHARD)), dask) as (executor, slots):
+    with workers(min(jobs, -(-count // SHARD)), dask) as (executor, slots):
         lattice_A, crystals = _claim(out, hosts, seed, potential)
         stream = scenes(seed, lattice_A, hosts, crystals)
-        for task, made in _carried_out(_tasks(out, stream, count, seed, potential), executor, slots):
-            write_shard(task.path, made.samples, len(task.drawn))
+        for task, made in carried_out(carry_out, _tasks(out, stream, count, seed, potential), executor, slots):
+            write_shard(task.path, made.samples, len(task.drawn), made.left_out)
             for line in made.lines:
                 report(line)
     return sum(len(read_shard(path)) for path in _shards(out, count))
@@ -143,15 +161,17 @@ def _tasks(out: Path, stream: Iterator[Scene], count: int, seed: int, potential:
             yield Task(path, drawn, potential, f"seed {seed}, stemfit {version()}")
 
 
-def _carried_out(tasks: Iterator[Task], executor: Executor | None, slots: int) -> Iterator[tuple[Task, Made]]:
+def carried_out(
+    work: Callable[[T], Made], tasks: Iterator[T], executor: Executor | None, slots: int
+) -> Iterator[tuple[T, Made]]:
     """Tasks with what came of them as they end; a few wait for each worker, so that drawing keeps nobody waiting."""
     if executor is None:
-        yield from ((task, carry_out(task)) for task in tasks)
+        yield from ((task, work(task)) for task in tasks)
         return
-    running: dict[Future[Made], Task] = {}
+    running: dict[Future[Made], T] = {}
     try:
         for task in tasks:
-            running[executor.submit(carry_out, task)] = task
+            running[executor.submit(work, task)] = task
             if len(running) >= 2 * slots:
                 yield from _ended(running)
         while running:
@@ -161,7 +181,7 @@ def _carried_out(tasks: Iterator[Task], executor: Executor | None, slots: int) -
         raise TeacherError("a process that relaxes structures has died", remedy) from error
 
 
-def _ended(running: dict[Future[Made], Task]) -> Iterator[tuple[Task, Made]]:
+def _ended(running: dict[Future[Made], T]) -> Iterator[tuple[T, Made]]:
     done, _ = wait(running, return_when=FIRST_COMPLETED)
     for future in done:
         yield running.pop(future), future.result()
@@ -169,27 +189,26 @@ def _ended(running: dict[Future[Made], Task]) -> Iterator[tuple[Task, Made]]:
 
 def carry_out(task: Task) -> Made:
     """Relax what was drawn for one shard: a function of the task alone."""
-    made = Made([], [])
+    made = Made([], [], [])
     for scene in task.drawn:
-        minimum = relax(scene.crystal, _own(task.potential))
+        minimum = relax(scene.crystal, own(task.potential))
         found = replace(
             sample(scene, minimum, fidelity(task.potential)), origin=f"scene {scene.number} of {task.origin}"
         )
-        reason = outlier(found)
+        judgement = judge(found, own(task.potential), scene.crystal.crystal)
         move = np.linalg.norm(found.displacement, axis=1).max()
         made.lines.append(
             f"{scene.number} {found.group} {found.shape} converged={found.converged} fmax={found.fmax_eV_A:.3f} "
-            f"moved={move:.2f} A, {found.energy_eV - found.initial_energy_eV:.2f} eV {reason or ''}"
+            f"moved={move:.2f} A, {found.energy_eV - found.initial_energy_eV:.2f} eV {judgement}"
         )
-        if reason is None:
-            made.samples.append(found)
+        made.keep(found, judgement.reason)
     return made
 
 
 _LOADED = threading.local()
 
 
-def _own(potential: str) -> Calculator:
+def own(potential: str) -> Calculator:
     """The potential, loaded once in each thread: a calculator holds the structure it is at."""
     known: dict[str, Calculator] = _LOADED.__dict__.setdefault("known", {})
     if potential not in known:
@@ -198,7 +217,7 @@ def _own(potential: str) -> Calculator:
 
 
 @contextmanager
-def _workers(jobs: int, dask: str | None) -> Iterator[tuple[Executor | None, int]]:
+def workers(jobs: int, dask: str | None) -> Iterator[tuple[Executor | None, int]]:
     """Who carries out tasks, and how many at a time."""
     if dask is not None:
         with _cluster(dask) as found:
@@ -242,18 +261,17 @@ def _claim(
     out: Path, hosts: Mapping[str, float], seed: int, potential: str
 ) -> tuple[dict[str, float], dict[str, Crystal]]:
     """Every host as it is in this potential, from `set.json`, which is written if the folder is new."""
-    path = out / "set.json"
     asked = {"schema": SCHEMA, "seed": seed, "hosts": dict(sorted(hosts.items())), "source": fidelity(potential)}
-    if path.exists():
-        known = json.loads(path.read_text())
-        if {key: known.get(key) for key in asked} != asked:
+    known = known_set(out)
+    if known is not None:
+        if {key: known.facts.get(key) for key in asked} != asked:
             raise OutputError(f"{out} holds a set with other settings", "Choose another folder.")
-        if "basis" not in known:
+        if "basis" not in known.facts:
             raise OutputError(f"{out} holds a set of an earlier release, which drew other defects")
-        return dict(known["lattice_A"]), {name: _crystal(name, basis) for name, basis in known["basis"].items()}
+        return dict(known.facts["lattice_A"]), known.crystals
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} exists and is no set of samples")
-    potential_ = _own(potential)
+    potential_ = own(potential)
     lattice_A = {name: equilibrium_lattice(name, potential_) for name in sorted(hosts)}
     crystals = {name: at_rest(name, a_A, potential_) for name, a_A in lattice_A.items()}
     basis = {name: [[atom.u, atom.v, atom.z_A] for atom in crystal.basis] for name, crystal in crystals.items()}
@@ -261,10 +279,19 @@ def _claim(
         out.mkdir(parents=True, exist_ok=True)
         temporary = out / f".tmp-{os.getpid()}.json"
         temporary.write_text(json.dumps({**asked, "lattice_A": lattice_A, "basis": basis}, indent=1))
-        temporary.replace(path)
+        temporary.replace(out / "set.json")
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror}") from error
     return lattice_A, crystals
+
+
+def known_set(folder: Path) -> Known | None:
+    """What a folder holds, None if no set was begun there."""
+    path = folder / "set.json"
+    if not path.exists():
+        return None
+    facts = json.loads(path.read_text())
+    return Known(facts, {name: _crystal(name, basis) for name, basis in facts.get("basis", {}).items()})
 
 
 def _crystal(name: str, basis: Sequence[tuple[float, float, float]]) -> Crystal:

@@ -105,6 +105,20 @@ def fidelity(name: str) -> str:
         raise TeacherError(f"the potential {name} needs the package {package}", _INSTALL.format(package)) from error
 
 
+def named(tag: str) -> str:
+    """Name of the potential that a tag of `fidelity` stands for.
+
+    Raises
+    ------
+    TeacherError
+        If another version of it is installed.
+    """
+    name = next((name for name in _NAMED if tag.startswith(f"{name}-")), tag)
+    if fidelity(name) != tag:
+        raise TeacherError(f"{tag} relaxed these structures, installed is {fidelity(name)}", "Install that version.")
+    return name
+
+
 _INSTALL = "pip install {0}, or choose another potential."
 
 

@@ -93,6 +93,7 @@ def test_light_at_the_door() -> None:
     "arguments",
     [
         ["--help"], ["--version"], ["analyze", "--help"], ["train", "--help"], ["dataset", "make", "--help"],
+        ["dataset", "check", "--help"],
         ["relax", "--help"], ["model", "--help"], ["model", "info", "-h"], ["model", "import", "--help"],
     ],
     ids=" ".join,

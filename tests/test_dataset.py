@@ -261,6 +261,7 @@ def sample(made, **changes):
 def test_outliers_are_named(made):
     one = sample(made, label="V_S")
     atom = int(np.flatnonzero(one.marker != 2)[0])
+    one = replace(one, marker=np.where(np.arange(len(one.marker)) == atom, 1, one.marker))  # bonds may change here
 
     def moved(by, label="V_S"):
         relaxed = one.relaxed.copy()

@@ -1,4 +1,4 @@
-"""`stemfit train` and `stemfit dataset make`: labels from a potential, weights from labels."""
+"""`stemfit train`, `stemfit dataset make` and `dataset check`: labels from a potential, weights from labels."""
 
 from __future__ import annotations
 
@@ -51,7 +51,18 @@ The same command goes on with a set that was stopped; a larger --count adds to i
 Exit codes: 0 done, 2 wrong usage or unknown host, 5 output cannot be written, 6 the potential cannot be used.
 """
 
-dataset = typer.Typer(help="Make training sets.", no_args_is_help=True)
+CHECK_EXAMPLES = """
+Example:
+
+\b
+  stemfit dataset check sets/chgnet --jobs 8
+
+What fails is taken out of the shards: keep a copy. The same command goes on with a check that was stopped.
+
+Exit codes: 0 done, 2 wrong usage, 3 data missing or damaged, 5 output cannot be written, 6 potential cannot be used.
+"""
+
+dataset = typer.Typer(help="Make and check training sets.", no_args_is_help=True)
 
 
 def train(
@@ -194,6 +205,28 @@ def make(
             hosts = weights([*host, *(more or [])])
             stored = making(out, hosts, count, seed, potential, report, jobs=jobs or _cores(), dask=dask)
         typer.echo(f"{stored} samples in {out}, {count - stored} left out (torn, moved too far, or chosen by chance)")
+
+
+@dataset.command(epilog=CHECK_EXAMPLES)
+def check(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A set that was made here.", show_default=False)],
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes.  [default: one per core]", show_default=False)
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what is being done.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Judge a set by today's rules; suspicious structures are relaxed a second time."""
+    with exits.errors("dataset check", verbose, debug), _interruptible():
+        _one_thread()
+        from definet.checking import check as checking
+
+        with exits.progress(verbose) as progress:
+            progress("loading")
+            kept, left_out = checking(folder, progress, jobs=jobs or _cores())
+        typer.echo(f"{kept} samples in {folder}, {left_out.total()} left out")
+        for (host, reason), count in sorted(left_out.items()):
+            typer.echo(f"  {count:5d} {reason} {host}".rstrip())
 
 
 def _cores() -> int:
