@@ -21,7 +21,7 @@ from torch import Tensor
 from definet.exceptions import ModelError, OutputError
 from definet.model import DefiNet, ModelConfig
 
-FORMAT = "definet.checkpoint/2"
+FORMAT = "definet.checkpoint/3"
 IMPORT = "stemfit model import FILE --out M.safetensors"
 _KEY = "definet"
 _MOST = 10_000

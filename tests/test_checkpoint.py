@@ -73,7 +73,7 @@ def damaged(tmp_path: Path, what: str) -> Path:
         case "future":
             save_file(dict(good.weights), path, {"definet": json.dumps({"format": "definet.checkpoint/99"})})
         case "incomplete":
-            save_file(dict(good.weights), path, {"definet": json.dumps({"format": "definet.checkpoint/2"})})
+            save_file(dict(good.weights), path, {"definet": json.dumps({"format": "definet.checkpoint/3"})})
         case "mismatch":
             save_checkpoint(path, replace(good, config=replace(good.config, channels=16)))
         case "nan":
