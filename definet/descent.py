@@ -90,6 +90,15 @@ def _factor(stiffness: FloatArray) -> tuple[FloatArray, bool]:
             shift *= 4
 
 
+def softest(crystal: Crystal, a_A: float, calculator: Calculator) -> float:
+    """Least stiffness of a wave in the pristine layer, eV/A^2; below zero the potential would rather have another one.
+
+    Of the waves that fit into 5 x 5 cells, rigid shifts aside.
+    """
+    waves = np.linalg.eigvalsh(host_stiffness(pristine(crystal, CELLS, a_A=a_A), calculator))
+    return float(np.delete(waves, np.argsort(np.abs(waves))[:3]).min())
+
+
 def host_stiffness(structure: DefectStructure, calculator: Calculator) -> FloatArray:
     """Stiffness (3 A, 3 A) of the atoms of a defect structure as if its host were undisturbed, eV/A^2.
 

@@ -27,6 +27,7 @@ import numpy as np
 from definet.chance import judge
 from definet.crystals import Crystal, host
 from definet.dataset import SCHEMA, drawn_in, read_shard, write_shard
+from definet.descent import softest
 from definet.exceptions import DefinetError, OptionError, OutputError, TeacherError
 from definet.release import version
 from definet.samples import Sample, sample
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
 SHARD = 8
+STABLE_eV_A2 = 0.01
+"""Least negative stiffness that counts: rounding leaves rigid shifts 0.001."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """One thread per process is fastest for layers of a few hundred atoms; read when numpy and torch load."""
 
@@ -274,6 +277,8 @@ def _claim(
     potential_ = own(potential)
     lattice_A = {name: equilibrium_lattice(name, potential_) for name in sorted(hosts)}
     crystals = {name: at_rest(name, a_A, potential_) for name, a_A in lattice_A.items()}
+    for name, crystal in crystals.items():
+        _check_stable(crystal, lattice_A[name], potential)
     basis = {name: [[atom.u, atom.v, atom.z_A] for atom in crystal.basis] for name, crystal in crystals.items()}
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -283,6 +288,16 @@ def _claim(
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror}") from error
     return lattice_A, crystals
+
+
+def _check_stable(crystal: Crystal, a_A: float, potential: str) -> None:
+    """What relaxes in a layer that does not hold is the layer, not the defect."""
+    least = softest(crystal, a_A, own(potential))
+    if least < -STABLE_eV_A2:
+        raise TeacherError(
+            f"pristine {crystal.name} is not stable in {potential}: its softest wave has {least:.2f} eV/A^2",
+            "Leave it out, or choose another potential.",
+        )
 
 
 def known_set(folder: Path) -> Known | None:

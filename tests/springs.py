@@ -50,3 +50,20 @@ def broken():
 
     calculator.calculate = spoil
     return calculator
+
+
+class Buckled(Springs):
+    """The same, but that metals would rather stand higher or lower than the metals around them."""
+
+    def calculate(self, atoms=None, properties=None, system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        metal = np.isin(atoms.numbers, METALS)
+        i, j, vector = neighbor_list("ijD", atoms, 3.6)
+        both = metal[i] & metal[j]
+        higher = np.zeros(len(atoms))  # than the mean of the six around
+        np.add.at(higher, i[both], -vector[both, 2] / 6)
+        force = higher.copy()
+        np.add.at(force, j[both], -higher[i[both]] / 6)
+        self.results["energy"] -= 10.0 * (higher**2).sum() / 2
+        self.results["free_energy"] = self.results["energy"]
+        self.results["forces"][:, 2] += 10.0 * force

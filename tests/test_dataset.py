@@ -9,6 +9,9 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.calculators.fd import calculate_numerical_forces
+from springs import Buckled
 
 import definet.making as making
 from definet.crystals import HOSTS as HOSTS_OF_THE_TABLE
@@ -335,3 +338,19 @@ def test_the_command_line_makes_a_set_and_names_what_is_wrong(tmp_path, capsys):
     assert "unknown host 'MoS3'" in error and "Choose one of: MoS2" in error and "Traceback" not in error
     assert not (tmp_path / "x").exists()
     assert main([*words, "MoS2=many"]) == 2
+
+
+def test_a_host_that_the_potential_does_not_hold_is_refused(tmp_path):
+    """Its unit cell is at rest; waves along it are not."""
+    with pytest.raises(TeacherError, match="pristine MoS2 is not stable in springs:Buckled: its softest wave has -"):
+        make(tmp_path / "set", {"MoS2": 1.0}, 1, 1, potential="springs:Buckled")
+    assert not (tmp_path / "set").exists()
+
+
+def test_forces_of_the_buckled_potential_are_its_slope():
+    structure = pristine("MoS2", 3, a_A=3.2).structure
+    shaken = structure.cart_coords + 0.05 * np.random.default_rng(0).standard_normal((27, 3))
+    atoms = Atoms(np.array(structure.atomic_numbers), shaken, cell=structure.lattice.matrix, pbc=True)
+    atoms.calc = Buckled()
+    expected = calculate_numerical_forces(atoms, 1e-4)
+    assert np.abs(atoms.get_forces() - expected).max() < 1e-4
