@@ -101,22 +101,23 @@ class EnergyHead(nn.Module):
 
 
 class SigmaHead(nn.Module):
-    """Standard error of each position, from what the network knows of the node and how far it moved it.
+    """Standard error of each position, from what the network knows of the node and its structure, and how far it moved.
 
     Reads detached values: asking for the uncertainty does not change the prediction.
     """
 
-    HIDDEN = 16
+    HIDDEN = 24
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         last = nn.Linear(self.HIDDEN, 1)
         nn.init.constant_(last.bias, -4.0)
-        self.mlp = nn.Sequential(nn.Linear(channels + 2, self.HIDDEN), ScaledSiLU(), last)
+        self.mlp = nn.Sequential(nn.Linear(2 * channels + 2, self.HIDDEN), ScaledSiLU(), last)
 
-    def forward(self, x: Tensor, displacement: Tensor, mean_length: Tensor) -> Tensor:
-        """Scalars (N, H), displacements (N, 3) A, their mean length in the structure of each node (N,) -> (N,) A."""
+    def forward(self, x: Tensor, mean_x: Tensor, displacement: Tensor, mean_length: Tensor) -> Tensor:
+        """Scalars (N, H), displacements (N, 3) A, and the mean of both in the structure of each node -> (N,) A."""
         lengths = torch.stack([displacement.norm(dim=1), mean_length], 1).detach()  # (N, 2)
         logs = torch.log(lengths + 1e-3) / 3
-        value: Tensor = self.mlp(torch.cat([x.detach().to(logs.dtype), logs], 1))
+        known = torch.cat([x, mean_x], 1).detach().to(logs.dtype)  # (N, 2 H)
+        value: Tensor = self.mlp(torch.cat([known, logs], 1))
         return torch.exp(value.squeeze(1).clamp(-9, 1))

@@ -135,8 +135,10 @@ class DefiNet(nn.Module):
         if not self.config.elastic:
             return Prediction(trace.positions[-1] - graph.positions)
         displacement, energy = self._at_rest(graph, trace)
-        mean = graph_mean(graph, displacement.detach().norm(dim=1)).index_select(0, graph.batch)  # (N,)
-        return Prediction(displacement, energy, self.uncertainty(trace.x, displacement, mean))
+        means = (graph_mean(graph, values.detach()) for values in (trace.x, displacement.norm(dim=1)))
+        mean_x, mean_length = (mean.index_select(0, graph.batch) for mean in means)  # (N, H), (N,)
+        sigma = self.uncertainty(trace.x, mean_x, displacement, mean_length)
+        return Prediction(displacement, energy, sigma)
 
     def layer_positions(self, graph: DefectGraph) -> list[Tensor]:
         """Coordinates after each layer, L tensors of (N, 3) Angstrom; edges stay those of the unrelaxed structure."""

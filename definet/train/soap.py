@@ -100,4 +100,5 @@ def _follow(state: dict[str, Any], side: int) -> None:
 
 def _eigenvectors(spread: Tensor) -> Tensor:
     """Largest first. LAPACK fails in single precision on small gradients most of whose rows are zero."""
-    return torch.linalg.eigh(spread.double())[1].flip(1).to(spread.dtype)
+    vectors: Tensor = torch.linalg.eigh(spread.double())[1].flip(1).to(spread.dtype)
+    return vectors
