@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 
-RULES = 2
+RULES = 3
 """Raised when the rules change: a shard says which it was judged by."""
 LARGEST_MOVE_A = 1.5
 """An atom that moves further than to the next site did not relax about the defect that was built."""
@@ -93,9 +94,22 @@ def transformed(sample: Sample) -> bool:
 
 
 def suspicious(sample: Sample) -> bool:
-    """Whether a sample left the valley that it began in, so that its minimum may be one of several."""
+    """Whether a sample may not be where its valley leads.
+
+    It left the valley that it began in, so that its minimum may be one of several; or an atom of the host stands on the
+    site of another kind: often a saddle point, which forces that keep the symmetry of the start do not leave (MoS2 S_Mo
+    gains another 0.6 eV once it is shaken).
+    """
     moved = np.linalg.norm(sample.displacement[sample.marker != 2], axis=1)
-    return bool(moved.max() > SUSPICIOUS_MOVE_A or len(changed_bonds(sample)))
+    return bool(moved.max() > SUSPICIOUS_MOVE_A or _has_antisite(sample) or len(changed_bonds(sample)))
+
+
+def _has_antisite(sample: Sample) -> bool:
+    from definet.crystals import host
+
+    own = set(host(sample.host).elements.values())
+    pairs = (re.sub(r"\d", "", part).split("_") for part in sample.label.split("+"))
+    return any(len(pair) == 2 and own.issuperset(pair) for pair in pairs)
 
 
 def shaken(sample: Sample) -> FloatArray:
