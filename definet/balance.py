@@ -137,11 +137,13 @@ class _Iterated:
         residual = force.double().flatten()
         moved = torch.zeros_like(residual)
         small = TOLERANCE * residual.norm()
+        if not small.isfinite():
+            raise ModelError("the network predicts springs that are not finite")
         step = descent = self._precondition(residual)
         slope = residual @ step
         for _ in range(ITERATIONS):
             if residual.norm() <= small:
-                break
+                return moved.view(-1, 3).to(force.dtype)
             product = self.matrix @ descent
             length = slope / (descent @ product)
             moved = moved + length * descent
@@ -149,7 +151,8 @@ class _Iterated:
             step = self._precondition(residual)
             slope, before = residual @ step, slope
             descent = step + slope / before * descent
-        return moved.view(-1, 3).to(force.dtype)
+        # Not that it took long: of positive stiffnesses with an anchor it takes some hundred.
+        raise ModelError("the network predicts springs that do not come to rest")
 
     def _precondition(self, residual: Tensor) -> Tensor:
         own: Tensor = self.inverse @ residual.view(-1, 3, 1)

@@ -13,13 +13,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
 from definet.exceptions import ModelError, OutputError
 from definet.model import DefiNet, ModelConfig
+
+FloatArray = NDArray[np.float64]
 
 FORMAT = "definet.checkpoint/3"
 IMPORT = "stemfit model import FILE --out M.safetensors"
@@ -44,7 +48,11 @@ class HostRange:
     structures : int
         Training structures of this host; 0: not known.
     density : float
-        Largest share of nodes that were exchanged, added or empty; 0: not known.
+        Largest share of nodes that were exchanged, added or empty, lines and trefoils aside; 0: not known.
+    narrowest : float
+        Least distance between opposite sides of a supercell, in lattice constants; 0: not known.
+    sizes : mapping of str to int
+        Largest of each kind that comes in sizes: sites of a line, metals of a trefoil, {"SVL": 8, "T": 3}.
     """
 
     a_A: float
@@ -52,12 +60,31 @@ class HostRange:
     kinds: tuple[str, ...] = ()
     structures: int = 0
     density: float = 0.0
+    narrowest: float = 0.0
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 def kinds_of(label: str) -> frozenset[str]:
     """Kinds of defects in a label, sizes aside: "V_S+V_S" -> {"V_S"}, "SVL-4" -> {"SVL"}, "T2-484" -> {"T-484"}."""
     parts = (re.sub(r"(?<=VL)-\d+$|^\d+(?=[A-Z])", "", part) for part in label.split("+"))
     return frozenset(re.sub(r"^T\d+", "T", part) for part in parts) - {"pristine"}
+
+
+def width_A(cell: FloatArray) -> float:
+    """Least distance between opposite sides, in plane, of a cell (3, 3), rows, Angstrom."""
+    a, b, _ = cell
+    return float(np.linalg.norm(np.cross(a, b)) / max(np.linalg.norm(a), np.linalg.norm(b)))
+
+
+def sizes_of(label: str) -> dict[str, int]:
+    """Sizes of what comes in sizes: "SVL-4+T2-484+SVL-3" -> {"SVL": 4, "T-484": 2}."""
+    found: dict[str, int] = {}
+    for part in label.split("+"):
+        match = re.fullmatch(r"([SDC]VL)-(\d+)|T(\d+)(-484)?", part)
+        if match is not None:
+            kind = match[1] or "T" + (match[4] or "")
+            found[kind] = max(found.get(kind, 0), int(match[2] or match[3]))
+    return found
 
 
 @dataclass(frozen=True)
@@ -73,12 +100,15 @@ class Provenance:
         Hash of the training set, or of each folder of it; empty: not known.
     version : str
         Release that trained them; empty: another program.
+    start_sha256 : str
+        Hash of the weights that training began with; empty: random ones, or not known.
     """
 
     hosts: Mapping[str, HostRange]
     teacher: str
     data_sha256: str = ""
     version: str = ""
+    start_sha256: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,10 +205,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         source = about["provenance"]
         seen = {name: _host_range(values) for name, values in source["hosts"].items()}
+        told = {name: str(source[name]) for name in ("teacher", "data_sha256", "version")}
         checkpoint = Checkpoint(
             _config(about["config"]),
             tensors,
-            Provenance(seen, *(str(source[name]) for name in ("teacher", "data_sha256", "version"))),
+            Provenance(seen, **told, start_sha256=str(source.get("start_sha256", ""))),
             {str(name): float(value) for name, value in about["scores"].items()},
             hashlib.sha256(path.read_bytes()).hexdigest(),
         )
@@ -290,9 +321,11 @@ def _config(stored: Mapping[str, Any]) -> ModelConfig:
 
 def _host_range(stored: Mapping[str, Any]) -> HostRange:
     a_A, counts = float(stored["a_A"]), (int(stored.get("structures", 0)), float(stored.get("density", 0.0)))
+    sizes = {str(kind): int(size) for kind, size in stored.get("sizes", {}).items()}
     if not 0 < a_A < math.inf:
         raise ValueError(f"a lattice constant of {a_A} A")
-    return HostRange(a_A, tuple(stored["elements"]), tuple(stored["kinds"]), *counts)
+    narrowest = float(stored.get("narrowest", 0.0))
+    return HostRange(a_A, tuple(stored["elements"]), tuple(stored["kinds"]), *counts, narrowest, sizes)
 
 
 def _one_line(error: BaseException) -> str:

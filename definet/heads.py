@@ -29,9 +29,10 @@ class SpringHead(nn.Module):
     """How hard the two ends of each edge are pushed apart, and how stiffly they are held.
 
     Computed once for each pair of opposite edges, and symmetric in their ends, so that forces are central and opposite:
-    they add up to no net force and no torque. Besides the product of both ends' scalars, a pair is told how it lies in
-    the surroundings of its ends: their vectors along it, and (`degree` 2) the second moment of their neighbourhood,
-    both summed over the ends. These angular invariants need no tensor products.
+    those between atoms add up to no net force and no torque (empty sites push, too, and nothing holds them). Besides
+    the product of both ends' scalars, a pair is told how it lies in the surroundings of its ends: their vectors along
+    it, and (`degree` 2) the second moment of their neighbourhood, both summed over the ends. These angular invariants
+    need no tensor products.
     """
 
     def __init__(self, channels: int, gaussians: int, degree: int) -> None:

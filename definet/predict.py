@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from definet.checkpoint import Checkpoint, HostRange, kinds_of
+from definet.checkpoint import Checkpoint, HostRange, kinds_of, sizes_of, width_A
 from definet.exceptions import ModelError, OptionError
 from definet.graph import DefectGraph, build_graph, collate, without_drift
 from definet.model import DefiNet
@@ -173,7 +173,15 @@ def out_of_range(structure: DefectStructure, checkpoint: Checkpoint) -> str:
     novel = sorted(kinds_of(structure.label) - set(seen.kinds))
     if novel and seen.kinds:
         return f"{', '.join(novel)} in {structure.host} was not in the training set"
-    share = float((structure.marker != 0).mean())
+    for kind, size in sizes_of(structure.label).items():
+        if size > seen.sizes.get(kind, size):
+            return f"{kind} of {size} is larger than the {seen.sizes[kind]} of the training set of {structure.host}"
+    a_A = _lattice_A(structure)
+    wide = width_A(structure.structure.lattice.matrix) / a_A if a_A else seen.narrowest
+    if wide < 0.99 * seen.narrowest:
+        least = f"at least {seen.narrowest:.1f} in the training set: in narrower ones the images of a defect meet"
+        return f"the supercell is {wide:.1f} lattice constants wide, {least}"
+    share = 0.0 if sizes_of(structure.label) else float((structure.marker != 0).mean())
     if 0 < seen.density < share:
         most = f"at most {seen.density:.1%} in the training set of {structure.host}"
         return f"{share:.1%} of the nodes are changed, {most}"
@@ -199,14 +207,15 @@ def resolve_device(name: str) -> torch.device:
 
 def _strain(structure: DefectStructure, seen: HostRange | None) -> float:
     """Factor from the structure's in-plane lattice constant to that of the training set; 1 where either is unknown."""
-    if seen is None:
-        return 1.0
-    if structure.a_A is not None:
-        return seen.a_A / structure.a_A
-    if structure.shape[0] < 1:
-        return 1.0
-    a_A = float(np.linalg.norm(structure.structure.lattice.matrix[0])) / structure.shape[0]
-    return seen.a_A / a_A
+    a_A = _lattice_A(structure)
+    return 1.0 if seen is None or a_A is None else seen.a_A / a_A
+
+
+def _lattice_A(structure: DefectStructure) -> float | None:
+    """In-plane lattice constant, as it is said or as the supercell says."""
+    if structure.a_A is not None or structure.shape[0] < 1:
+        return structure.a_A
+    return float(np.linalg.norm(structure.structure.lattice.matrix[0])) / structure.shape[0]
 
 
 def _relaxed(structure: DefectStructure, move: Move, checkpoint: Checkpoint) -> Relaxed:

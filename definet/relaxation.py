@@ -98,6 +98,8 @@ class Outcome:
     descent : Descent or None
         What the teacher did.
     warnings : tuple of str
+    failure : str
+        Why it is no relaxed structure at all; empty if it may be one.
     """
 
     crystal: DefectStructure
@@ -106,6 +108,7 @@ class Outcome:
     energy_drop_eV: float | None
     descent: Descent | None
     warnings: tuple[str, ...]
+    failure: str = ""
 
     @property
     def moved_A(self) -> FloatArray:
@@ -171,17 +174,17 @@ def _predicted(nodes: Sequence[Nodes], checkpoint: Checkpoint, device: str) -> l
         raise ModelError("the network gives positions that are not finite")
     return [
         _Moves(
-            relaxed.positions_A - crystal.structure.cart_coords, relaxed.sigma_A, relaxed.energy_drop_eV, None,
-            (*_doubts(crystal, checkpoint), *_relaxed_before(given)),
+            relaxed.positions_A - crystal.structure.cart_coords,
+            # Of crystals that it never saw the network cannot know how wrong it is.
+            *((relaxed.sigma_A, relaxed.energy_drop_eV) if crystal.host in checkpoint.hosts else (None, None)),
+            None, (*_doubts(crystal, checkpoint), *_relaxed_before(given)),
         )
         for given, crystal, relaxed in zip(nodes, crystals, found, strict=True)
     ]  # fmt: skip
 
 
 def _doubts(crystal: DefectStructure, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Why the network's answer may be wrong; of an unknown host it is said already."""
-    if not crystal.host:
-        return ()
+    """Why the network's answer may be wrong."""
     reason, seen = out_of_range(crystal, checkpoint), checkpoint.hosts.get(crystal.host)
     said = [f"outside the training range: {reason}"] if reason else []
     if seen is not None and crystal.a_A is not None and abs(crystal.a_A / seen.a_A - 1) > FAR:
@@ -219,9 +222,13 @@ def _descended(given: Nodes, found: _Moves, method: Method, teacher: Calculator,
     drop = minimum.initial_energy_eV - minimum.energy_eV
     descent = Descent(minimum.steps, minimum.initial_fmax_eV_A, minimum.fmax_eV_A, drop, minimum.converged)
     warnings = found.warnings
+    if a_A is None:
+        which = crystal.host or "this crystal"
+        warnings += (f"the lattice constant of {which} in the potential is not known: relaxed under whatever strain",)
     if method.relaxer == "teacher" and not minimum.converged:
         warnings += (f"not converged: the largest force is {minimum.fmax_eV_A:.3f} eV/A after {minimum.steps} steps",)
-    whole = found.energy_drop_eV if method.relaxer == "definet" else drop
+    # The network's energy is that of the structure before the potential went on.
+    whole = None if method.relaxer == "definet" else drop
     return _Moves(moves, None, whole, descent, warnings)
 
 
@@ -309,10 +316,9 @@ def _outcome(given: Nodes, found: _Moves) -> Outcome:
     crystal = _moved(replace(given.crystal, structure=unturned), moves)
     warnings = (*given.warnings, *found.warnings)
     farthest = float(np.linalg.norm(moves, axis=1).max())
-    if farthest > TOO_FAR_A:
-        warnings += (f"an atom moves by {farthest:.1f} A, farther than to the next site: do not use it",)
+    failure = f"an atom would move by {farthest:.1f} A, farther than to the next site" if farthest > TOO_FAR_A else ""
     clash = closest(crystal.atoms, TOO_CLOSE_A)
     if clash is not None:
         i, j, apart_A = clash
         warnings += (f"atoms {i + 1} and {j + 1} are {apart_A:.2f} A apart in the result: do not use it",)
-    return Outcome(crystal, moves, found.sigma_A, found.energy_drop_eV, found.descent, warnings)
+    return Outcome(crystal, moves, found.sigma_A, found.energy_drop_eV, found.descent, warnings, failure)

@@ -111,9 +111,11 @@ def named(tag: str) -> str:
     Raises
     ------
     TeacherError
-        If another version of it is installed.
+        If it stands for none, or another version of it is installed.
     """
     name = next((name for name in _NAMED if tag.startswith(f"{name}-")), tag)
+    if name not in _NAMED and ":" not in name:
+        raise TeacherError(f"{tag or 'what is not known'} taught, which is no potential that can be asked")
     if fidelity(name) != tag:
         raise TeacherError(f"{tag} relaxed these structures, installed is {fidelity(name)}", "Install that version.")
     return name

@@ -75,7 +75,7 @@ def relaxer(name: str, device: str = "auto", checkpoint: Path | None = None) -> 
     if name == "keep":
         return keep
     if name == "teacher":
-        return _teacher(teacher())
+        return _teacher()
     if name == "definet":
         return _definet(device, checkpoint)
     raise UsageError(f"no relaxer {name!r}", remedy="choose definet, teacher or keep")
@@ -86,8 +86,25 @@ def keep(candidates: Sequence[Candidate]) -> list[Relaxed]:
     return [Relaxed(c.structure.structure.cart_coords, None, "keep", None) for c in candidates]
 
 
-def teacher() -> Calculator:
-    """The potential that labels are made with; what it prints when it is loaded is dropped.
+def taught_by(checkpoint: Checkpoint) -> str:
+    """Name of the potential that taught weights.
+
+    Raises
+    ------
+    ModelError
+        If it is none that is installed in the same version.
+    """
+    from definet.exceptions import TeacherError
+    from definet.teacher import named
+
+    try:
+        return named(checkpoint.provenance.teacher)
+    except TeacherError as error:
+        raise ModelError(str(error), remedy="name another with --potential") from error
+
+
+def teacher(name: str) -> Calculator:
+    """A potential; what it prints when it is loaded is dropped.
 
     Raises
     ------
@@ -102,25 +119,27 @@ def teacher() -> Calculator:
 
     try:
         with redirect_stdout(StringIO()):
-            return calculator("chgnet")
+            return calculator(name)
     except TeacherError as error:
         raise ModelError(str(error), remedy="pip install 'stemfit[teacher]', or ask for no teacher") from error
 
 
-def teacher_lattice() -> Callable[[str], float | None]:
-    """Lattice constant of each host in the potential, from the weights that it taught; None where it is not known."""
+def teacher_lattice(name: str, taught: Checkpoint) -> Callable[[str], float | None]:
+    """Lattice constant of each host in a potential, if it taught these weights; None where it is not known."""
+    from definet.teacher import fidelity
+
+    known = taught.hosts if taught.provenance.teacher == fidelity(name) else {}
+    return lambda host: known[host].a_A if host in known else None
+
+
+def _teacher() -> Relaxer:
     from definet.checkpoint import load_checkpoint, shipped
-
-    taught = load_checkpoint(shipped())
-    known = taught.hosts if "chgnet" in taught.provenance.teacher else {}
-    return lambda name: known[name].a_A if name in known else None
-
-
-def _teacher(potential: Calculator) -> Relaxer:
     from definet.relaxation import at_teacher
     from definet.teacher import fidelity
 
-    name, lattice = f"teacher:{fidelity('chgnet')}", teacher_lattice()
+    taught = load_checkpoint(shipped())
+    which = taught_by(taught)
+    potential, lattice, name = teacher(which), teacher_lattice(which, taught), f"teacher:{fidelity(which)}"
 
     def run(candidates: Sequence[Candidate]) -> list[Relaxed]:
         different = {id(c.structure): c.structure for c in candidates if c.structure.sites}

@@ -12,6 +12,7 @@ from test_model import crystal, network
 
 import definet.balance as balance
 from definet.balance import ANCHOR_eV_A2, Bonds, rest, stored
+from definet.exceptions import ModelError
 from definet.graph import build_graph, collate
 from definet.structures import pristine, substitution, vacancy
 
@@ -133,3 +134,13 @@ def test_elastic_displacements_die_out() -> None:
     distance = structure.lattice.get_all_distances(structure.frac_coords[node], structure.frac_coords)[0]
     near, far = (change[(distance > low) & (distance < high)].mean() for low, high in ((0.5, 4), (16, 30)))
     assert far < 0.25 * near
+
+
+def test_what_does_not_come_to_rest_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(balance, "DENSE", 10)
+    bonds, force, counts = strained(substitution(pristine("MoS2", 4, a_A=3.2), "W_Mo"))
+    for spoilt in (bonds._replace(along=bonds.along * float("nan")), bonds):
+        with monkeypatch.context() as patch, pytest.raises(ModelError):
+            patch.setattr(balance, "ITERATIONS", 1)
+            rest(spoilt, force * (1 if spoilt is bonds else float("nan")), counts)
+    assert rest(bonds, force, counts).isfinite().all()

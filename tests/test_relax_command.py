@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from frames import Frame
 from springs import Springs
 
 import cli
-from definet.checkpoint import load_checkpoint, shipped
+from definet.checkpoint import import_published, load_checkpoint, save_checkpoint, shipped
 from definet.predict import relax
 from definet.structure_file import Columns, read_structure, write_structure
 from definet.structures import DefectStructure, build, elements_of, pristine, substitution, vacancy
@@ -161,7 +162,7 @@ def springs(monkeypatch: pytest.MonkeyPatch) -> None:
     from stemfit import relax as relaxing
 
     monkeypatch.setattr(relaxing, "teacher", Springs)
-    monkeypatch.setattr(relaxing, "teacher_lattice", lambda: {"MoS2": 3.20}.get)
+    monkeypatch.setattr(relaxing, "teacher_lattice", lambda *_: {"MoS2": 3.20}.get)
 
 
 def test_teacher_and_refinement(springs: None) -> None:
@@ -258,7 +259,7 @@ def nothing() -> None:
     [
         (nothing, 3, ["no such file", "check the path"]),
         (truncated, 3, ["not readable as extxyz"]),
-        (bulk, 4, ["no vacuum", "3.87 A", "5.45 A are needed"]),
+        (bulk, 4, ["no vacuum", "3.87 A", "5 A are needed"]),
         (touching, 4, ["nodes 4 and 5 are 0.22 A apart"]),
         (no_element, 4, ["unknown element", "Qq"]),
         (short_markers, 4, ["2 markers", "106 nodes"]),
@@ -307,12 +308,37 @@ def test_bad_options(arguments: list[str], code: int, words: list[str]) -> None:
 
 
 def test_the_network_must_not_see_itself_across_the_vacuum() -> None:
-    """5.2 A are a vacuum for the teacher, and within the 5.45 A of the shipped weights."""
+    """5.2 A are a vacuum for the shipped weights and the teacher, and within the 6 A of the published architecture."""
     flat(5.2)
-    assert_one_line(run("bad.extxyz", "--host", "MoS2", "--out", "out.cif"), 4, "5.20 A, 5.45 A are needed")
+    seeing = str(Path("far.safetensors"))
+    save_checkpoint(Path(seeing), import_published(Path(__file__).parent / "data" / "ema_h32_l4.pt"))
+    refused = run("bad.extxyz", "--host", "MoS2", "--out", "out.cif", "--checkpoint", seeing)
+    assert_one_line(refused, 4, "5.20 A, 6 A are needed")
     assert run("bad.extxyz", "--host", "MoS2", "--out", "out.cif", "--relaxer", "keep").exit_code == 0
 
 
 def test_debug_shows_the_traceback() -> None:
     done = run("no.cif", "--out", "out.cif", "--debug")
     assert done.exit_code == 3 and done.stderr.startswith("Traceback")
+
+
+def test_what_flies_apart_is_not_written() -> None:
+    net = load_checkpoint(shipped())
+    wild = {name: value * (1e3 if name == "springs.mlp.2.bias" else 1) for name, value in net.weights.items()}
+    save_checkpoint(Path("wild.safetensors"), replace(net, weights=wild))
+    options = ("--host", "MoS2", "--checkpoint", "wild.safetensors")
+    assert_one_line(run("defect.cif", *options, "--out", "out.cif"), 4, "defect.cif: an atom would move by")
+    assert not Path("out.cif").exists()
+
+
+def test_the_teacher_is_the_one_that_taught(springs: None) -> None:
+    net = load_checkpoint(shipped())
+    foreign = replace(net, provenance=replace(net.provenance, teacher="PBE"))
+    save_checkpoint(Path("foreign.safetensors"), foreign)
+    asked = ("defect.cif", "--host", "MoS2", "--checkpoint", "foreign.safetensors", "--refine", "teacher:1")
+    assert run(*asked, "--out", "a.cif").exit_code == 6
+    named = said(*asked, "--out", "b.cif", "--potential", "springs:Springs")
+    assert named["relaxer"]["teacher"] == "springs:Springs"
+    usual = said(*asked[:3], "--refine", "teacher:1", "--out", "c.cif")
+    assert usual["relaxer"]["teacher"] == net.provenance.teacher
+    assert_one_line(run(*asked[:3], "--potential", "chgnet", "--out", "d.cif"), 2, "nothing asks it")

@@ -31,7 +31,7 @@ def moved(found: relaxing.Relaxed, structure: DefectStructure) -> np.ndarray:
 @pytest.fixture
 def springs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relaxing, "teacher", Springs)
-    monkeypatch.setattr(relaxing, "teacher_lattice", lambda: {"MoS2": A_A}.get)
+    monkeypatch.setattr(relaxing, "teacher_lattice", lambda *_: {"MoS2": A_A}.get)
 
 
 def test_the_teacher_relaxes_at_its_own_lattice_constant(springs: None) -> None:

@@ -69,11 +69,21 @@ def test_training_needs_both_parts(tmp_path: Path) -> None:
 def test_provenance_says_what_was_seen() -> None:
     source = provenance(some(), "hash")
     assert source.teacher == "a formula"
-    density = pytest.approx(2 / 48, abs=1e-4)
-    assert source.hosts["WSe2"] == HostRange(pytest.approx(3.3), ("Se", "W"), ("V_Se", "V_Se2"), 2, density)
+    density, width = pytest.approx(2 / 48, abs=1e-4), pytest.approx(4 * 0.866, abs=0.01)
+    assert source.hosts["WSe2"] == HostRange(pytest.approx(3.3), ("Se", "W"), ("V_Se", "V_Se2"), 2, density, width)
     stretched = replace(some()[0], cell=some()[0].cell * 1.01)
     with pytest.raises(OptionError, match="MoS2"):
         provenance([*some(), stretched], "hash")
+
+
+def test_sizes_are_seen_and_trefoils_are_not_taken_for_density() -> None:
+    point, line, trefoil = (
+        replace(some()[0], label=label, marker=np.array(marker + [0] * (48 - len(marker))))
+        for label, marker in (("V_S", [2]), ("SVL-5+DVL-4+SVL-3", [2] * 12), ("T2-484", [1, 2] * 10))
+    )
+    seen = provenance([point, line, trefoil], "").hosts["MoS2"]
+    assert seen.sizes == {"DVL": 4, "SVL": 5, "T-484": 2}
+    assert seen.density == pytest.approx(1 / 48, abs=1e-4)
 
 
 def test_learning_rate_grows_then_falls() -> None:

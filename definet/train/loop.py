@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -83,13 +84,14 @@ def train(
     if device.type == "cpu":
         keep_freed_memory()
     _check(samples, held_out, config, start, device, processes)
+    source = replace(source, start_sha256=start.sha256 if start else "")
     checks = batches([example(sample, config.model) for sample in held_out], config.batch)
     idle = unmoved(checks)
     about = {"structures": {"train": len(samples), "valid": len(held_out)}, "unmoved_A": idle}
     if processes.first:
-        folder.claim(run, config, source, start.sha256 if start else "", about)
+        folder.claim(run, config, source, source.start_sha256, about)
     processes.wait()
-    folder.claim(run, config, source, start.sha256 if start else "", about)
+    folder.claim(run, config, source, source.start_sha256, about)
     examples = [example(sample, config.model) for sample in samples]
     state = State.resume(config, run / "state.pt", start, device)
     if processes.first:
@@ -163,7 +165,9 @@ def _check(
     if not samples or not held_out:
         raise OptionError("training needs at least one sample to learn from and one to validate on")
     if start is not None and start.config != config.model:
-        raise ModelError(f"cannot start {config.model} from weights of {start.config}")
+        mine, theirs = asdict(config.model), asdict(start.config)
+        different = ", ".join(f"{name} {theirs[name]} for {mine[name]}" for name in mine if mine[name] != theirs[name])
+        raise ModelError(f"cannot start from weights of another architecture: {different}", "Train from random ones.")
     if config.precision == "bfloat16" and device.type != "cuda":
         raise OptionError(f"precision bfloat16 is for a GPU, not for {device}", "Choose float32.")
     if min(config.batch, len(samples)) < processes.count:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from definet.checkpoint import HostRange, Provenance, kinds_of
+from definet.checkpoint import HostRange, Provenance, kinds_of, sizes_of, width_A
 from definet.exceptions import OptionError, OutputError
 from definet.release import version
 from definet.samples import Sample
@@ -118,7 +118,15 @@ def provenance(samples: Sequence[Sample], data_hash: str) -> Provenance:
         numbers = sorted({int(number) for sample in mine for number in sample.numbers})
         elements = tuple(chemical_symbols[number] for number in numbers)
         kinds = frozenset[str]().union(*(kinds_of(sample.label) for sample in mine))
-        density = max(float((sample.marker != 0).mean()) for sample in mine)
-        hosts[name] = HostRange(constants[0], elements, tuple(sorted(kinds)), len(mine), round(density, 4))
+        sizes: dict[str, int] = {}
+        for sample in mine:
+            sizes |= {kind: max(n, sizes.get(kind, 0)) for kind, n in sizes_of(sample.label).items()}
+        # A trefoil changes twice as many nodes as it moves atoms: that says nothing of how dense defects were.
+        points = [sample for sample in mine if not sizes_of(sample.label)] or mine
+        density = max(float((sample.marker != 0).mean()) for sample in points)
+        hosts[name] = HostRange(
+            constants[0], elements, tuple(sorted(kinds)), len(mine), round(density, 4),
+            round(min(width_A(sample.cell) for sample in mine) / constants[0], 2), dict(sorted(sizes.items())),
+        )  # fmt: skip
     teachers = ", ".join(sorted({sample.source for sample in samples}))
     return Provenance(hosts, teachers, data_hash, version())

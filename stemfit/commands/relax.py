@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from definet.exceptions import DefinetError
+from definet.exceptions import DefinetError, StructureError
 from stemfit.commands import exits
 from stemfit.errors import OutputError, SomeFailed, UsageError, one_line
 
 if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+
     from definet.checkpoint import Checkpoint
     from definet.markers import Nodes
     from definet.relaxation import Method, Outcome
@@ -54,6 +56,10 @@ def relax(
     refine: Annotated[
         str | None, typer.Option(metavar="teacher:N", help="Polish with N steps of the teacher.")
     ] = None,
+    potential: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The teacher: chgnet, sevennet-0, module:factory; default "
+                                 "the one that taught the weights.")
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Weights, see stemfit model; default those that come along.")
     ] = None,
@@ -67,8 +73,11 @@ def relax(
         steps = _refinement(refine, relaxer)
         if checkpoint is not None and relaxer != "definet":
             raise UsageError(f"--checkpoint does not go with --relaxer {relaxer}", remedy="leave one of them out")
+        if potential is not None and relaxer != "teacher" and not steps:
+            raise UsageError("--potential is given, but nothing asks it", remedy="add --relaxer teacher or --refine")
         places = _places(files, out)
-        done, failed = _relax(files, places, host, marker_from_host, (relaxer, steps, device), checkpoint, verbose)
+        how, models = (relaxer, steps, device), (checkpoint, potential)
+        done, failed = _relax(files, places, host, marker_from_host, how, models, verbose)
         typer.echo(exits.as_text({**_header(), "structures": done}) if as_json else _summary(done))
         for line in failed:
             typer.echo(line, err=True)
@@ -127,7 +136,7 @@ def _relax(
     host: str | None,
     from_host: bool,
     asked: tuple[Any, int, str],
-    weights: Path | None,
+    models: tuple[Path | None, str | None],
     verbose: bool,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """What is said of each result, and one line for each file of several that failed."""
@@ -139,18 +148,33 @@ def _relax(
         progress("loading")
         from definet.checkpoint import load_checkpoint, shipped
         from definet.relaxation import Method, relax_nodes
-        from stemfit.relax import teacher, teacher_lattice
 
-        method, net = Method(*asked), load_checkpoint(weights or shipped())
+        method, net = Method(*asked), load_checkpoint(models[0] or shipped())
         nodes, failed = _read(files, host, from_host, net, method)
-        potential = teacher() if method.needs_teacher else None
+        name, potential, lattice = _teacher(models[1], net) if method.needs_teacher else ("", None, lambda host: None)
         progress("relaxing")
         here = sorted(nodes)
-        outcomes = relax_nodes([nodes[k] for k in here], method, net, potential, teacher_lattice(), progress)
-        done = [
-            _write(files[k], places[k], nodes[k], found, method, net) for k, found in zip(here, outcomes, strict=True)
-        ]
+        outcomes = relax_nodes([nodes[k] for k in here], method, net, potential, lattice, progress)
+        done = []
+        for k, found in zip(here, outcomes, strict=True):
+            if not found.failure:
+                done.append(_write(files[k], places[k], nodes[k], found, method, net, name))
+                continue
+            error = StructureError(found.failure, "Nothing was written; see whether markers and host are right.")
+            if len(files) == 1:
+                raise error
+            failed.append(one_line(error, files[k]))
     return done, failed
+
+
+def _teacher(asked: str | None, net: Checkpoint) -> tuple[str, Calculator, Callable[[str], float | None]]:
+    """Tag of the potential that is asked, or that taught the weights; the potential; its lattice constants."""
+    from definet.teacher import fidelity
+    from stemfit.relax import taught_by, teacher, teacher_lattice
+
+    name = asked or taught_by(net)
+    potential = teacher(name)
+    return fidelity(name), potential, teacher_lattice(name, net)
 
 
 def _read(
@@ -182,7 +206,7 @@ def _read(
 
 
 def _write(
-    path: Path, place: Path, nodes: Nodes, outcome: Outcome, method: Method, net: Checkpoint
+    path: Path, place: Path, nodes: Nodes, outcome: Outcome, method: Method, net: Checkpoint, teacher: str
 ) -> dict[str, Any]:
     """Write one result; what is said of it."""
     from definet.structure_file import Columns, write_structure
@@ -197,7 +221,7 @@ def _write(
     if outcome.crystal.host:
         facts["host"] = outcome.crystal.host
     write_structure(place, outcome.crystal.atoms, Columns(per_atom, facts))
-    return _document(path, place, nodes, outcome, method, net)
+    return _document(path, place, nodes, outcome, method, net, teacher)
 
 
 # -- what is said --------------------------------------------------------------------------------------------------
@@ -215,7 +239,7 @@ def _named(method: Method) -> str:
 
 
 def _document(
-    path: Path, place: Path, nodes: Nodes, outcome: Outcome, method: Method, net: Checkpoint
+    path: Path, place: Path, nodes: Nodes, outcome: Outcome, method: Method, net: Checkpoint, teacher: str
 ) -> dict[str, Any]:
     crystal, moved, descent = outcome.crystal, outcome.moved_A, outcome.descent
     sigma = None if outcome.sigma_A is None else outcome.sigma_A[crystal.occupied]
@@ -225,7 +249,7 @@ def _document(
         "relaxer": {
             "name": _named(method),
             "checkpoint_sha256": net.sha256 if method.relaxer == "definet" else None,
-            "teacher": "chgnet" if method.needs_teacher else None,
+            "teacher": teacher or None,
         },
         "host": {
             "name": crystal.host or None, "source": nodes.host_source, "lattice_constant_A": _short(crystal.a_A),
