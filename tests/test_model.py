@@ -11,9 +11,12 @@ import torch
 from e3nn.util.test import assert_equivariant
 from torch import Tensor
 
-from definet.checkpoint import import_published
+from definet import model
+from definet.balance import Bonds, rest
+from definet.checkpoint import import_published, load_checkpoint, shipped
 from definet.graph import DefectGraph, build_graph, collate
 from definet.model import DefiNet, ModelConfig
+from definet.structures import build, pristine, vacancy
 
 DATA = Path(__file__).parent / "data"
 CASES = ("h32_l4", "h48_l3")
@@ -207,3 +210,36 @@ def test_gradients_are_those_of_finite_differences(elastic: bool) -> None:
     net, (numbers, positions, cell, marker) = network(elastic), crystal(5)
     graph = build_graph(numbers, positions, cell, marker, 5.45)
     assert torch.autograd.gradcheck(lambda p: net(replace(graph, positions=p)), positions.requires_grad_(True))
+
+
+def springs_about(label: str | None, monkeypatch: pytest.MonkeyPatch, loud: float = 1.0) -> tuple[Bonds, np.ndarray]:
+    """Springs of a long cell with V_S at one end and, if asked, another defect 22 A away; distances to V_S (B,), A."""
+    net = load_checkpoint(shipped()).network().double()
+    with torch.no_grad():
+        for layer in net.virtual_scalar_layers:
+            layer.mlp_node[2].weight.mul_(loud)  # type: ignore[index, operator, union-attr]
+    built = vacancy(pristine("MoS2", 16, 8, a_A=3.194), "V_S", (0, 0))
+    other = built if label is None else build(built, label, (8, 4))
+    found: list[Bonds] = []
+    monkeypatch.setattr(model, "rest", lambda bonds, *rest_: found.append(bonds) or rest(bonds, *rest_))
+    structure = other.structure
+    net(build_graph(
+        torch.tensor(np.array(structure.atomic_numbers)), torch.tensor(structure.cart_coords),
+        torch.tensor(structure.lattice.matrix), torch.tensor(other.marker), net.config.cutoff,
+    ))  # fmt: skip
+    [node] = built.sites
+    away = structure.lattice.get_all_distances(structure.frac_coords[node], structure.frac_coords)[0][built.occupied]
+    return found[0], away[found[0].target.numpy()]
+
+
+@pytest.mark.parametrize(("loud", "apart"), [(1.0, True), (300.0, False)])
+def test_far_apart_defects_do_not_interact(loud: float, apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another defect does to the springs beside V_S, against what it does to those beside itself.
+
+    Only the node of the whole structure carries word so far; the broken twin listens to it too much.
+    """
+    alone, away = springs_about(None, monkeypatch, loud)
+    both, _ = springs_about("Se2_S2", monkeypatch, loud)
+    change = (both.along - alone.along).abs()
+    assert away[int(change.argmax())] > 15
+    assert (float(change[away < 4].max()) < 1e-3 * float(change.max())) == apart
