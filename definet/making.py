@@ -6,12 +6,10 @@ the seed, and a shard from what is drawn.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import multiprocessing
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
@@ -314,23 +312,3 @@ def _crystal(name: str, basis: Sequence[tuple[float, float, float]]) -> Crystal:
     facts = host(name)
     atoms = zip(facts.basis, basis, strict=True)
     return replace(facts, basis=tuple(replace(atom, u=u, v=v, z_A=z_A) for atom, (u, v, z_A) in atoms))
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """`python -m definet.dataset make`: what long runs were begun with, one process each."""
-    parser = argparse.ArgumentParser(prog="python -m definet.dataset", description="Use stemfit dataset make.")
-    command = parser.add_subparsers(dest="command", required=True).add_parser("make")
-    command.add_argument("--out", type=Path, required=True)
-    command.add_argument("--host", nargs="+", required=True)
-    command.add_argument("--count", type=int, required=True)
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--potential", default="chgnet")
-    asked = parser.parse_args(words)
-    try:
-        hosts = weights(asked.host)
-        stored = make(asked.out, hosts, asked.count, asked.seed, asked.potential, lambda line: print(line, flush=True))  # noqa: T201
-    except DefinetError as error:
-        sys.stderr.write(f"{error}. {error.remedy}\n")
-        return error.exit_code
-    sys.stdout.write(f"{stored} samples in {asked.out}, {asked.count - stored} left out\n")
-    return 0

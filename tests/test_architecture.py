@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +83,22 @@ def test_files_stay_readable(path: Path) -> None:
 def test_no_module_name_in_both_packages() -> None:
     names = {package: {p.stem for p in (ROOT / package).glob("[!_]*")} for package in ("stemfit", "definet")}
     assert names["stemfit"] & names["definet"] <= {"py"}, "py.typed is no module"
+
+
+def test_nothing_lies_about_unused() -> None:
+    """Every public function and constant of a module is named a second time: in a source file, benchmark or test."""
+    files = [*FILES, *(path for folder in ("benchmarks", "tests") for path in sorted((ROOT / folder).rglob("*.py")))]
+    words = Counter(word for path in files for word in re.findall(r"\w+", path.read_text()))
+    assert [name for path in FILES for name in defined(path.read_text()) if words[name] < 2] == []
+
+
+def defined(source: str) -> Iterator[str]:
+    """Public functions and constants at the top of a file; commands, which are called by their decorator, are none."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and not node.decorator_list and node.name[0] != "_":
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (to.id for to in node.targets if isinstance(to, ast.Name) and to.id[0] != "_")
 
 
 def test_light_at_the_door() -> None:
