@@ -26,7 +26,7 @@ from definet.chance import judge
 from definet.crystals import Crystal, host
 from definet.dataset import SCHEMA, drawn_in, read_shard, write_shard
 from definet.descent import softest
-from definet.exceptions import DefinetError, OptionError, OutputError, TeacherError
+from definet.exceptions import OptionError, OutputError, TeacherError
 from definet.release import version
 from definet.samples import Sample, sample
 from definet.scenes import Scene, scenes

@@ -1,6 +1,5 @@
 """Samples: what is drawn, stored, left out and kept apart."""
 
-import json
 import os
 import sys
 from collections import Counter
