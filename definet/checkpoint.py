@@ -94,8 +94,9 @@ class Provenance:
     Attributes
     ----------
     hosts : mapping of host name to HostRange
+        Empty: not known.
     teacher : str
-        Who relaxed the training structures.
+        Who relaxed the training structures; "not known".
     data_sha256 : str
         Hash of the training set, or of each folder of it; empty: not known.
     version : str
@@ -163,6 +164,10 @@ PUBLISHED_HOSTS: Mapping[str, HostRange] = {
 }
 """Range of the published training set (2DMD, Zenodo 14027373): PBE lattice constants, substitutes of each host, at most
 12.5 % of the sites changed."""
+PUBLISHED = Provenance(PUBLISHED_HOSTS, "PBE")
+"""Of weights that are said to be the authors' own; no file shows it."""
+NOT_KNOWN = "not known"
+UNKNOWN = Provenance({}, NOT_KNOWN)
 
 
 def shipped() -> Path:
@@ -222,12 +227,13 @@ def import_published(
     path: Path,
     cutoff: float = 6.0,
     basis_cutoff: float = 30.0,
-    hosts: Mapping[str, HostRange] = PUBLISHED_HOSTS,
+    source: Provenance = UNKNOWN,
 ) -> Checkpoint:
     """Read a checkpoint in the layout of the authors' training script: a pickled dict of parameters.
 
     Width, depth and radial functions follow from the shapes. The two cutoffs leave no trace in the weights: their
-    defaults are the published configuration, as are self edges.
+    defaults are the published configuration, as are self edges. Nor does it say what the weights were trained on: whoever
+    knows states it as the source (`PUBLISHED` of the authors' own), or predictions come with a warning.
 
     Raises
     ------
@@ -251,7 +257,7 @@ def import_published(
         raise ModelError(f"not a published DefiNet checkpoint, {_one_line(error)} is missing", subject=path) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     weights = {name: value.float() for name, value in state.items()}
-    return _checked(Checkpoint(config, weights, Provenance(hosts, "PBE"), sha256=digest), path)
+    return _checked(Checkpoint(config, weights, source, sha256=digest), path)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

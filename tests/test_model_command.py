@@ -54,6 +54,27 @@ def test_imported_weights_predict_as_the_originals_with_their_self_edges() -> No
     np.testing.assert_allclose(moved, (wanted.positions_A - built.structure.cart_coords)[built.occupied], atol=1e-5)
 
 
+def test_what_weights_of_others_were_trained_on_is_not_known_unless_it_is_stated() -> None:
+    write_structure(Path("d.cif"), build(pristine("MoS2", 6), "V_S").atoms)
+
+    def imported(*options: str) -> tuple[dict[str, Any], list[str], str]:
+        """What is stored and printed of the weights, and what is said against a prediction."""
+        done = run("model", "import", str(THEIRS), "--out", "m.safetensors", *options)
+        assert done.exit_code == 0, done.stderr
+        told = json.loads(run("model", "info", "m.safetensors", "--json").stdout)
+        relaxed = run("relax", "d.cif", "--host", "MoS2", "--checkpoint", "m.safetensors", "--out", "o.cif", "--json")
+        [structure] = json.loads(relaxed.stdout)["structures"]
+        return told, [line for line in structure["warnings"] if "training range" in line], done.stdout
+
+    told, [warning], said = imported()
+    assert (told["teacher"], told["hosts"]) == ("not known", {}) and "hosts: not known" in said
+    assert "nothing is known of what these weights were trained on" in warning
+    told, [warning], said = imported("--teacher", "r2SCAN", "--published")
+    assert told["teacher"] == "r2SCAN" and told["hosts"]["MoS2"]["a_A"] == 3.19032 and len(told["hosts"]) == 6
+    assert "which kinds of defects in MoS2 were in the training set is not known" in warning and "blackP" in said
+    assert imported("--teacher", "mine")[0]["teacher"] == "mine" and imported("--published")[0]["teacher"] == "PBE"
+
+
 def test_cutoffs_can_be_stated() -> None:
     options = ["--out", "m.safetensors", "--cutoff", "5", "--basis-cutoff", "12"]
     assert run("model", "import", str(THEIRS), *options).exit_code == 0

@@ -31,11 +31,22 @@ def bring(
     basis_cutoff: Annotated[
         float, typer.Option(metavar="ANGSTROM", help="Radial basis cutoff it was trained with.")
     ] = 30.0,
+    published: Annotated[
+        bool, typer.Option("--published", help="State that they are the authors' own: six hosts of 2DMD, PBE.")
+    ] = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="Who relaxed their training structures.  [default: not known]", show_default=False
+        ),
+    ] = None,
     debug: _Debug = False,
 ) -> None:
     """Convert weights of the published network; width, depth and radial functions follow from the shapes.
 
-    The two cutoffs leave no trace in the weights: the defaults are those of the paper. Nothing in the file is executed.
+    The two cutoffs leave no trace in the weights: the defaults are those of the paper. What they were trained on leaves
+    none either: without --published every prediction comes with a warning, at the lattice constant that is given.
+    Nothing in the file is executed.
     """
     with exits.errors(file, debug=debug):
         if not 0 < cutoff <= basis_cutoff < float("inf"):
@@ -43,9 +54,13 @@ def bring(
             raise UsageError(what, remedy="give positive lengths in A, the first not above the second")
         if out.suffix != ".safetensors":
             raise UsageError(f"--out {out} is no .safetensors file", remedy="name it M.safetensors")
-        from definet.checkpoint import import_published, load_checkpoint, save_checkpoint
+        from dataclasses import replace
 
-        save_checkpoint(out, import_published(file, cutoff, basis_cutoff))
+        from definet.checkpoint import PUBLISHED, UNKNOWN, import_published, load_checkpoint, save_checkpoint
+
+        source = PUBLISHED if published else UNKNOWN
+        source = source if teacher is None else replace(source, teacher=teacher)
+        save_checkpoint(out, import_published(file, cutoff, basis_cutoff, source))
         typer.echo(_summary(out, load_checkpoint(out)))
 
 
@@ -95,7 +110,8 @@ def _summary(path: Path, checkpoint: Checkpoint) -> str:
     facts = {
         "file": f"{about['file']}, sha256 {about['sha256'][:12]}",
         "network": f"{shape['layers']} layers, {shape['channels']} channels, {shape['gaussians']} radial functions, "
-        + form + (", self edges" if shape["self_edges"] else ""),
+        + form
+        + (", self edges" if shape["self_edges"] else ""),
         "parameters": f"{about['parameters']:,}",
         "cutoff": f"{about['cutoff_A']:g} A (radial basis {shape['basis_cutoff']:g} A), lengths in {about['units']}",
         "teacher": about["teacher"],
@@ -107,6 +123,8 @@ def _summary(path: Path, checkpoint: Checkpoint) -> str:
 
 
 def _range(hosts: dict[str, dict[str, Any]]) -> list[str]:
+    if not hosts:
+        return ["hosts: not known"]
     rows: list[tuple[str, ...]] = [("host", "a / A", "structures", "elements", "kinds of defects")]
     rows += [
         (
