@@ -107,6 +107,8 @@ def _summary(path: Path, checkpoint: Checkpoint) -> str:
     about = _document(path, checkpoint)
     shape, hashes = about["architecture"], (about["data_sha256"] or "").split()
     form = "continuous output" if shape["smooth"] else "as published"
+    if shape["elastic"]:
+        form = f"springs of degree {shape['degree']} between the nodes, {form}"
     facts = {
         "file": f"{about['file']}, sha256 {about['sha256'][:12]}",
         "network": f"{shape['layers']} layers, {shape['channels']} channels, {shape['gaussians']} radial functions, "
@@ -138,9 +140,12 @@ def _range(hosts: dict[str, dict[str, Any]]) -> list[str]:
 
 def _scores(scores: dict[str, float]) -> list[str]:
     """Errors per group, lengths in pm."""
-    groups = dict.fromkeys(name.rpartition("/")[0] for name in scores)
+    groups = dict.fromkeys(name.rpartition("/")[0] for name in scores if "/" in name)
+    # What training itself says of the weights that it kept: of no group, and no test.
+    chosen = scores.get("validation_A")
+    first = [] if chosen is None else [f"validation  {100 * chosen:.2f} pm, by which these weights were chosen"]
     if not groups:
-        return ["errors: not known"]
+        return [*first, "errors: not known"]
     rows: list[tuple[str, ...]] = [
         ("group", "structures", "in plane / pm", "of not moving", "out of plane / pm", "of not moving")
     ]
@@ -153,7 +158,7 @@ def _scores(scores: dict[str, float]) -> list[str]:
                 _form(found.get("out_of_plane_ratio"), 1, ".2f"),
             )
         )  # fmt: skip
-    return ["errors on configurations held out of training:", *_columns(rows)]
+    return [*first, "errors on configurations held out of training:", *_columns(rows)]
 
 
 def _form(value: float | None, factor: float, form: str) -> str:
