@@ -128,7 +128,7 @@ def make(
             write_shard(task.path, made.samples, len(task.drawn), made.left_out)
             for line in made.lines:
                 report(line)
-    return sum(len(read_shard(path)) for path in _shards(out, count))
+    return sum(len(read_shard(path)) for path in shards(out, count))
 
 
 def weights(words: Sequence[str]) -> dict[str, float]:
@@ -150,13 +150,14 @@ def weights(words: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def _shards(out: Path, count: int) -> list[Path]:
+def shards(out: Path, count: int) -> list[Path]:
+    """Files that hold the first `count` draws of a set."""
     return [out / f"shard-{shard:05d}.npz" for shard in range(-(-count // SHARD))]
 
 
 def _tasks(out: Path, stream: Iterator[Scene], count: int, seed: int, potential: str) -> Iterator[Task]:
     """Shards that are missing or were cut short; scenes of the others are drawn, too, because none may come twice."""
-    for number, path in enumerate(_shards(out, count)):
+    for number, path in enumerate(shards(out, count)):
         drawn = list(islice(stream, min(SHARD, count - number * SHARD)))
         if not path.exists() or drawn_in(path) < len(drawn):
             yield Task(path, drawn, potential, f"seed {seed}, stemfit {version()}")
