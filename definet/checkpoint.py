@@ -122,7 +122,7 @@ class Checkpoint:
     weights : mapping of parameter name to float32 tensor
     provenance : Provenance
     scores : mapping
-        Errors on held-out configurations, see `definet.evaluate`.
+        Errors on held-out configurations, see `definet.evaluate`, and `validation_A`, by which training chose.
     sha256 : str
         Hash of the file that was read; empty: not read from one.
     """

@@ -50,6 +50,8 @@ def forbidden(name: str, source: str) -> list[str]:
         no += [("stemfit", "simulate")]
     if package == "stemfit" and stage != "commands":  # only commands print
         no += [("typer",)]
+    if package in ("definet", "stemfit"):  # there is one command line
+        no += [("argparse",)]
     if package != "cli" and stage != "figures":
         no += [("matplotlib",)]
     return [i for i in imports(source) if any(tuple(i.split("."))[: len(rule)] == rule for rule in no)]
@@ -68,7 +70,7 @@ def test_arrows_point_one_way(path: Path) -> None:
         ("stemfit.defects", "from pymatgen.core import Structure"), ("definet.crystals", "import torch.nn"),
         ("stemfit.score", "from stemfit.pipeline import analyze"), ("stemfit", "import torch"),
         ("stemfit.synthetic", "from stemfit.simulate import image"), ("stemfit.relax", "import typer"),
-        ("stemfit.score", "from stemfit.commands import exits"),
+        ("stemfit.score", "from stemfit.commands import exits"), ("definet.evaluate", "import argparse"),
     ],
 )  # fmt: skip
 def test_the_rules_bite(name: str, source: str) -> None:
@@ -113,6 +115,7 @@ def test_light_at_the_door() -> None:
         ["--help"], ["--version"], ["analyze", "--help"], ["train", "--help"], ["dataset", "make", "--help"],
         ["dataset", "check", "--help"],
         ["relax", "--help"], ["model", "--help"], ["model", "info", "-h"], ["model", "import", "--help"],
+        ["model", "judge", "--help"],
     ],
     ids=" ".join,
 )  # fmt: skip

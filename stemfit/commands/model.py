@@ -1,9 +1,9 @@
-"""`stemfit model`: bring weights in, and say what weights know."""
+"""`stemfit model`: bring weights in, say what weights know, and measure how well."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,8 +13,22 @@ from stemfit.errors import UsageError
 if TYPE_CHECKING:
     from definet.checkpoint import Checkpoint
 
+JUDGE_EXAMPLES = """
+Examples:
+
+\b
+  stemfit model judge runs/a/best.safetensors --data sets/chgnet
+  stemfit model judge runs/a/best.safetensors --data sets/chgnet --data sets/more --write
+  stemfit model judge runs/a/best.safetensors --data sets/chgnet --part extrapolation --json
+
+Lengths are means over the atoms, in pm ("errors" of --json: A), "unmoved" is the error of leaving every atom in place.
+
+Exit codes: 0 done, 2 wrong usage or no such structures, 3 data missing or damaged, 5 FILE cannot be written, 6 weights
+cannot be used.
+"""
+
 app = typer.Typer(
-    help="Weights of the network: bring in those of others, say what they know.",
+    help="Weights of the network: bring in those of others, say what they know, measure how well.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -79,6 +93,60 @@ def info(
         path = file or shipped()
         checkpoint = load_checkpoint(path)
         typer.echo(exits.as_text(_document(path, checkpoint)) if as_json else _summary(path, checkpoint))
+
+
+@app.command(epilog=JUDGE_EXAMPLES)
+def judge(
+    file: Annotated[Path, typer.Argument(help="Weights.", show_default=False)],
+    data: Annotated[
+        list[Path], typer.Option(metavar="DIR", help="Set to judge by; may be given several times.", show_default=False)
+    ],
+    part: Annotated[
+        Literal["train", "valid", "test", "extrapolation"], typer.Option(help="Which part of the sets.")
+    ] = "test",
+    write: Annotated[bool, typer.Option("--write", help="Store the errors on the test part in FILE.")] = False,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the network runs.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: _Debug = False,
+) -> None:
+    """Measure the errors of weights on relaxed structures: over all, by host, by family of defects."""
+    with exits.errors(file, debug=debug):
+        if write and part != "test":
+            what = f"--write does not go with --part {part}: weights state their errors on the test part"
+            raise UsageError(what, remedy="leave one of them out")
+        from dataclasses import replace
+
+        from definet.checkpoint import load_checkpoint, save_checkpoint
+        from definet.dataset import data_sha256, load, split
+        from definet.evaluate import as_text, evaluate, scores
+
+        checkpoint = load_checkpoint(file)
+        parts = split([sample for folder in data for sample in load(folder)])
+        if not parts[part]:
+            raise UsageError(f"no structures are in the part {part!r} of these sets", remedy="choose another --part")
+        table = evaluate(checkpoint, parts[part], device)
+        hashes = [data_sha256(folder) for folder in data]
+        warnings = [] if _taught_by(checkpoint, hashes) else [NOT_TAUGHT]
+        if write:
+            chosen = {name: value for name, value in checkpoint.scores.items() if "/" not in name}
+            save_checkpoint(file, replace(checkpoint, scores={**chosen, **scores(table)}))
+        if as_json:
+            about = {"file": str(file), "sha256": checkpoint.sha256, "part": part, "data_sha256": hashes}
+            typer.echo(exits.as_text({**about, "warnings": warnings, "errors": dict(scores(table)), "written": write}))
+        else:
+            told = [as_text(table), *(f"warning: {warning}" for warning in warnings)]
+            typer.echo("\n".join([*told, *([f"written    {file}"] if write else [])]))
+
+
+NOT_TAUGHT = (
+    "these weights do not say that they learnt from these sets: it is not known whether what is held out here was held "
+    "out then"
+)
+
+
+def _taught_by(checkpoint: Checkpoint, hashes: list[str]) -> bool:
+    """Whether every set is one of those that the weights learnt from, of which another part is held out."""
+    return set(hashes) <= set(checkpoint.provenance.data_sha256.split())
 
 
 def _document(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
