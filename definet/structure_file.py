@@ -118,7 +118,7 @@ def _check_sites(path: Path) -> None:
         places = places % 1.0 % 1.0  # of -1e-17, once gives 1
         if not np.isfinite(places).all():
             continue
-        pairs = cKDTree(places, boxsize=[1.0, 1.0, 1.0]).query_pairs(SAME_PLACE, p=np.inf)
+        pairs = cKDTree(places, boxsize=np.ones(3)).query_pairs(SAME_PLACE, p=np.inf)
         if pairs:
             first, second = min(pairs)
             what = f"sites {first + 1} and {second + 1} of the file lie at the same place"
@@ -197,7 +197,8 @@ def check_output(path: Path) -> None:
         If the folder is missing or not writable, or a folder stands in the place.
     """
     if file_format(path) is None:
-        raise OptionError("no structure format has the name of --out", f"Name it {FORMATS}.", subject=path)
+        what = "no structure format has the name of --out, and there is no such folder"
+        raise OptionError(what, f"Name it {FORMATS}, or make the folder first.", subject=path)
     folder = path.parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         what = "it is a folder" if path.is_dir() else f"{folder} is not a writable folder"
