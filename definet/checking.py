@@ -6,7 +6,7 @@ A shard that was judged says so, hence a check that was stopped goes on where it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ class Shard(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """Samples of a set that is checked: how many are left, and draws left out by (host, reason).
+    """Samples of a set: how many are left, and draws left out by (host, reason).
 
     The reason "earlier" stands for those that went before shards said why.
     """
@@ -66,7 +66,7 @@ def check(folder: Path, report: Callable[[str], None] = lambda line: None, *, jo
             write_shard(task.path, made.samples, drawn_in(task.path), made.left_out)
             for line in made.lines:
                 report(line)
-    return _counted(paths)
+    return counted(paths)
 
 
 def judge_shard(task: Shard) -> Made:
@@ -80,14 +80,15 @@ def judge_shard(task: Shard) -> Made:
     return made
 
 
-def _counted(paths: list[Path]) -> Checked:
+def counted(paths: Sequence[Path]) -> Checked:
+    """Samples in these shards, and what was left out of them."""
     left_out = Counter(_host_and_reason(paths))
     kept = sum(len(read_shard(path)) for path in paths)
     earlier = sum(map(drawn_in, paths)) - kept - left_out.total()
     return Checked(kept, left_out + Counter({("", "earlier"): earlier}))
 
 
-def _host_and_reason(paths: list[Path]) -> Iterator[tuple[str, str]]:
+def _host_and_reason(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
     for path in paths:
         for line in judged(path)[1]:
             group, _, reason = line.rpartition(" ")

@@ -94,8 +94,9 @@ class Provenance:
     Attributes
     ----------
     hosts : mapping of host name to HostRange
+        Empty: not known.
     teacher : str
-        Who relaxed the training structures.
+        Who relaxed the training structures; "not known".
     data_sha256 : str
         Hash of the training set, or of each folder of it; empty: not known.
     version : str
@@ -121,7 +122,7 @@ class Checkpoint:
     weights : mapping of parameter name to float32 tensor
     provenance : Provenance
     scores : mapping
-        Errors on held-out configurations, see `definet.evaluate`.
+        Errors on held-out configurations, see `definet.evaluate`, and `validation_A`, by which training chose.
     sha256 : str
         Hash of the file that was read; empty: not read from one.
     """
@@ -163,6 +164,10 @@ PUBLISHED_HOSTS: Mapping[str, HostRange] = {
 }
 """Range of the published training set (2DMD, Zenodo 14027373): PBE lattice constants, substitutes of each host, at most
 12.5 % of the sites changed."""
+PUBLISHED = Provenance(PUBLISHED_HOSTS, "PBE")
+"""Of weights that are said to be the authors' own; no file shows it."""
+NOT_KNOWN = "not known"
+UNKNOWN = Provenance({}, NOT_KNOWN)
 
 
 def shipped() -> Path:
@@ -222,12 +227,13 @@ def import_published(
     path: Path,
     cutoff: float = 6.0,
     basis_cutoff: float = 30.0,
-    hosts: Mapping[str, HostRange] = PUBLISHED_HOSTS,
+    source: Provenance = UNKNOWN,
 ) -> Checkpoint:
     """Read a checkpoint in the layout of the authors' training script: a pickled dict of parameters.
 
     Width, depth and radial functions follow from the shapes. The two cutoffs leave no trace in the weights: their
-    defaults are the published configuration, as are self edges.
+    defaults are the published configuration, as are self edges. Nor do they say what they were trained on: whoever
+    knows states it as the source (`PUBLISHED` of the authors' own), or predictions come with a warning.
 
     Raises
     ------
@@ -251,12 +257,18 @@ def import_published(
         raise ModelError(f"not a published DefiNet checkpoint, {_one_line(error)} is missing", subject=path) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     weights = {name: value.float() for name, value in state.items()}
-    return _checked(Checkpoint(config, weights, Provenance(hosts, "PBE"), sha256=digest), path)
+    return _checked(Checkpoint(config, weights, source, sha256=digest), path)
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise ModelError("is a folder, not a checkpoint", "Name the file of weights in it.", subject=path)
+    if not path.is_file():
+        raise ModelError("no such checkpoint", subject=path)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if not path.is_file():
-        raise ModelError("no such checkpoint", subject=path)
+    _check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -276,15 +288,30 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ModelError("no such checkpoint", subject=path)
+    _check_file(path)
+    _check_no_safetensors(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:  # PyTorch's own words advise to run what is in the file
+        what = "not a readable PyTorch file of tensors: damaged, of another kind, or it holds more than tensors"
+        remedy = "Save the parameters alone: torch.save(net.state_dict(), FILE)."
+        raise ModelError(what, remedy, subject=path) from error
+    except (OSError, EOFError, RuntimeError, ValueError) as error:
         raise ModelError(f"not a readable PyTorch file of tensors: {_one_line(error)}", subject=path) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError("not a dict of parameters", subject=path)
     return dict(state)
+
+
+def _check_no_safetensors(path: Path) -> None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            ours = _KEY in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return
+    if ours:
+        raise ModelError("is no checkpoint of others, it needs no import", "Give it to --checkpoint.", subject=path)
+    raise ModelError("a safetensors file, not a PyTorch file of tensors", subject=path)
 
 
 def _checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:

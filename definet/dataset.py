@@ -182,12 +182,3 @@ def beyond(label: str) -> bool:
         or any(size > LARGEST_TREFOIL for size in trefoils)
         or paired
     )
-
-
-if __name__ == "__main__":
-    # Long runs were begun under this name; `stemfit dataset make` is what to use.
-    import sys
-
-    from definet.making import main
-
-    sys.exit(main())

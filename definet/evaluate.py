@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from definet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from definet.checkpoint import Checkpoint
 from definet.crystals import host
-from definet.dataset import load, split
 from definet.graph import VACANCY
 from definet.predict import Move, predictions, resolve_device
 from definet.samples import Sample
@@ -200,24 +197,3 @@ def _errors(name: str, sums: FloatArray) -> Errors:
     lengths = [float(total / atoms) for total in totals]
     means = [*lengths, float(np.sqrt(squares / atoms)), float(wrong / len(sums)), float(gained / len(sums))]
     return Errors(name, len(sums), int(atoms), *means)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table of errors on the held-out part of a data set; --write stores it in the checkpoint."""
-    parser = argparse.ArgumentParser(prog="python -m definet.evaluate", description=main.__doc__)
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of samples")
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--part", choices=("train", "valid", "test"), default="test")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--write", action="store_true")
-    options = parser.parse_args(arguments)
-    checkpoint = load_checkpoint(options.checkpoint)
-    parts = split([sample for folder in options.data for sample in load(folder)])
-    table = evaluate(checkpoint, parts[options.part], options.device)
-    print(as_text(table))  # noqa: T201
-    if options.write:
-        save_checkpoint(options.checkpoint, replace(checkpoint, scores=scores(table)))
-
-
-if __name__ == "__main__":
-    main()

@@ -22,7 +22,6 @@ SHAPES: tuple[Cell, ...] = ((7, 7), (7, 8), (8, 7), (8, 8), (8, 8))
 """Supercells: in smaller ones the images of a defect change its displacements by a quarter."""
 LONG: tuple[Cell, ...] = ((12, 6), (6, 12), (11, 7), (7, 11), (10, 7), (7, 10))
 """For rows that are longer than the others hold."""
-LONGEST_ROW = 10
 DENSEST = 0.125
 """Largest share of the sites that is changed in the random families of 2DMD."""
 

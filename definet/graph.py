@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -108,11 +108,6 @@ def collate(graphs: Sequence[DefectGraph]) -> DefectGraph:
         torch.cat([g.edge_index + int(k) for g, k in zip(graphs, nodes, strict=True)], dim=1),
         torch.cat([g.edge_offset for g in graphs]),
     )
-
-
-def with_positions(graph: DefectGraph, positions: Tensor) -> DefectGraph:
-    """Copy with other coordinates (N, 3) and the same edges."""
-    return replace(graph, positions=positions)
 
 
 def graph_mean(graph: DefectGraph, values: Tensor) -> Tensor:

@@ -6,12 +6,10 @@ the seed, and a shard from what is drawn.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import multiprocessing
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
@@ -28,7 +26,7 @@ from definet.chance import judge
 from definet.crystals import Crystal, host
 from definet.dataset import SCHEMA, drawn_in, read_shard, write_shard
 from definet.descent import softest
-from definet.exceptions import DefinetError, OptionError, OutputError, TeacherError
+from definet.exceptions import OptionError, OutputError, TeacherError
 from definet.release import version
 from definet.samples import Sample, sample
 from definet.scenes import Scene, scenes
@@ -130,7 +128,7 @@ def make(
             write_shard(task.path, made.samples, len(task.drawn), made.left_out)
             for line in made.lines:
                 report(line)
-    return sum(len(read_shard(path)) for path in _shards(out, count))
+    return sum(len(read_shard(path)) for path in shards(out, count))
 
 
 def weights(words: Sequence[str]) -> dict[str, float]:
@@ -152,13 +150,14 @@ def weights(words: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def _shards(out: Path, count: int) -> list[Path]:
+def shards(out: Path, count: int) -> list[Path]:
+    """Files that hold the first `count` draws of a set."""
     return [out / f"shard-{shard:05d}.npz" for shard in range(-(-count // SHARD))]
 
 
 def _tasks(out: Path, stream: Iterator[Scene], count: int, seed: int, potential: str) -> Iterator[Task]:
     """Shards that are missing or were cut short; scenes of the others are drawn, too, because none may come twice."""
-    for number, path in enumerate(_shards(out, count)):
+    for number, path in enumerate(shards(out, count)):
         drawn = list(islice(stream, min(SHARD, count - number * SHARD)))
         if not path.exists() or drawn_in(path) < len(drawn):
             yield Task(path, drawn, potential, f"seed {seed}, stemfit {version()}")
@@ -314,23 +313,3 @@ def _crystal(name: str, basis: Sequence[tuple[float, float, float]]) -> Crystal:
     facts = host(name)
     atoms = zip(facts.basis, basis, strict=True)
     return replace(facts, basis=tuple(replace(atom, u=u, v=v, z_A=z_A) for atom, (u, v, z_A) in atoms))
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """`python -m definet.dataset make`: what long runs were begun with, one process each."""
-    parser = argparse.ArgumentParser(prog="python -m definet.dataset", description="Use stemfit dataset make.")
-    command = parser.add_subparsers(dest="command", required=True).add_parser("make")
-    command.add_argument("--out", type=Path, required=True)
-    command.add_argument("--host", nargs="+", required=True)
-    command.add_argument("--count", type=int, required=True)
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--potential", default="chgnet")
-    asked = parser.parse_args(words)
-    try:
-        hosts = weights(asked.host)
-        stored = make(asked.out, hosts, asked.count, asked.seed, asked.potential, lambda line: print(line, flush=True))  # noqa: T201
-    except DefinetError as error:
-        sys.stderr.write(f"{error}. {error.remedy}\n")
-        return error.exit_code
-    sys.stdout.write(f"{stored} samples in {asked.out}, {asked.count - stored} left out\n")
-    return 0

@@ -33,6 +33,7 @@ from definet.blocks import (
     VirtualVector,
     envelope,
 )
+from definet.exceptions import ModelError
 from definet.graph import DefectGraph, graph_mean, opposites, places
 from definet.heads import EnergyHead, SigmaHead, SpringHead, Springs
 
@@ -141,7 +142,15 @@ class DefiNet(nn.Module):
         return Prediction(displacement, energy, sigma)
 
     def layer_positions(self, graph: DefectGraph) -> list[Tensor]:
-        """Coordinates after each layer, L tensors of (N, 3) Angstrom; edges stay those of the unrelaxed structure."""
+        """Coordinates after each layer, L tensors of (N, 3) Angstrom; edges stay those of the unrelaxed structure.
+
+        Raises
+        ------
+        ModelError
+            If the network is elastic: its layers move nothing.
+        """
+        if self.config.elastic:
+            raise ModelError("the layers of an elastic network move no nodes", "Ask for its displacements: predict.")
         return self._trace(graph).positions
 
     def _trace(self, graph: DefectGraph) -> _Trace:

@@ -161,7 +161,9 @@ def network_graph(structure: DefectStructure, checkpoint: Checkpoint) -> DefectG
 
 
 def out_of_range(structure: DefectStructure, checkpoint: Checkpoint) -> str:
-    """Say what of a structure was not in the training set; empty if all was."""
+    """Say what of a structure was not in the training set, or is not known to have been; empty if all was."""
+    if not checkpoint.hosts:
+        return "nothing is known of what these weights were trained on"
     seen = checkpoint.hosts.get(structure.host)
     if seen is None:
         return f"host {structure.host or 'unknown'} was not in the training set ({', '.join(checkpoint.hosts)})"
@@ -185,6 +187,8 @@ def out_of_range(structure: DefectStructure, checkpoint: Checkpoint) -> str:
     if 0 < seen.density < share:
         most = f"at most {seen.density:.1%} in the training set of {structure.host}"
         return f"{share:.1%} of the nodes are changed, {most}"
+    if novel and not seen.kinds:
+        return f"which kinds of defects in {structure.host} were in the training set is not known"
     return ""
 
 

@@ -63,8 +63,8 @@ def read_structure(path: Path) -> StructureFile:
     InputFileError
         If there is no such file, its format is not known or it cannot be read.
     StructureError
-        If it holds none or several structures, no cell, partial occupancies, unknown elements, coordinates that are no
-        numbers, or markers that are none.
+        If it holds none or several structures, no cell, two atoms at one place of a CIF, partial occupancies, unknown
+        elements, coordinates that are no numbers, or markers that are none.
     """
     kind = file_format(path)
     if not path.is_file():
@@ -88,13 +88,41 @@ def _frames(path: Path, kind: str) -> list[Atoms]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of settings that the file leaves open
+            if kind == "cif":
+                _check_sites(path)
             return list(read(path, index=":", format=kind))
+    except StructureError:
+        raise
     except KeyError as error:
         what = f"unknown element or missing entry {error}"
         raise StructureError(what, "Name elements by their symbols, H to Og.", subject=path) from error
     except Exception as error:  # the parsers raise whatever they meet first
         what = " ".join(f"{type(error).__name__} {error}".split())[:120]
         raise InputFileError(f"not readable as {kind} ({what})", "Export it again.", subject=path) from error
+
+
+SAME_PLACE = 1e-3
+"""Difference of all fractional coordinates below which ASE makes one atom of two sites of a CIF."""
+
+
+def _check_sites(path: Path) -> None:
+    """See that a CIF lists no two whole atoms at one place, one of which would be dropped without a word."""
+    from ase.io.cif import parse_cif
+    from scipy.spatial import cKDTree
+
+    for block in parse_cif(str(path)):
+        full = np.asarray(block.get("_atom_site_occupancy") or 1.0) == 1.0
+        if not block.has_structure() or not full.all():  # partial occupancies are refused by name later
+            continue
+        places = block.get_unsymmetrized_structure().get_scaled_positions(wrap=False)
+        places = places % 1.0 % 1.0  # of -1e-17, once gives 1
+        if not np.isfinite(places).all():
+            continue
+        pairs = cKDTree(places, boxsize=np.ones(3)).query_pairs(SAME_PLACE, p=np.inf)
+        if pairs:
+            first, second = min(pairs)
+            what = f"sites {first + 1} and {second + 1} of the file lie at the same place"
+            raise StructureError(what, "Take one of them out.", subject=path)
 
 
 def _check(path: Path, atoms: Atoms) -> None:
@@ -169,7 +197,8 @@ def check_output(path: Path) -> None:
         If the folder is missing or not writable, or a folder stands in the place.
     """
     if file_format(path) is None:
-        raise OptionError("no structure format has the name of --out", f"Name it {FORMATS}.", subject=path)
+        what = "no structure format has the name of --out, and there is no such folder"
+        raise OptionError(what, f"Name it {FORMATS}, or make the folder first.", subject=path)
     folder = path.parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         what = "it is a folder" if path.is_dir() else f"{folder} is not a writable folder"

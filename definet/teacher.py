@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import BaseCalculator, Calculator, all_changes
 from ase.optimize import LBFGS
 from ase.optimize.precon import Exp, PreconLBFGS
 from numpy.typing import NDArray
@@ -77,7 +77,7 @@ def calculator(name: str) -> Calculator:
     Raises
     ------
     TeacherError
-        If the potential is not installed or the name is neither.
+        If the potential is not installed, the name is neither, or what it names gives no calculator.
     """
     if name in _NAMED:
         return _NAMED[name][1]()
@@ -89,7 +89,14 @@ def calculator(name: str) -> Calculator:
         make = getattr(importlib.import_module(module), factory)
     except (ImportError, AttributeError) as error:
         raise TeacherError(f"cannot load the potential {name!r}: {error}") from error
-    return cast("Calculator", make())
+    remedy = "Name a class or function that takes nothing and gives an ASE calculator."
+    try:
+        made = make()
+    except TypeError as error:
+        raise TeacherError(f"{name!r} cannot be called without arguments: {error}", remedy) from error
+    if not isinstance(made, BaseCalculator):
+        raise TeacherError(f"{name!r} gives no ASE calculator, but a {type(made).__name__}", remedy)
+    return cast("Calculator", made)
 
 
 def fidelity(name: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +50,8 @@ def forbidden(name: str, source: str) -> list[str]:
         no += [("stemfit", "simulate")]
     if package == "stemfit" and stage != "commands":  # only commands print
         no += [("typer",)]
+    if package in ("definet", "stemfit"):  # there is one command line
+        no += [("argparse",)]
     if package != "cli" and stage != "figures":
         no += [("matplotlib",)]
     return [i for i in imports(source) if any(tuple(i.split("."))[: len(rule)] == rule for rule in no)]
@@ -66,7 +70,7 @@ def test_arrows_point_one_way(path: Path) -> None:
         ("stemfit.defects", "from pymatgen.core import Structure"), ("definet.crystals", "import torch.nn"),
         ("stemfit.score", "from stemfit.pipeline import analyze"), ("stemfit", "import torch"),
         ("stemfit.synthetic", "from stemfit.simulate import image"), ("stemfit.relax", "import typer"),
-        ("stemfit.score", "from stemfit.commands import exits"),
+        ("stemfit.score", "from stemfit.commands import exits"), ("definet.evaluate", "import argparse"),
     ],
 )  # fmt: skip
 def test_the_rules_bite(name: str, source: str) -> None:
@@ -83,6 +87,22 @@ def test_no_module_name_in_both_packages() -> None:
     assert names["stemfit"] & names["definet"] <= {"py"}, "py.typed is no module"
 
 
+def test_nothing_lies_about_unused() -> None:
+    """Every public function and constant of a module is named a second time: in a source file, benchmark or test."""
+    files = [*FILES, *(path for folder in ("benchmarks", "tests") for path in sorted((ROOT / folder).rglob("*.py")))]
+    words = Counter(word for path in files for word in re.findall(r"\w+", path.read_text()))
+    assert [name for path in FILES for name in defined(path.read_text()) if words[name] < 2] == []
+
+
+def defined(source: str) -> Iterator[str]:
+    """Public functions and constants at the top of a file; commands, which are called by their decorator, are none."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and not node.decorator_list and node.name[0] != "_":
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (to.id for to in node.targets if isinstance(to, ast.Name) and to.id[0] != "_")
+
+
 def test_light_at_the_door() -> None:
     """What is imported when a package is, and not inside a function, costs everyone who asks for help."""
     for path in (ROOT / "stemfit/__init__.py", ROOT / "definet/__init__.py"):
@@ -95,6 +115,7 @@ def test_light_at_the_door() -> None:
         ["--help"], ["--version"], ["analyze", "--help"], ["train", "--help"], ["dataset", "make", "--help"],
         ["dataset", "check", "--help"],
         ["relax", "--help"], ["model", "--help"], ["model", "info", "-h"], ["model", "import", "--help"],
+        ["model", "judge", "--help"],
     ],
     ids=" ".join,
 )  # fmt: skip

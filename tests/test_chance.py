@@ -192,6 +192,19 @@ def test_what_is_made_is_judged_and_counted(tmp_path, monkeypatch):
     assert make(tmp_path / "none", {"MoS2": 1.0}, 3, 7, POTENTIAL, lines.append) == 0 and len(lines) == 6
 
 
+def test_making_says_what_was_left_out_and_why(tmp_path, monkeypatch):
+    """Each reason with its count: also those of shards that were there already, which a second run reads."""
+    reasons = iter(["transformed", None, "broken", "broken"])
+    monkeypatch.setattr(making, "judge", lambda found, *rest: Judgement(next(reasons)))
+    words = ["dataset", "make", "--out", str(tmp_path / "set"), "--host", "MoS2", "--potential", POTENTIAL]
+    for _ in range(2):
+        run = CliRunner().invoke(cli.app, [*words, "--jobs", "1", "--count", "4"])
+        assert run.exit_code == 0, run.output
+        first, *lines = run.stdout.splitlines()
+        assert first.startswith("1 samples in ") and first.endswith(", 3 left out")
+        assert [line.split() for line in lines] == [["2", "broken", "MoS2"], ["1", "transformed", "MoS2"]]
+
+
 def test_a_set_that_exists_is_judged_once(old, tmp_path, monkeypatch):
     folder = shutil.copytree(old, tmp_path / "set")
     first = folder / "shard-00000.npz"

@@ -1,6 +1,5 @@
 """Samples: what is drawn, stored, left out and kept apart."""
 
-import json
 import os
 import sys
 from collections import Counter
@@ -19,7 +18,7 @@ from definet.crystals import host
 from definet.dataset import beyond, data_sha256, lattice_constants, load, split
 from definet.exceptions import InputFileError, OptionError, OutputError, StructureError, TeacherError, UnknownHostError
 from definet.families import families
-from definet.making import main, make, weights
+from definet.making import make, weights
 from definet.outliers import broken_symmetry_A, outlier
 from definet.samples import Sample
 from definet.scenes import configuration, scenes
@@ -325,19 +324,6 @@ def test_missing_and_damaged_sets_are_refused(made, tmp_path):
     (tmp_path / "shard-00000.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputFileError, match="shard-00000"):
         load(tmp_path)
-
-
-def test_the_command_line_makes_a_set_and_names_what_is_wrong(tmp_path, capsys):
-    words = ["make", "--out", str(tmp_path / "set"), "--count", "1", "--potential", "springs:Springs", "--host"]
-    assert main([*words, "MoS2=3"]) == 0
-    assert json.loads((tmp_path / "set" / "set.json").read_text())["hosts"] == {"MoS2": 3.0}
-    assert "1 samples" in capsys.readouterr().out
-    assert main([*words, "MoS3"]) != 0
-    assert main(["make", "--out", str(tmp_path / "x"), "--count", "1", "--host", "MoS3"]) == 2
-    error = capsys.readouterr().err
-    assert "unknown host 'MoS3'" in error and "Choose one of: MoS2" in error and "Traceback" not in error
-    assert not (tmp_path / "x").exists()
-    assert main([*words, "MoS2=many"]) == 2
 
 
 def test_a_host_that_the_potential_does_not_hold_is_refused(tmp_path):

@@ -14,6 +14,7 @@ from torch import Tensor
 from definet import model
 from definet.balance import Bonds, rest
 from definet.checkpoint import import_published, load_checkpoint, shipped
+from definet.exceptions import ModelError
 from definet.graph import DefectGraph, build_graph, collate
 from definet.model import DefiNet, ModelConfig
 from definet.structures import build, pristine, vacancy
@@ -49,6 +50,12 @@ def test_every_layer_agrees_with_the_published_network(case: str, dtype: torch.d
     # The reference itself was rounded to float32 at coordinates of 20 A.
     torch.testing.assert_close(layers.float(), expected["positions_out_per_layer"], rtol=0, atol=1e-5)
     torch.testing.assert_close((graph.positions + net(graph)).float(), expected["positions_out"], rtol=0, atol=1e-5)
+
+
+def test_layers_that_move_nothing_say_so() -> None:
+    with pytest.raises(ModelError, match="elastic network"):
+        network(elastic=True).layer_positions(build_graph(*crystal(), 4.0))
+    assert len(network(elastic=False).layer_positions(build_graph(*crystal(), 4.0))) > 1
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import typer.testing
 from safetensors.torch import save_file
 
 import cli
-from definet.checkpoint import import_published, load_checkpoint, shipped
+from definet.checkpoint import import_published, load_checkpoint, save_checkpoint, shipped
+from definet.model import DefiNet, ModelConfig
 from definet.predict import relax
 from definet.structure_file import Columns, read_structure, write_structure
 from definet.structures import build, pristine
@@ -52,6 +54,27 @@ def test_imported_weights_predict_as_the_originals_with_their_self_edges() -> No
     assert theirs.config.self_edges
     [wanted] = relax([built], theirs)
     np.testing.assert_allclose(moved, (wanted.positions_A - built.structure.cart_coords)[built.occupied], atol=1e-5)
+
+
+def test_what_weights_of_others_were_trained_on_is_not_known_unless_it_is_stated() -> None:
+    write_structure(Path("d.cif"), build(pristine("MoS2", 6), "V_S").atoms)
+
+    def imported(*options: str) -> tuple[dict[str, Any], list[str], str]:
+        """What is stored and printed of the weights, and what is said against a prediction."""
+        done = run("model", "import", str(THEIRS), "--out", "m.safetensors", *options)
+        assert done.exit_code == 0, done.stderr
+        told = json.loads(run("model", "info", "m.safetensors", "--json").stdout)
+        relaxed = run("relax", "d.cif", "--host", "MoS2", "--checkpoint", "m.safetensors", "--out", "o.cif", "--json")
+        [structure] = json.loads(relaxed.stdout)["structures"]
+        return told, [line for line in structure["warnings"] if "training range" in line], done.stdout
+
+    told, [warning], said = imported()
+    assert (told["teacher"], told["hosts"]) == ("not known", {}) and "hosts: not known" in said
+    assert "nothing is known of what these weights were trained on" in warning
+    told, [warning], said = imported("--teacher", "r2SCAN", "--published")
+    assert told["teacher"] == "r2SCAN" and told["hosts"]["MoS2"]["a_A"] == 3.19032 and len(told["hosts"]) == 6
+    assert "which kinds of defects in MoS2 were in the training set is not known" in warning and "blackP" in said
+    assert imported("--teacher", "mine")[0]["teacher"] == "mine" and imported("--published")[0]["teacher"] == "PBE"
 
 
 def test_cutoffs_can_be_stated() -> None:
@@ -95,6 +118,23 @@ def test_info_of_weights_that_know_nothing_of_themselves() -> None:
     assert "errors: not known" in text and "another program" in text
 
 
+def test_info_of_weights_as_training_leaves_them() -> None:
+    """Their one score is an error that belongs to no group."""
+    checkpoint = replace(import_published(THEIRS), scores={"validation_A": 0.01584})
+    save_checkpoint(Path("m.safetensors"), checkpoint)
+    text = run("model", "info", "m.safetensors").stdout
+    assert "validation  1.58 pm" in text and "errors: not known" in text and "in plane" not in text
+    assert "springs" not in text, "the authors' network has none"
+    config = ModelConfig(channels=8, layers=1, gaussians=4, degree=1)
+    scores = {"validation_A": 0.01584, "all/structures": 3.0, "all/in_plane_A": 0.0123}
+    springs = replace(checkpoint, config=config, weights=DefiNet(config).state_dict(), scores=scores)
+    save_checkpoint(Path("s.safetensors"), springs)
+    text = run("model", "info", "s.safetensors").stdout
+    assert "springs of degree 1" in text and "validation  1.58 pm" in text
+    *_, head, row = text.splitlines()
+    assert head.startswith("group") and row.split() == ["all", "3", "1.23", "-", "-", "-"]
+
+
 def corrupt() -> None:
     Path("bad.safetensors").write_bytes(shipped().read_bytes()[:3000])
 
@@ -116,6 +156,10 @@ def missing() -> None:
     pass
 
 
+def folder() -> None:
+    Path("bad.safetensors").mkdir()
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -124,6 +168,7 @@ def missing() -> None:
         (no_model, ["format None"]),
         (pickled, ["not a readable safetensors file", "stemfit model import FILE --out M.safetensors"]),
         (missing, ["no such checkpoint"]),
+        (folder, ["is a folder, not a checkpoint"]),
     ],
 )
 def test_weights_that_cannot_be_used(make: Any, words: list[str]) -> None:
@@ -143,6 +188,23 @@ def words_only() -> None:
     Path("theirs.pt").write_text("no weights")
 
 
+def theirs_is_a_folder() -> None:
+    Path("theirs.pt").mkdir()
+
+
+def whole_network() -> None:
+    torch.save(torch.nn.Linear(2, 2), "theirs.pt")
+
+
+def ours() -> None:
+    run("model", "import", str(THEIRS), "--out", "ours.safetensors")
+    Path("ours.safetensors").rename("theirs.pt")
+
+
+def tensors_of_others() -> None:
+    save_file({"w": torch.zeros(2)}, "theirs.pt")
+
+
 def half() -> None:
     Path("theirs.pt").write_bytes(THEIRS.read_bytes()[:100_000])
 
@@ -150,11 +212,14 @@ def half() -> None:
 @pytest.mark.parametrize(
     ("make", "word"),
     [(other_network, "not a published DefiNet"), (words_only, "not a readable PyTorch"), (half, "not a readable"),
-     (missing, "no such")],
+     (missing, "no such"), (theirs_is_a_folder, "is a folder"), (whole_network, "save the parameters alone"),
+     (ours, "needs no import"), (tensors_of_others, "a safetensors file")],
 )  # fmt: skip
 def test_what_cannot_be_imported(make: Any, word: str) -> None:
     make()
-    assert_one_line(run("model", "import", "theirs.pt", "--out", "m.safetensors"), 6, "theirs.pt: ", word)
+    done = run("model", "import", "theirs.pt", "--out", "m.safetensors")
+    assert_one_line(done, 6, "theirs.pt: ", word)
+    assert "weights_only" not in done.stderr, "nobody is told to run what is in the file"
     assert not Path("m.safetensors").exists()
 
 

@@ -97,7 +97,7 @@ def test_the_answer_is_in_the_frame_of_the_structure(change: Callable[[DefectStr
         (defect("V_S"), ""),
         (defect("pristine"), ""),
         (defect("SVL-3"), ""),
-        (defect("V_Se2", "WSe2"), ""),
+        (defect("V_Se2", "WSe2"), "which kinds of defects in WSe2"),
         (defect("V_Mo"), "V_Mo"),
         (defect("W_Mo"), "W in MoS2"),
         (defect("V_Te", "MoTe2"), "host MoTe2"),

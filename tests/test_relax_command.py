@@ -281,6 +281,7 @@ def test_bad_input(make: Any, code: int, words: list[str]) -> None:
         (["defect.cif", "--host", "MoS3", "--out", "out.cif"], 2, ["unknown host 'MoS3'", "WSe2"]),
         (["marked.extxyz", "--marker-from-host", "--out", "out.cif"], 2, ["--marker-from-host", "--host"]),
         (["defect.cif", "--host", "MoS2", "--out", "out.doc"], 2, ["no structure format", "name.cif"]),
+        (["defect.cif", "--host", "MoS2", "--out", "newdir/"], 2, ["no such folder", "make the folder first"]),
         (["defect.cif", "--host", "MoS2", "--out", "defect.cif"], 2, ["is the input itself"]),
         (["defect.cif", "--host", "MoS2", "--out", "out.cif", "--refine", "teacher"], 2, ["is not teacher:N"]),
         (["defect.cif", "--host", "MoS2", "--out", "out.cif", "--refine", "teacher:0"], 2, ["is not teacher:N"]),
@@ -295,6 +296,7 @@ def test_bad_input(make: Any, code: int, words: list[str]) -> None:
         (["defect.cif", "--host", "MoS2", "--out", "out.cif", "--device", "cuda"], 2, ["no device cuda"]),
         (["defect.cif", "--host", "MoS2", "--out", "out.cif", "--checkpoint", "no.safetensors"], 6,
          ["no.safetensors: no such checkpoint"]),
+        (["defect.cif", "--host", "MoS2", "--out", "out.cif", "--checkpoint", "."], 6, ["is a folder, not"]),
         (["defect.cif", "--host", "MoS2", "--out", "out.cif", "--checkpoint", "defect.cif"], 6,
          ["defect.cif: not a readable safetensors file", "stemfit model import"]),
     ],
@@ -315,6 +317,18 @@ def test_the_network_must_not_see_itself_across_the_vacuum() -> None:
     refused = run("bad.extxyz", "--host", "MoS2", "--out", "out.cif", "--checkpoint", seeing)
     assert_one_line(refused, 4, "5.20 A, 6 A are needed")
     assert run("bad.extxyz", "--host", "MoS2", "--out", "out.cif", "--relaxer", "keep").exit_code == 0
+
+
+def test_the_help_says_what_extended_xyz_holds() -> None:
+    columns = {"marker": BUILT.marker, "charge": np.ones(len(BUILT.marker))}
+    write_structure(Path("in.extxyz"), BUILT.structure, Columns(columns, {"note": "mine"}))
+    assert run("in.extxyz", "--out", "out.extxyz").exit_code == 0
+    atoms = ase.io.read("out.extxyz")
+    written = (set(atoms.arrays) - {"numbers", "positions"}) | set(atoms.info)
+    text = " ".join(run("--help").stdout.split())
+    told = text.partition("extended XYZ gets")[2].partition(".")[0]
+    assert written == {word.strip(",") for word in told.split() if word not in ("and", "as", "far", "known")}
+    assert "Other columns and facts of the input are not carried over" in text
 
 
 def test_debug_shows_the_traceback() -> None:

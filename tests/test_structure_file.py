@@ -135,6 +135,28 @@ def test_bad_files(name: str, text: str | bytes | None, code: int, word: str, tm
     assert "\n" not in str(caught.value) + caught.value.remedy
 
 
+@pytest.mark.parametrize("occupancy", [True, False])
+@pytest.mark.parametrize("shift", [0.0, 1.0, 2e-4])
+def test_an_atom_that_a_cif_lists_twice_is_not_dropped(occupancy: bool, shift: float, tmp_path: Path) -> None:
+    """ASE makes one atom of two sites at one place, or of images of one."""
+    path = tmp_path / "a.cif"
+    rows = [(str(site.specie), *site.frac_coords % 1.0) for site in BUILT.atoms]
+    symbol, x, y, z = rows[-1]
+
+    def written(listed: list[tuple[str, float, float, float]]) -> None:
+        head = CIF_HALF.replace("_a 3\n", "_a 12.76\n").replace("_b 3\n", "_b 12.76\n").replace("gamma 90", "gamma 60")
+        head = head.split("Mo1")[0] if occupancy else head.split("_atom_site_occupancy")[0]
+        lines = [f"{s}{k} {s} {u} {v} {w}{' 1.0' * occupancy}" for k, (s, u, v, w) in enumerate(listed)]
+        path.write_text(head + "\n".join(lines) + "\n")
+
+    written(rows)
+    assert len(read_structure(path).structure) == len(rows)
+    written([*rows, (symbol, x + shift, y, z)])
+    with pytest.raises(StructureError, match=f"sites {len(rows)} and {len(rows) + 1} .* same place") as caught:
+        read_structure(path)
+    assert caught.value.exit_code == 4
+
+
 def test_a_folder_is_no_structure(tmp_path: Path) -> None:
     (tmp_path / "a.cif").mkdir()
     with pytest.raises(InputFileError, match="is a folder"):

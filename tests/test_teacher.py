@@ -140,6 +140,16 @@ def test_unknown_potentials_are_refused(name):
     assert caught.value.exit_code == 6
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("os:getcwd", "no ASE calculator, but a str"), ("os:sep", "cannot be called"), ("os:open", "without arguments")],
+)
+def test_what_gives_no_calculator_is_refused(name, words):
+    with pytest.raises(TeacherError, match=words) as caught:
+        calculator(name)
+    assert caught.value.exit_code == 6 and name in str(caught.value)
+
+
 def test_forces_that_are_not_finite_are_refused():
     with pytest.raises(TeacherError, match="not finite"):
         relax(unstrained(2), calculator("springs:broken"))

@@ -164,23 +164,6 @@ def test_errors_are_those_computed_by_hand(tmp_path: Path) -> None:
     assert as_text([table["all"]]).count("\n") == 2
 
 
-def test_errors_from_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import definet.evaluate
-
-    parts = {"train": some(), "valid": some()[:2], "test": some()[2:]}
-    monkeypatch.setattr(definet.evaluate, "load", lambda folder: some())
-    monkeypatch.setattr(definet.evaluate, "split", lambda samples: parts)
-    trained(tmp_path, replace(SMALL, steps=4, validate_every=2))
-    weights = tmp_path / "best.safetensors"
-    definet.evaluate.main(["--data", "somewhere", "--checkpoint", str(weights), "--device", "cpu", "--write"])
-    assert "| WSe2 | 2 |" in capsys.readouterr().out
-    written = load_checkpoint(weights)
-    assert written.scores["DV/structures"] == 1
-    assert written.scores["all/in_plane_ratio"] > 0
-
-
 @pytest.mark.parametrize(
     ("label", "expected"),
     [

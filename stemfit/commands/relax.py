@@ -31,7 +31,9 @@ Examples:
   stemfit relax *.cif --host MoS2 --out relaxed/
 
 Formats go by the names: .cif, POSCAR or .vasp, .extxyz or .xyz. A column "marker" in extended XYZ (0 pristine,
-1 exchanged or added, 2 vacancy node) is taken as it is; without one, --host says where atoms are missing.
+1 exchanged or added, 2 vacancy node) is taken as it is; without one, --host says where atoms are missing. Other columns
+and facts of the input are not carried over: extended XYZ gets displacement_A, sigma_A, relaxer, checkpoint_sha256
+and host as far as known.
 
 Exit codes: 0 done, 2 wrong usage or unknown host, 3 input missing or damaged, 4 structure cannot be relaxed,
 5 output cannot be written, 6 model cannot be used, 10 some of several files failed.

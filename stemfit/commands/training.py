@@ -13,6 +13,7 @@ from definet.exceptions import OptionError
 from stemfit.commands import exits
 
 if TYPE_CHECKING:
+    from definet.checking import Checked
     from definet.train import Progress
 
 TRAIN_EXAMPLES = """
@@ -191,8 +192,9 @@ def make(
     """Draw random defects and relax them with a potential: structures to learn from."""
     with exits.errors("dataset make", verbose, debug), _interruptible():
         _one_thread()
+        from definet.checking import counted
         from definet.making import make as making
-        from definet.making import weights
+        from definet.making import shards, weights
 
         done: list[str] = []
         with exits.progress(verbose) as progress:
@@ -203,8 +205,9 @@ def make(
 
             progress("loading")
             hosts = weights([*host, *(more or [])])
-            stored = making(out, hosts, count, seed, potential, report, jobs=jobs or _cores(), dask=dask)
-        typer.echo(f"{stored} samples in {out}, {count - stored} left out (torn, moved too far, or chosen by chance)")
+            making(out, hosts, count, seed, potential, report, jobs=jobs or _cores(), dask=dask)
+            found = counted(shards(out, count))
+        typer.echo(_counts(out, found))
 
 
 @dataset.command(epilog=CHECK_EXAMPLES)
@@ -223,10 +226,14 @@ def check(
 
         with exits.progress(verbose) as progress:
             progress("loading")
-            kept, left_out = checking(folder, progress, jobs=jobs or _cores())
-        typer.echo(f"{kept} samples in {folder}, {left_out.total()} left out")
-        for (host, reason), count in sorted(left_out.items()):
-            typer.echo(f"  {count:5d} {reason} {host}".rstrip())
+            found = checking(folder, progress, jobs=jobs or _cores())
+        typer.echo(_counts(folder, found))
+
+
+def _counts(folder: Path, found: Checked) -> str:
+    """Samples that are there, and under them how many were left out of each host and why."""
+    lines = [f"  {count:5d} {reason} {host}".rstrip() for (host, reason), count in sorted(found.left_out.items())]
+    return "\n".join([f"{found.kept} samples in {folder}, {found.left_out.total()} left out", *lines])
 
 
 def _cores() -> int:
