@@ -11,7 +11,8 @@ from relaxations import SMALL, some
 
 from definet.train import joined, provenance, train
 
-CONFIG = replace(SMALL, steps=6, batch=4, validate_every=3, lr=1e-4)
+# SOAP's eigenvectors of equal eigenvalues hang on rounding, which differs between one sum and two.
+CONFIG = replace(SMALL, steps=6, batch=4, validate_every=3, lr=1e-4, optimizer="adamw")
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
