@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -99,6 +100,11 @@ def forget_after(run: Path, step: int) -> None:
         os.replace(staged, path)
 
 
+OFTEN_ENOUGH = 3
+"""Structures of a host with a kind of defect from which on it counts as learnt: of antisites seen once or twice the
+stated errors are far too small."""
+
+
 def provenance(samples: Sequence[Sample], data_hash: str) -> Provenance:
     """Collect what weights trained on these samples have seen: hosts, lattice constants, elements, kinds of defects.
 
@@ -117,7 +123,8 @@ def provenance(samples: Sequence[Sample], data_hash: str) -> Provenance:
             raise OptionError(f"{name} has lattice constants {extremes}", remedy)
         numbers = sorted({int(number) for sample in mine for number in sample.numbers})
         elements = tuple(chemical_symbols[number] for number in numbers)
-        kinds = frozenset[str]().union(*(kinds_of(sample.label) for sample in mine))
+        seen = Counter(kind for sample in mine for kind in kinds_of(sample.label))
+        kinds = [kind for kind, count in seen.items() if count >= OFTEN_ENOUGH]
         sizes: dict[str, int] = {}
         for sample in mine:
             sizes |= {kind: max(n, sizes.get(kind, 0)) for kind, n in sizes_of(sample.label).items()}
