@@ -21,6 +21,7 @@ from stemfit.columns import Columns
 from stemfit.crystal_file import asked_host
 from stemfit.defects import (
     Defect,
+    Evidence,
     find_defects,
     label_rates,
     occupancy,
@@ -113,7 +114,7 @@ def analyze(
         if settings.roi is not None:
             regions, region_map, sites = outside(settings.roi, regions, region_map, sites)
         posteriors = [occupancy(sites, brightness, imaging, host, name) for name in host.sublattices]
-        found, suspects = find_defects(seen, sites, posteriors, lattice.a_px_iso, region_map)
+        found, suspects = find_defects(Evidence(seen, sites, tuple(posteriors), lattice, host, region_map))
     with clock("candidates"):
         rates, imaging = label_rates(posteriors), with_learned_halves(imaging, posteriors)
         candidates = tuple(

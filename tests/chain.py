@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemfit.columns import Columns, Noise, Profile, find
-from stemfit.defects import Defect, SitePosterior, find_defects, label_rates, occupancy
+from stemfit.defects import Defect, Evidence, SitePosterior, find_defects, label_rates, occupancy
 from stemfit.hosts import ProjectedHost, projected
 from stemfit.imaging import Imaging, fit_imaging
 from stemfit.lattice import (
@@ -56,6 +56,11 @@ class Chain(NamedTuple):
     posteriors: list[SitePosterior]
     found: tuple[Defect, ...]
     suspects: tuple[Defect, ...]
+
+    @property
+    def evidence(self) -> Evidence:
+        """As `find_defects` was asked."""
+        return Evidence(self.columns, self.sites, tuple(self.posteriors), self.lattice, self.host, self.region_map)
 
     @property
     def rates(self) -> dict[str, float]:
@@ -138,7 +143,7 @@ def run(truth: Crystal, image: FloatArray, host: str, asked: str = "", fitted: C
     sites = name_sites(honey, crystal_host, identity.metal_third)
     imaging = fit_imaging(seen, sites, brightness, crystal_host, None, None)
     posteriors = [occupancy(sites, brightness, imaging, crystal_host, s) for s in crystal_host.sublattices]
-    found, suspects = find_defects(seen, sites, posteriors, lattice.a_px_iso, region_map)
+    found, suspects = find_defects(Evidence(seen, sites, tuple(posteriors), lattice, crystal_host, region_map))
     return Chain(
         image, truth, seen, grid, regions, region_map, honey, brightness, identity, lattice, sites, crystal_host,
         imaging, posteriors, found, suspects,

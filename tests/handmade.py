@@ -11,7 +11,7 @@ from definet.structures import DefectStructure, build, pristine
 from stemfit.calibrate import Calibration
 from stemfit.candidates import Candidate
 from stemfit.columns import Columns, Noise, Profile
-from stemfit.defects import Defect
+from stemfit.defects import Defect, Evidence
 from stemfit.hosts import ProjectedHost
 from stemfit.imaging import USUAL_TAIL, Amplitude, Imaging
 from stemfit.lattice import Lattice, Region, SiteMap
@@ -55,6 +55,15 @@ def sites(lattice: Lattice) -> SiteMap:
     column = np.where(there, np.cumsum(there) - 1, -1)
     analysed = np.all((real > 12) & (real < np.array(SHAPE[::-1]) - 13), axis=1)
     return SiteMap(ij, sublattice, real, column, analysed)
+
+
+def unmeasured(crystal: Lattice, site_map: SiteMap | None = None) -> Evidence:
+    """Nothing but a lattice: for findings that are made by hand."""
+    none = np.zeros(SHAPE)
+    profile, noise = Profile(np.eye(2), 8.0, 0.1), Noise(1.0, 0.0, 0.1, 1.0)
+    columns = Columns(np.zeros((0, 2)), np.zeros(0), np.zeros((0, 3, 3)), profile, none, none, noise)
+    no_sites = SiteMap(np.zeros((0, 2), int), np.zeros(0, str), np.zeros((0, 2)), np.zeros(0, int), np.zeros(0, bool))
+    return Evidence(columns, site_map or no_sites, (), crystal, HOST, np.zeros(SHAPE, np.uint8))
 
 
 def index(site_map: SiteMap, site: tuple[int, int, str]) -> int:

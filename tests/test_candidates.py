@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from handmade import HOST, index, lattice, sites
+from handmade import HOST, index, lattice, sites, unmeasured
 from numpy.typing import NDArray
 
 from stemfit.candidates import Candidate, local_frame, propose
@@ -145,7 +145,7 @@ def row(site_map: SiteMap, start: Site, step: tuple[int, int], label: str, kind:
     along = [(start[0] + t * step[0], start[1] + t * step[1], "X") for t in range(count)]
     others = (("pristine", 0.05), ("UNKNOWN", 0.05))
     members = [defect(site_map, kind, label, site, others) for site in along]
-    (joined,) = join(members, lattice().a_px_iso)
+    (joined,) = join(members, unmeasured(lattice()))
     assert joined.type == "LINE"
     return replace(joined, id=1)
 

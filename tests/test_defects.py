@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 from chain import PIXEL_A, SHAPE, Chain, FloatArray, Site, pristine, redrawn, row_of, run, taken, vacancies
+from handmade import unmeasured
 from test_imaging import COLUMNS, SITES, planted
 
 from stemfit.columns import Columns
@@ -17,7 +18,7 @@ from stemfit.defects.motifs import join
 from stemfit.defects.types import type_of
 from stemfit.hosts import INFERABLE, projected
 from stemfit.imaging import fit_imaging
-from stemfit.lattice import Brightness
+from stemfit.lattice import Brightness, Lattice
 from stemfit.synthetic import Crystal, TrueDefect, crystal
 
 HOST = projected("MoS2")
@@ -131,7 +132,7 @@ def test_nothing_is_said_inside_a_mask() -> None:
     inside = mask[tuple(np.rint(chain.sites.xy_px[:, ::-1]).astype(int).T)] > 0
     sites = replace(chain.sites, analysed=chain.sites.analysed & ~inside)
     posteriors = [occupancy(sites, chain.brightness, chain.imaging, HOST, s) for s in ("M", "X")]
-    found, suspects = find_defects(chain.columns, sites, posteriors, chain.lattice.a_px_iso, mask)
+    found, suspects = find_defects(replace(chain.evidence, sites=sites, posteriors=tuple(posteriors), region_map=mask))
     assert all(np.linalg.norm(d.center_px - hidden.center_px) > 12 for d in found + suspects)
     assert at(found, seen.center_px).label == seen.label
     assert len(found) == len(chain.found) - 1
@@ -249,6 +250,14 @@ def test_hypotheses_have_names_types_and_columns_that_agree(name: str) -> None:
             assert h.column != options[0].column
 
 
+PLAIN = unmeasured(
+    Lattice(
+        np.array([20.0, 0.0]), np.array([10.0, -17.3]), np.zeros(2), 1, np.eye(6) * 1e-4, np.zeros((2, 2, 2)),
+        (200, 240), 0.3,
+    )
+)  # fmt: skip
+
+
 def single(label: str, kind: str, site: tuple[int, int, str], p: float = 0.9) -> Defect:
     a, b = np.array([20.0, 0.0]), np.array([10.0, -17.3])
     third = 0 if site[2] == "M" else 1 / 3
@@ -273,13 +282,13 @@ def row(cells: Sequence[tuple[int, int]], label: str = "V_S", kind: str = "SV") 
     ],
 )
 def test_rows_of_neighbours(cells: list[tuple[int, int]], labels: list[str]) -> None:
-    joined = join(row(cells), 20.0)
+    joined = join(row(cells), PLAIN)
     assert [d.label for d in joined] == labels
     assert all(sums(d) == pytest.approx(1.0) for d in joined)
 
 
 def test_a_line_is_as_sure_as_all_its_members() -> None:
-    joined = join(row([(0, 0), (1, 0), (2, 0)]), 20.0)[0]
+    joined = join(row([(0, 0), (1, 0), (2, 0)]), PLAIN)[0]
     assert joined.probability == pytest.approx(0.9**3)
     assert joined.type == "LINE"
     assert joined.log_bayes_factor == pytest.approx(15.0)
@@ -287,21 +296,21 @@ def test_a_line_is_as_sure_as_all_its_members() -> None:
 
 def test_rows_of_pairs_count_atoms_and_mixed_rows_are_no_line() -> None:
     pairs = row([(0, 0), (1, 0), (2, 0)], "V_S2", "DV")
-    assert [d.label for d in join(pairs, 20.0)] == ["CVL-6"]
+    assert [d.label for d in join(pairs, PLAIN)] == ["CVL-6"]
     mixed = [*row([(0, 0), (1, 0)]), *row([(2, 0)], "V_S2", "DV")]
-    assert sorted(d.label for d in join(mixed, 20.0)) == ["V_S", "V_S", "V_S2"]
+    assert sorted(d.label for d in join(mixed, PLAIN)) == ["V_S", "V_S", "V_S2"]
 
 
 def test_metal_vacancies_in_a_row_are_no_chalcogen_line() -> None:
     metals = [single("V_Mo", "VM", (i, 0, "M")) for i in range(3)]
-    assert [d.label for d in join(metals, 20.0)] == ["V_Mo"] * 3
+    assert [d.label for d in join(metals, PLAIN)] == ["V_Mo"] * 3
 
 
 def test_a_stray_column_takes_in_what_is_wrong_beside_it() -> None:
     xy = np.array([14.0, -4.0])
     stray = Defect(0, "UNKNOWN", "UNKNOWN", 1.0, xy, ((0, 0, "-"),), xy[None], (("pristine", 0.0),), 30.0)
     far = single("V_S", "SV", (6, 0, "X"))
-    joined = join([stray, single("V_S", "SV", (0, 0, "X")), far], 20.0)
+    joined = join([stray, single("V_S", "SV", (0, 0, "X")), far], PLAIN)
     assert sorted(d.label for d in joined) == ["UNKNOWN", "V_S"]
     unknown = next(d for d in joined if d.label == "UNKNOWN")
     assert len(unknown.sites) == 2
@@ -318,7 +327,7 @@ def test_a_weak_stray_column_is_not_reported() -> None:
         chain.columns.xy_px, intensity, chain.columns.cov, chain.columns.profile, chain.columns.background,
         chain.columns.model, chain.columns.noise,
     )
-    found, _ = find_defects(weak, chain.sites, chain.posteriors, chain.lattice.a_px_iso, chain.region_map)
+    found, _ = find_defects(replace(chain.evidence, columns=weak))
     assert all(d.type != "UNKNOWN" for d in found)
 
 
@@ -327,8 +336,8 @@ def test_a_row_is_called_what_its_members_mostly_are() -> None:
         plain = single(label, kind, (i, 0, "X"))
         return replace(plain, alternatives=((other, 0.05), ("pristine", 0.04), ("UNKNOWN", 0.01)))
 
-    doubles = join([leaning("V_S2", "DV", "V_S", i) for i in range(3)], 20.0)
-    singles = join([leaning("V_S", "SV", "V_S2", i) for i in range(3)], 20.0)
+    doubles = join([leaning("V_S2", "DV", "V_S", i) for i in range(3)], PLAIN)
+    singles = join([leaning("V_S", "SV", "V_S2", i) for i in range(3)], PLAIN)
     assert [d.label for d in doubles] == ["CVL-6"]
     assert [d.label for d in singles] == ["SVL-3"]
 

@@ -1,5 +1,6 @@
 """Which sites are not what the pristine crystal has there, and how sure is that."""
 
+from stemfit.defects.evidence import Evidence
 from stemfit.defects.find import CLAIM, find_defects
 from stemfit.defects.naming import with_naming_doubt
 from stemfit.defects.occupancy import (
@@ -20,6 +21,7 @@ __all__ = [
     "MODEL_FLOOR",
     "RELAXED_ERROR",
     "Defect",
+    "Evidence",
     "Hypothesis",
     "Site",
     "SitePosterior",

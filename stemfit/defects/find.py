@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stemfit.columns import Columns
+from stemfit.defects.evidence import Evidence
 from stemfit.defects.motifs import join
 from stemfit.defects.occupancy import MODEL_FLOOR, SitePosterior
 from stemfit.defects.types import Defect
@@ -21,27 +21,13 @@ OFF_LATTICE_SIGMAS = 6.0
 """Significance from which a column off every site is reported."""
 
 
-def find_defects(
-    columns: Columns, sites: SiteMap, posteriors: Sequence[SitePosterior], a_px: float, region_map: NDArray[np.uint8]
-) -> tuple[tuple[Defect, ...], tuple[Defect, ...]]:
-    """Claims and suspects, most probable first.
-
-    Parameters
-    ----------
-    columns : Columns
-        Observed columns, as referred to by `sites`.
-    sites : SiteMap
-    posteriors : sequence of SitePosterior
-        One per sublattice.
-    a_px : float
-    region_map : (H, W) array
-        Non-zero where nothing is said.
-    """
-    single = [d for p in posteriors for d in _site_defects(sites, p)]
+def find_defects(evidence: Evidence) -> tuple[tuple[Defect, ...], tuple[Defect, ...]]:
+    """Claims and suspects, most probable first."""
+    single = [d for p in evidence.posteriors for d in _site_defects(evidence.sites, p)]
     claims = [d for d in single if _defective(d) > CLAIM]
     suspects = [d for d in single if _defective(d) <= CLAIM]
-    strays = _off_lattice(columns, sites, a_px, region_map)
-    merged = join(claims + strays, a_px)
+    strays = _off_lattice(evidence.columns, evidence.sites, evidence.region_map)
+    merged = join(claims + strays, evidence)
     ordered = sorted(merged, key=lambda d: -d.probability)
     numbered = tuple(replace(d, id=k) for k, d in enumerate(ordered, 1))
     weaker = sorted(suspects, key=lambda d: -_defective(d))
@@ -70,9 +56,7 @@ def _site_defects(sites: SiteMap, posterior: SitePosterior) -> list[Defect]:
     return found
 
 
-def _off_lattice(
-    columns: Columns, sites: SiteMap, a_px: float, region_map: NDArray[np.uint8]
-) -> list[Defect]:
+def _off_lattice(columns: Columns, sites: SiteMap, region_map: NDArray[np.uint8]) -> list[Defect]:
     """Significant columns that sit on no site: something is there that the crystal does not explain."""
     taken = np.zeros(len(columns), dtype=bool)
     taken[sites.column[sites.column >= 0]] = True

@@ -1,0 +1,91 @@
+"""All that was measured on one image, as those ask who look at several sites together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stemfit.columns import Columns
+from stemfit.defects.occupancy import SitePosterior
+from stemfit.defects.types import Site
+from stemfit.hosts import ProjectedHost
+from stemfit.lattice import Lattice, SiteMap
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of an image before neighbouring sites are read together.
+
+    Attributes
+    ----------
+    columns : Columns
+        Observed, as referred to by `sites`.
+    sites : SiteMap
+    posteriors : tuple of SitePosterior
+        One per sublattice.
+    lattice : Lattice
+    host : ProjectedHost
+    region_map : (H, W) array
+        Non-zero where nothing is said.
+    """
+
+    columns: Columns
+    sites: SiteMap
+    posteriors: tuple[SitePosterior, ...]
+    lattice: Lattice
+    host: ProjectedHost
+    region_map: NDArray[np.uint8]
+    _rows: dict[Site, tuple[int, int]] = field(init=False, repr=False, compare=False)
+    _named: dict[Site, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        named = {
+            (int(i), int(j), str(s)): row
+            for row, ((i, j), s) in enumerate(zip(self.sites.ij, self.sites.sublattice, strict=True))
+        }
+        names = list(named)
+        judged = {
+            names[int(row)]: (k, n) for k, one in enumerate(self.posteriors) for n, row in enumerate(one.site)
+        }
+        object.__setattr__(self, "_named", named)
+        object.__setattr__(self, "_rows", judged)
+
+    def xy_px(self, site: Site) -> FloatArray:
+        """Expected position (2,) of a site, also outside the image; "H" is the hollow of its cell."""
+        i, j, sublattice = site
+        if site in self._named:
+            return np.asarray(self.sites.xy_px[self._named[site]])
+        basis = self.lattice.basis
+        # A hollow is the third position of the honeycomb's cell.
+        within = 1.0 - basis[1] if sublattice == "H" else basis[self.host.sublattices.index(sublattice)]
+        return np.asarray(self.lattice.positions(np.array([[i, j]]) + within)[0])
+
+    def judged(self, site: Site) -> bool:
+        """Whether a posterior was formed for this site."""
+        return site in self._rows
+
+    def log_likelihood(self, site: Site) -> dict[str, float]:
+        """Natural logarithm of each hypothesis' likelihood by label, pristine included; empty if unjudged."""
+        if site not in self._rows:
+            return {}
+        k, n = self._rows[site]
+        one = self.posteriors[k]
+        return {h.label: float(v) for h, v in zip(one.hypotheses, one.log_likelihood[n], strict=True)}
+
+    def probability(self, site: Site) -> dict[str, float]:
+        """Posterior of each hypothesis by label, pristine included; empty if unjudged."""
+        if site not in self._rows:
+            return {}
+        k, n = self._rows[site]
+        one = self.posteriors[k]
+        return {h.label: float(v) for h, v in zip(one.hypotheses, one.probability[n], strict=True)}
+
+    def strays(self) -> NDArray[np.int64]:
+        """Indices of observed columns that sit on no site."""
+        taken = np.zeros(len(self.columns), dtype=bool)
+        taken[self.sites.column[self.sites.column >= 0]] = True
+        return np.flatnonzero(~taken)
