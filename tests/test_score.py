@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -226,6 +227,34 @@ def wrecked() -> tuple[Chain, int]:
     image, truth = taken(redrawn(sample, {EMPTY: 1.6}, moves))
     chain = run(truth, image, "MoS2")
     return chain, site_near(chain, centre)
+
+
+def drawn_in(share: float) -> Relaxer:
+    """Everything moves toward the defect, in proportion to its distance."""
+
+    def relax(candidates: Sequence[Candidate]) -> list[Relaxed]:
+        relaxed = []
+        for candidate in candidates:
+            moved = np.array(candidate.structure.structure.cart_coords)
+            moved[:, :2] -= share * (moved[:, :2] - candidate.center_A)
+            relaxed.append(Relaxed(moved, None, "definet", "0" * 64))
+        return relaxed
+
+    return relax
+
+
+def test_a_strain_of_the_whole_patch_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = vacancies()
+    true = next(d for d in chain.truth.defects if d.label == "V_S")
+    found = claim(chain, site_near(chain, true.center_px), "V_S")
+
+    def lost() -> float:
+        at_rest, strained = (judged(chain, [found], drawn_in(share))[1].scores for share in (0.0, 0.01))
+        return float(np.mean([a.log_likelihood - b.log_likelihood for a, b in zip(at_rest, strained, strict=True)]))
+
+    assert lost() < 6.0
+    monkeypatch.setattr(import_module("stemfit.score.fit"), "STRAIN", 1e-6)  # the package has a function of that name
+    assert lost() > 20.0
 
 
 def test_a_patch_that_nothing_explains_is_unknown() -> None:

@@ -47,6 +47,7 @@ __all__ = [
     "antisite",
     "build",
     "elements_of",
+    "facts_of",
     "line",
     "place",
     "pristine",

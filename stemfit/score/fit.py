@@ -22,6 +22,10 @@ SHIFT, GAIN, LEVEL = 0.03, 0.10, 0.3
 """Prior widths of what is common to a patch: shift in lattice constants, relative brightness, level and slope of the
 background in units of the brightest column's peak. They are wider than what the image's own fit leaves open."""
 
+STRAIN = 0.01
+"""The same of each component of strain and rotation. The smooth distortion of the scan, fitted beforehand, has taken
+up part of the field of a defect that draws its surroundings in: else the one with the shorter field would win."""
+
 
 class Fit(NamedTuple):
     """One candidate on one scene."""
@@ -50,7 +54,7 @@ def fit(
         brightness, place = np.append(brightness, amplitude.max()), np.append(place, 0.0)
     shapes = drawn(xy, scene.profile, scene.image.shape)
     model = scene.surroundings + np.tensordot(amplitude, shapes[0], 1)
-    design = _design(shapes, amplitude, brightness, place, scene.profile, lattice.a_px_iso / scene.pixel)
+    design = _design(xy, shapes, amplitude, brightness, place, scene.profile, lattice.a_px_iso / scene.pixel)
     w, residual = scene.weight.ravel(), (scene.image - model).ravel()
     jacobian = design.reshape(len(design), -1)
     matrix = np.eye(len(jacobian)) + (jacobian * w) @ jacobian.T
@@ -65,16 +69,18 @@ def fit(
 
 
 def _design(
-    shapes: tuple[FloatArray, FloatArray, FloatArray], amplitude: FloatArray, brightness: FloatArray,
+    xy: FloatArray, shapes: tuple[FloatArray, FloatArray, FloatArray], amplitude: FloatArray, brightness: FloatArray,
     place: FloatArray, profile: Profile, a_px: float,
 ) -> FloatArray:
     """Derivative images (P, h, w), each times the prior width of its parameter."""
     value, *moves = shapes
     # Light where an atom is missing comes from its neighbours: it lies anywhere within the width of a column.
-    lever = np.where(amplitude == 0, brightness * profile.width_px, amplitude * place)
-    own = [brightness[:, None, None] * value, *(lever[:, None, None] * g for g in moves)]
+    reach = np.where(amplitude == 0, brightness * profile.width_px, amplitude * place)
+    own = [brightness[:, None, None] * value, *(reach[:, None, None] * g for g in moves)]
     shift = SHIFT * a_px
     common = [shift * np.tensordot(amplitude, g, 1) for g in moves]
+    middle = np.array(value.shape[:0:-1]) / 2
+    common += [STRAIN * np.tensordot(amplitude * lever, g, 1) for lever in (xy - middle).T for g in moves]
     peak = LEVEL * float(amplitude.max()) / (2 * np.pi * profile.width_px**2)
     y, x = np.mgrid[-0.5 : 0.5 : value.shape[1] * 1j, -0.5 : 0.5 : value.shape[2] * 1j]
     common += [GAIN * np.tensordot(amplitude, value, 1), np.full(x.shape, peak), peak * x, peak * y]

@@ -135,22 +135,27 @@ def columns_of(
     error = np.hypot(brighter * own, np.hypot(scatter, MODEL_FLOOR) * value)
     xy = (seen.xy_px[inside] - scene.corner) / scene.pixel
     a_px = 3.2 * pixels_per_A / scene.pixel
-    empty, dip = _emptied(candidate, imaging)
-    xy = np.vstack([xy, (empty - scene.corner) / scene.pixel])
-    value, error = np.append(value, np.zeros(len(dip))), np.append(error, brighter * dip)
+    changed, doubt_there = _light_at_changes(candidate, imaging)
+    xy = np.vstack([xy, (changed - scene.corner) / scene.pixel])
+    value = np.append(value, np.zeros(len(doubt_there)))
+    error = np.append(error, brighter * doubt_there)
     scale = pixels_per_A / scene.pixel
     doubt = scale * position_error_A(candidate, relaxed, np.asarray(cKDTree(scene.extent).query(xy)[0]) / scale)
     return _with_others(xy, value, error, doubt, scene.others, a_px)
 
 
-def _emptied(candidate: Candidate, imaging: Imaging) -> tuple[FloatArray, FloatArray]:
-    """Places (K, 2) px of missing atoms, and how far from nothing their brightness may appear (K,).
+def _light_at_changes(candidate: Candidate, imaging: Imaging) -> tuple[FloatArray, FloatArray]:
+    """Places (K, 2) px of missing and exchanged atoms, and how far from its model the brightness may appear there (K,).
 
     A vacancy that is modelled as exactly nothing loses to any faint atom: tails and relaxing neighbours leave light.
+    Round an exchanged atom the neighbours move as well. One that had less freedom would win by volume.
     """
-    gone = np.flatnonzero(~candidate.structure.occupied)
-    places = candidate.structure.structure.cart_coords[gone, :2] @ candidate.matrix.T + candidate.offset_px
-    symbols = [candidate.structure.structure[int(k)].specie.symbol for k in gone]
+    from definet.structures import facts_of
+
+    basis, (n, m) = facts_of(candidate.structure).basis, candidate.structure.shape
+    nodes = np.flatnonzero(candidate.structure.marker[: len(basis) * n * m])  # atoms that were added come last
+    places = candidate.structure.structure.cart_coords[nodes, :2] @ candidate.matrix.T + candidate.offset_px
+    symbols = [basis[int(k) % len(basis)].element for k in nodes]
     full = [imaging.amplitude(s + "2" if s + "2" in imaging.amplitudes else s).value for s in symbols]
     return places.reshape(-1, 2), np.hypot(MODEL_FLOOR, RELAXED_ERROR) * np.array(full)
 
