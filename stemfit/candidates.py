@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from stemfit.candidate_lines import line_patch
 from stemfit.defects import Defect, type_of
 from stemfit.hosts import HONEYCOMB, ProjectedHost
 from stemfit.lattice import Lattice, SiteMap
@@ -42,6 +43,8 @@ class Candidate:
         p_px = matrix @ r_A + offset_px at the defect, local distortion included.
     log_prior : float
         Natural logarithm; relative among the candidates of one defect.
+    possible : int
+        Structures that could explain the defect; more than were asked for are left out, the least probable first.
     """
 
     id: str
@@ -53,6 +56,7 @@ class Candidate:
     matrix: FloatArray
     offset_px: FloatArray
     log_prior: float
+    possible: int = 0
 
 
 PATCH_CELLS, PATCH_A = 8, 25.0
@@ -83,8 +87,10 @@ def propose(
     """
     if defect.type == "UNKNOWN":
         return ()
+    if defect.type == "LINE":
+        return _lines(defect, host, lattice, sites, rates, most)
     labels = [defect.label] + [n for n, p in defect.alternatives if p > MIN_ALTERNATIVE and n != "UNKNOWN"]
-    structures = [s for name in dict.fromkeys([*labels, "pristine"]) for s in _variants(name, defect, host, lattice)]
+    structures = [s for name in dict.fromkeys([*labels, "pristine"]) for s in _variants(name, defect, host)]
     structures.sort(key=lambda s: s.label != "pristine")
     matrix, center_px = local_frame(defect, lattice, sites, host.a_A, host.sublattices)
     count = {s.label: sum(t.label == s.label for t in structures) for s in structures}
@@ -96,7 +102,7 @@ def propose(
         made.append(
             Candidate(
                 f"{defect.id}-{k}", defect.id, kind, structure.label, structure, center, matrix,
-                center_px - matrix @ center, prior,
+                center_px - matrix @ center, prior, len(structures),
             )
         )
     return tuple(made)
@@ -109,25 +115,26 @@ def _center(structure: DefectStructure, family: Sequence[DefectStructure]) -> Fl
     return next(s.center_A for s in family if s.sites)
 
 
-def _variants(label: str, defect: Defect, host: ProjectedHost, lattice: Lattice) -> tuple[DefectStructure, ...]:
+def _variants(label: str, defect: Defect, host: ProjectedHost) -> tuple[DefectStructure, ...]:
     """All structures of one label at one place."""
-    if defect.type != "LINE":
-        return _point(label, host, defect.sites[0][2])
-    n = len(defect.sites)
-    if label not in ("pristine", defect.label):
-        return ()
-    rival = f"CVL-{2 * n}" if label.startswith("SVL") else f"SVL-{n}"
-    names = (label,) if label == "pristine" else (label, rival)
-    return _rows(names, host, n, _direction(defect, lattice))
+    return _point(label, host, defect.sites[0][2])
 
 
-@lru_cache(maxsize=64)
-def _rows(labels: tuple[str, ...], host: ProjectedHost, length: int, direction: int) -> tuple[DefectStructure, ...]:
-    """Rows of vacancies in a supercell that keeps their periodic images apart."""
-    from definet.structures import line, pristine
-
-    crystal = pristine(host.crystal or host.name, length + PATCH_CELLS - 2)
-    return tuple(crystal if name == "pristine" else line(crystal, name, direction=direction) for name in labels)
+def _lines(
+    defect: Defect, host: ProjectedHost, lattice: Lattice, sites: SiteMap, rates: Mapping[str, float], most: int
+) -> tuple[Candidate, ...]:
+    """Structures of a line, in one patch along it."""
+    patch = line_patch(defect, host, lattice, rates, MIN_ALTERNATIVE)
+    matrix, center_px = local_frame(defect, lattice, sites, host.a_A, host.sublattices)
+    matrix = matrix @ patch.turn
+    offset = center_px - matrix @ patch.center_A
+    return tuple(
+        Candidate(
+            f"{defect.id}-{k}", defect.id, "" if v.structure.label == "pristine" else "LINE", v.structure.label,
+            v.structure, patch.center_A, matrix, offset, v.log_prior, len(patch.variants),
+        )
+        for k, v in enumerate(patch.variants[:most], 1)
+    )
 
 
 @lru_cache(maxsize=256)
@@ -188,18 +195,6 @@ def crystal_axes(lattice: Lattice) -> FloatArray:
     if lattice.cell != HONEYCOMB:
         return np.column_stack([a, b])
     return np.column_stack([a, b] if lattice.polarity > 0 else [b, b - a])
-
-
-def _direction(defect: Defect, lattice: Lattice) -> int:
-    """Zigzag direction of a row of sites in the crystal frame, in steps of 60 degrees."""
-    from definet.structures import ZIGZAG
-
-    ij = np.array([s[:2] for s in defect.sites])
-    i, j = ij[np.lexsort(ij.T[::-1])][-1] - ij[np.lexsort(ij.T[::-1])][0]
-    step = (int(np.sign(i)), int(np.sign(j)))
-    if lattice.polarity < 0:
-        step = (step[0] + step[1], -step[0])
-    return ZIGZAG.index(step)
 
 
 def local_frame(
