@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from stemfit.candidate_lines import line_patch
 from stemfit.defects import Defect, type_of
+from stemfit.defects.complexes import complex_rate
+from stemfit.defects.types import Site
 from stemfit.hosts import HONEYCOMB, ProjectedHost
 from stemfit.lattice import Lattice, SiteMap
 from stemfit.optics.scattering import column_elements
@@ -97,7 +100,8 @@ def propose(
     made = []
     for k, structure in enumerate(structures[:most], 1):
         center = _center(structure, structures)
-        prior = float(np.log(rates.get(structure.label, 1e-6) / count[structure.label]))
+        rate = rates.get(structure.label) or complex_rate(structure.label) or 1e-6
+        prior = float(np.log(rate / count[structure.label]))
         kind = "" if structure.label == "pristine" else type_of(structure.label, defect.type)
         made.append(
             Candidate(
@@ -106,6 +110,14 @@ def propose(
             )
         )
     return tuple(made)
+
+
+def sites_of(candidate: Candidate, sites: SiteMap) -> tuple[tuple[Site, ...], FloatArray]:
+    """Sites of the image that a candidate changes, and where they are (K, 2), px."""
+    nodes = candidate.structure.structure.cart_coords[list(candidate.structure.sites), :2]
+    near = cKDTree(sites.xy_px).query(nodes @ candidate.matrix.T + candidate.offset_px)[1]
+    rows = list(dict.fromkeys(int(k) for k in np.atleast_1d(near)))
+    return tuple((int(sites.ij[k, 0]), int(sites.ij[k, 1]), str(sites.sublattice[k])) for k in rows), sites.xy_px[rows]
 
 
 def _center(structure: DefectStructure, family: Sequence[DefectStructure]) -> FloatArray:
@@ -152,7 +164,7 @@ def _point(label: str, host: ProjectedHost, sublattice: str) -> tuple[DefectStru
     if label.startswith("vanadium_"):
         return (replace(substitution(crystal, label.replace("vanadium", "V")), label=label),)
     made = build(crystal, label)
-    return (made, build(crystal, label, layer="bottom")) if _half_of_column(label, host) else (made,)
+    return (made, build(crystal, label, layer="bottom")) if _has_two_layers(label, host) else (made,)
 
 
 def patch_cells(host: ProjectedHost) -> tuple[int, int]:
@@ -181,8 +193,10 @@ def _flat_defect(crystal: DefectStructure, label: str, sublattice: str) -> Defec
     return maker(crystal, label, sublattice=sublattice)
 
 
-def _half_of_column(label: str, host: ProjectedHost) -> bool:
+def _has_two_layers(label: str, host: ProjectedHost) -> bool:
     """Whether a label changes one of two stacked atoms, so that top and bottom differ but look the same from above."""
+    if label == f"V_{host.columns[0]}{host.columns[1].rstrip('2')}3":  # a metal with the chalcogens of one layer
+        return True
     return any(column.endswith("2") and label.endswith(f"_{column.rstrip('2')}") for column in host.columns)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from skimage.metrics import structural_similarity
 
-from stemfit.candidates import Candidate
+from stemfit.candidates import Candidate, sites_of
 from stemfit.columns import Columns
 from stemfit.defects import CLAIM, Defect, type_of
 from stemfit.imaging import Imaging
@@ -132,7 +132,7 @@ def rank(
         others = measured_on([d for d in defects if d.id != defect.id], columns, sites, brightness)
         found, unknown = score_defect(defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others)
         scores.update({s.candidate: s for s in found})
-        restated.append(_restated(defect, cs, found, unknown))
+        restated.append(_restated(defect, cs, found, unknown, sites))
     pristine = {d.id: dict(d.alternatives).get("pristine", 0.0) for d in restated}
     return Ranking(
         tuple(scores[c.id] for c in candidates),
@@ -168,7 +168,9 @@ def measured_on(defects: Sequence[Defect], columns: Columns, sites: SiteMap, bri
     )
 
 
-def _restated(defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score], unknown: float) -> Defect:
+def _restated(
+    defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score], unknown: float, sites: SiteMap
+) -> Defect:
     weight: dict[str, float] = {}
     for c, s in zip(candidates, scores, strict=True):
         weight[c.label] = weight.get(c.label, 0.0) + s.posterior * (1 - unknown)
@@ -182,6 +184,9 @@ def _restated(defect: Defect, candidates: Sequence[Candidate], scores: Sequence[
     best = max(
         ((s.posterior, c.id) for c, s in zip(candidates, scores, strict=True) if c.label == label), default=(0.0, None)
     )[1]
+    if label != defect.label and best is not None and len(defect.sites) > 1 and defect.type in ("LINE", "VM"):
+        own, extent = sites_of(next(c for c in candidates if c.id == best), sites)
+        defect = replace(defect, sites=own, extent_px=extent, center_px=extent.mean(0))
     factor = evidence.get(label, max(evidence.values())) - evidence["pristine"]
     return replace(
         defect, type=type_of(label, defect.type), label=label, probability=weight[label], alternatives=tuple(others),
