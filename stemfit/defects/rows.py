@@ -20,14 +20,19 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from stemfit.defects.evidence import Evidence
+from stemfit.defects.occupancy import PRIOR_RATES, PRIOR_SITES
 from stemfit.defects.row_shapes import DIRECTIONS, SHORTEST, SHORTEST_BESIDE, Cell, Row, Shape, beside, cell_of, row_of
 from stemfit.defects.types import Defect
 
 FloatArray = NDArray[np.float64]
 
 LINE_RATE = {"SVL": 1e-4, "DVL": 3e-5, "CVL": 3e-5}
-"""Share of chalcogen sites at which a line begins, all directions together: orders of magnitude, one line for a hundred
-single vacancies, and single rows before double ones (Komsa et al. 2013: longer rows turn double under the beam)."""
+"""Share of chalcogen sites at which a line begins, all directions together, before the image is asked: orders of
+magnitude, one line for a hundred single vacancies, and single rows before double ones (Komsa et al. 2013: longer rows
+turn double under the beam)."""
+
+ROUNDS = 3
+"""How often the densities of lines, and of the vacancies that belong to none, are learned from the lines found."""
 
 GROWS = 0.8
 """Probability that a line of three or more columns has one more: lines of seven on average."""
@@ -40,6 +45,13 @@ TYPES = {"SVL": "SV", "DVL": "SV", "CVL": "DV"}
 
 HOPELESS = 5.0
 """Natural logarithm below which a line is not weighed any more: its variants add less than that."""
+
+
+class Densities(NamedTuple):
+    """Share of chalcogen sites at which a line of each kind begins; of single vacancies by type, outside of lines."""
+
+    line: dict[str, float]
+    single: dict[str, float]
 
 
 class Odds(NamedTuple):
@@ -57,6 +69,8 @@ class Odds(NamedTuple):
         Probability that it is pristine, independent defects given.
     rate : dict of "SV", "DV" to float
         Share of sites.
+    line : dict of "SVL", "DVL", "CVL" to float
+        Share of sites at which a line begins.
     against_pristine : dict of "SV", "DV" to (K,) array
         Likelihood of the vacancy over that of the pristine column.
     inside : dict of "SV", "DV" to (K,) bool array
@@ -68,6 +82,7 @@ class Odds(NamedTuple):
     other: dict[str, FloatArray]
     pristine: FloatArray
     rate: dict[str, float]
+    line: dict[str, float]
     against_pristine: dict[str, FloatArray]
     inside: dict[str, NDArray[np.bool_]]
 
@@ -101,21 +116,49 @@ def rows(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], lis
     odds = site_odds(evidence)
     if odds is None:
         return [], list(found)
-    free = set(odds.row)
-    claimed = {d.sites[0][:2] for d in found if len(d.sites) == 1 and d.sites[0][2] == "X"} & free
-    named: list[Defect] = []
+    claimed = {d.sites[0][:2] for d in found if len(d.sites) == 1 and d.sites[0][2] == "X"} & set(odds.row)
+    readings = _all_lines(odds, claimed)
+    for _ in range(ROUNDS):
+        if not readings:
+            break
+        before, odds = readings, site_odds(evidence, learned(readings, odds)) or odds
+        readings = _all_lines(odds, claimed)
+        if [r.shape for r in readings] == [r.shape for r in before]:
+            break
+    taken = {(i, j, "X") for reading in readings for i, j in reading.shape.cells()}
+    return [_defect(r, odds, evidence) for r in readings], [d for d in found if not taken.intersection(d.sites)]
+
+
+def learned(readings: Sequence[Reading], odds: Odds) -> Densities:
+    """Densities of lines of each kind, and of the vacancies that belong to none, in this image."""
+    count = len(odds.pristine) + PRIOR_SITES
+    inside = np.zeros(len(odds.pristine), dtype=bool)
+    inside[[odds.row[cell] for reading in readings for cell in reading.shape.cells()]] = True
+    shares = [(label[:3], p) for reading in readings for label, p in reading.probability.items()]
+    line = {
+        kind: (sum(p for name, p in shares if name == kind) + PRIOR_SITES * rate) / count
+        for kind, rate in LINE_RATE.items()
+    }
+    single = {
+        kind: float((1.0 - np.exp(odds.other[kind]))[~inside].sum() + PRIOR_SITES * PRIOR_RATES[kind]) / count
+        for kind in ("SV", "DV")
+    }
+    return Densities(line, single)
+
+
+def _all_lines(odds: Odds, claimed: set[Cell]) -> list[Reading]:
+    free, lines = set(odds.row), []
     while more := _lines(odds, claimed, free):
-        named += [_defect(reading, odds, evidence) for reading in more]
+        lines += more
         free -= {cell for reading in more for cell in reading.shape.cells()}
-    return named, [d for d in found if len(d.sites) != 1 or d.sites[0][2] != "X" or _free(d.sites[0][:2], odds, free)]
+    return lines
 
 
-def _free(cell: Cell, odds: Odds, free: set[Cell]) -> bool:
-    return cell in free or cell not in odds.row
+def site_odds(evidence: Evidence, densities: Densities | None = None) -> Odds | None:
+    """Vacancies against all else on every judged chalcogen site; None where columns do not hold two equal atoms.
 
-
-def site_odds(evidence: Evidence) -> Odds | None:
-    """Vacancies against all else on every judged chalcogen site; None where columns do not hold two equal atoms."""
+    Without `densities`, single vacancies are as frequent as the occupancy found them, lines as `LINE_RATE`.
+    """
     if "X" not in evidence.host.sublattices or not evidence.posteriors:
         return None
     one = evidence.posteriors[evidence.host.sublattices.index("X")]
@@ -123,11 +166,15 @@ def site_odds(evidence: Evidence) -> Odds | None:
     if not all(np.any(kinds == kind) for kind in ("SV", "DV")):
         return None
     cells = [(int(i), int(j)) for i, j in evidence.sites.ij[one.site]]
-    joint = one.log_likelihood + np.log(one.rate)
+    own = one.rate.copy()
+    for kind, share in (densities.single if densities else {}).items():
+        own[kinds == kind] *= share / own[kinds == kind].sum()
+    own[0] = 1.0 - own[1:].sum()
+    joint = one.log_likelihood + np.log(own)
     total = logsumexp(joint, axis=1)
     vacant, other, against, inside, rate = {}, {}, {}, {}, {}
     for kind in ("SV", "DV"):
-        rate[kind] = float(one.rate[kinds == kind].sum())
+        rate[kind] = float(own[kinds == kind].sum())
         likelihood = logsumexp(joint[:, kinds == kind], axis=1) - math.log(rate[kind])
         vacant[kind] = likelihood - total
         other[kind] = logsumexp(joint[:, kinds != kind], axis=1) - total
@@ -135,14 +182,18 @@ def site_odds(evidence: Evidence) -> Odds | None:
         filled = other[kind] - math.log1p(-rate[kind])
         inside[kind] = vacant[kind] + math.log(INSIDE) > filled + math.log1p(-INSIDE)
     index = {cell: k for k, cell in enumerate(cells)}
-    return Odds(index, vacant, other, joint[:, 0] - total, rate, against, inside)
+    line = densities.line if densities else LINE_RATE
+    return Odds(index, vacant, other, joint[:, 0] - total, rate, line, against, inside)
 
 
-def log_prior(kind: str, columns: int) -> float:
-    """Natural logarithm of the share of sites at which a line of so many columns begins in one direction."""
+def log_prior(kind: str, columns: int, rate: float | None = None) -> float:
+    """Natural logarithm of the share of sites at which a line of so many columns begins in one direction.
+
+    `rate` is that of the kind in all directions, with any number of columns; default `LINE_RATE`.
+    """
     shortest = 2 * SHORTEST_BESIDE if kind == "DVL" else SHORTEST
     grown = math.log(1 - GROWS) + (columns - shortest) * math.log(GROWS)
-    return math.log(LINE_RATE[kind] / len(DIRECTIONS)) + grown
+    return math.log((rate or LINE_RATE[kind]) / len(DIRECTIONS)) + grown
 
 
 def _lines(odds: Odds, claimed: set[Cell], free: set[Cell]) -> list[Reading]:
@@ -174,7 +225,7 @@ def _gain(odds: Odds, shape: Shape) -> float:
     """Logarithm of how much more probable a line is than independent defects, whatever lies at its ends."""
     kind, cells = TYPES[shape.kind], shape.cells()
     by_chance = len(cells) * math.log(odds.rate[kind])
-    line = log_prior(shape.kind, len(cells)) + len(cells) * math.log(INSIDE)
+    line = log_prior(shape.kind, len(cells), odds.line[shape.kind]) + len(cells) * math.log(INSIDE)
     return float(odds.vacant[kind][[odds.row[c] for c in cells]].sum() + np.logaddexp(line, by_chance))
 
 
@@ -240,7 +291,7 @@ def weigh(shape: Shape, odds: Odds, usable: Callable[[Cell], bool]) -> Reading:
         kind, own = TYPES[option.kind], np.zeros(len(concerned), dtype=bool)
         own[[place[cell] for cell in option.cells()]] = True
         here = odds.vacant[kind][at][own].sum() + odds.other[kind][at][~own].sum()
-        line[n] = here + log_prior(option.kind, own.sum()) + own.sum() * math.log(INSIDE)
+        line[n] = here + log_prior(option.kind, own.sum(), odds.line[option.kind]) + own.sum() * math.log(INSIDE)
         chance[n] = here + own.sum() * math.log(odds.rate[kind])
     pristine = float(odds.pristine[at].sum())
     weight = dict.fromkeys((s.label for s in options), -math.inf)
@@ -266,7 +317,7 @@ def _broken(shape: Shape, odds: Odds, concerned: Sequence[Cell]) -> float:
     if either <= all_vacant:
         return -math.inf
     some = either + math.log(-math.expm1(all_vacant - either))
-    return log_prior(shape.kind, len(own)) + some + float(odds.other[kind][outer].sum())
+    return log_prior(shape.kind, len(own), odds.line[shape.kind]) + some + float(odds.other[kind][outer].sum())
 
 
 def _defect(reading: Reading, odds: Odds, evidence: Evidence) -> Defect:
