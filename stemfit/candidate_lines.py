@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -87,7 +87,7 @@ def line_patch(
     found = shape_of(defect.label, (s[:2] for s in defect.sites))
     likely = {defect.label: defect.probability} | {name: p for name, p in defect.alternatives if p > least}
     kinds = ("SVL", "CVL") if len(found.rows) == 1 else ("DVL",)
-    shapes = [s for kind in kinds for n in found.neighbours() if (s := Shape(kind, n.rows)).label in likely]
+    shapes = [s for kind in kinds for n in _grown(found) if (s := Shape(kind, n.rows)).label in likely]
     turns = _turns(found, lattice.polarity)
     base = _rows(found, lattice.polarity, turns)
     ends = [(i, i + n) for n, (i, _) in zip(base.columns, base.first, strict=True)]
@@ -110,6 +110,12 @@ def line_patch(
     t = math.radians(120 * turns)
     turn = np.array([[math.cos(t), -math.sin(t)], [math.sin(t), math.cos(t)]])
     return LinePatch((perfect, *variants), center, turn)
+
+
+def _grown(found: Shape) -> Iterator[Shape]:
+    """The line itself, and those that only lack sites of it or only have more."""
+    own = set(found.cells())
+    return (s for s in found.neighbours() if own <= set(s.cells()) or own >= set(s.cells()))
 
 
 def _turns(shape: Shape, polarity: int) -> int:

@@ -41,6 +41,7 @@ def seen(
 ) -> Evidence:
     """All sites pristine beyond doubt but those named, which have these likelihoods against pristine."""
     lattice, sites = where or field(polarity)
+    sites = replace(sites, column=np.full(len(sites.ij), -1))  # no columns, and none beside the sites
     posteriors = []
     for sublattice in HOST.sublattices:
         options = hypotheses(HOST, sublattice)
