@@ -27,6 +27,10 @@ MARGIN_CELLS = 7
 """Cells of the supercell beyond the length of the line: its periodic images are as far away as those of a point
 defect in 8 x 8."""
 
+SURROUNDINGS = 2.5
+"""Lattice constants round the outermost site that the patch covers in all directions: what is compared with the image,
+and half a cell for a line that is one longer."""
+
 CLOSING_A = 0.1
 """By how much each side of the gap is moved in before the second start: relaxed lines contract by two to four times
 that (0.23 to 0.46 A for the potential, more in DFT)."""
@@ -90,8 +94,7 @@ def line_patch(
     shapes = [s for kind in kinds for n in _grown(found) if (s := Shape(kind, n.rows)).label in likely]
     turns = _turns(found, lattice.polarity)
     base = _rows(found, lattice.polarity, turns)
-    ends = [(i, i + n) for n, (i, _) in zip(base.columns, base.first, strict=True)]
-    size = (max(e for _, e in ends) - min(b for b, _ in ends) + MARGIN_CELLS, MARGIN_CELLS + len(base.columns))
+    size = _patch_size(base)
     crystal = _perfect(host, size)
     anchor, center = _middle(host, size, found.label, base)
     variants = []
@@ -142,6 +145,15 @@ def _rows(shape: Shape, polarity: int, turns: int) -> _Rows:
         rows.append(min(cells))
     order = sorted(range(len(rows)), key=lambda k: rows[k][1])
     return _Rows(tuple(len(shape.rows[k]) for k in order), tuple(rows[k] for k in order))
+
+
+def _patch_size(rows: _Rows) -> tuple[int, int]:
+    """Cells along both axes of a rhombus that holds the line and a disc round it."""
+    ends = [(i + n - 1, i + j / 2, i + n - 1 + j / 2) for n, (i, j) in zip(rows.columns, rows.first, strict=True)]
+    length = max(e[0] for e in ends) - min(i for i, _ in rows.first) + 1
+    radius = (max(e[2] for e in ends) - min(e[1] for e in ends)) / 2 + SURROUNDINGS
+    across = math.ceil(2 * radius / math.sqrt(0.75))  # its height is sqrt(3)/2 of its side
+    return max(length + MARGIN_CELLS, across), max(len(rows.columns) + MARGIN_CELLS, across)
 
 
 def _shift(rows: _Rows) -> int:

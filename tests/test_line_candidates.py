@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from handmade import HOST, lattice, sites
-from planted_sites import EMPTY, VACANT, seen
+from planted_sites import EMPTY, VACANT, field, seen
 from test_candidates import columns, disagreement
 
 from stemfit.candidates import Candidate, propose, sites_of
@@ -15,6 +15,7 @@ from stemfit.defects import Defect, find_defects
 from stemfit.defects.complexes import around
 from stemfit.defects.row_shapes import cell_of, row_of
 from stemfit.lattice import SiteMap
+from stemfit.score.scene import REACH
 from stemfit.simulate.image import project
 
 Cell = tuple[int, int]
@@ -145,3 +146,18 @@ def test_complexes_lie_on_their_sites(polarity: int, label: str, what: dict[str,
         assert set(sites_of(candidate, site_map)[0]) == set(one.sites)
         assert sum(t == "Se" for t in columns(candidate).types) == left
         assert disagreement(columns(candidate), site_map, one.center_px, 2.0 * lattice().a_px_iso) < 0.3
+
+
+@pytest.mark.parametrize("direction", [0, 1])
+@pytest.mark.parametrize("lengths", [(3,), (12,), (4, 3), (8, 8)])
+def test_the_patch_covers_what_is_compared_with_the_image(direction: int, lengths: tuple[int, ...]) -> None:
+    """Columns are compared up to two lattice constants beyond the outermost site: the patch has all of them."""
+    crystal, site_map = field(1, 24)
+    cells = [cell_of(direction, k, t) for k, n in enumerate(lengths) for t in range(n)]
+    (line,) = find_defects(seen({(i, j, "X"): VACANT for i, j in cells}, where=(crystal, site_map)))[0]
+    perfect = propose(line, HOST, crystal, site_map, RATES)[0]
+    there = columns(perfect).xy_px
+    reach = np.linalg.norm(line.extent_px - line.center_px, axis=1).max() + REACH * crystal.a_px_iso
+    near = site_map.xy_px[np.linalg.norm(site_map.xy_px - line.center_px, axis=1) < reach]
+    missing = np.linalg.norm(near[:, None] - there[None], axis=2).min(1) > 1.0
+    assert len(near) > 40 and not missing.any()
