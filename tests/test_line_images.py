@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+import tifffile
 from chain import PIXEL_A, Chain, FloatArray, redrawn, run, taken
 from test_lines import real_rows
 
@@ -171,3 +174,16 @@ def test_metal_complexes_are_one_defect_in_images(label: str, left: float) -> No
     )  # fmt: skip
     assert np.linalg.norm(one.center_px - where) * PIXEL_A < 0.3
     assert len(chain.found) == 1
+
+
+def test_the_lines_of_a_multislice_image_are_found() -> None:
+    """Relaxed with a potential, drawn by multislice, with jitter, drift and distortion: nothing in common with here."""
+    samples = Path(__file__).parents[1] / "sample_images"
+    truth = json.loads((samples / "mos2_line.json").read_text())
+    chain = run(sample("MoS2", 1, 0, (60, 60)), tifffile.imread(samples / "mos2_line.tif").astype(float), "MoS2")
+    assert sorted(d.label for d in chain.found) == sorted(d["label"] for d in truth["defects"])
+    for true in truth["defects"]:
+        (one,) = [d for d in chain.found if np.linalg.norm(d.center_px - true["center_px"]) < 3.0]
+        assert one.label == true["label"] and one.probability > 0.9
+        apart = np.linalg.norm(one.extent_px[:, None] - np.array(true["extent_px"])[None], axis=2)
+        assert apart.min(1).max() < 5.0 and len(one.extent_px) == len(true["extent_px"])

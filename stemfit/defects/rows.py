@@ -96,10 +96,13 @@ class Reading(NamedTuple):
         Most probable line.
     probability : dict of str to float
         By label, pristine and UNKNOWN included; sums to one.
+    grown : float
+        Share of it that lines explain, and not chance.
     """
 
     shape: Shape
     probability: dict[str, float]
+    grown: float
 
     @property
     def named(self) -> float:
@@ -130,17 +133,21 @@ def rows(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], lis
 
 
 def learned(readings: Sequence[Reading], odds: Odds) -> Densities:
-    """Densities of lines of each kind, and of the vacancies that belong to none, in this image."""
+    """Densities of lines of each kind, and of the vacancies that belong to none, in this image.
+
+    A row that chance explains as well is no evidence for lines: it counts with the share that they have in it.
+    """
     count = len(odds.pristine) + PRIOR_SITES
-    inside = np.zeros(len(odds.pristine), dtype=bool)
-    inside[[odds.row[cell] for reading in readings for cell in reading.shape.cells()]] = True
-    shares = [(label[:3], p) for reading in readings for label, p in reading.probability.items()]
+    alone = np.ones(len(odds.pristine))
+    for reading in readings:
+        alone[[odds.row[cell] for cell in reading.shape.cells()]] = 1.0 - reading.grown
+    shares = [(label[:3], p * reading.grown) for reading in readings for label, p in reading.probability.items()]
     line = {
         kind: (sum(p for name, p in shares if name == kind) + PRIOR_SITES * rate) / count
         for kind, rate in LINE_RATE.items()
     }
     single = {
-        kind: float((1.0 - np.exp(odds.other[kind]))[~inside].sum() + PRIOR_SITES * PRIOR_RATES[kind]) / count
+        kind: float(alone @ (1.0 - np.exp(odds.other[kind])) + PRIOR_SITES * PRIOR_RATES[kind]) / count
         for kind in ("SV", "DV")
     }
     return Densities(line, single)
@@ -303,7 +310,8 @@ def weigh(shape: Shape, odds: Odds, usable: Callable[[Cell], bool]) -> Reading:
     weight["UNKNOWN"] = float(np.logaddexp(math.log(others), _broken(best, odds, concerned)))
     weight["pristine"] = pristine
     total = float(logsumexp(list(weight.values())))
-    return Reading(best, {label: math.exp(value - total) for label, value in weight.items()})
+    grown = math.exp(float(logsumexp(line)) - float(logsumexp(both)))
+    return Reading(best, {label: math.exp(value - total) for label, value in weight.items()}, grown)
 
 
 def _broken(shape: Shape, odds: Odds, concerned: Sequence[Cell]) -> float:
