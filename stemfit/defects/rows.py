@@ -87,7 +87,7 @@ class Odds(NamedTuple):
     inside: dict[str, NDArray[np.bool_]]
 
 
-class Reading(NamedTuple):
+class Weighed(NamedTuple):
     """What the sites of a line and those at its ends say together.
 
     Attributes
@@ -132,7 +132,7 @@ def rows(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], lis
     return [_defect(r, odds, evidence) for r in readings], [d for d in found if not taken.intersection(d.sites)]
 
 
-def learned(readings: Sequence[Reading], odds: Odds) -> Densities:
+def learned(readings: Sequence[Weighed], odds: Odds) -> Densities:
     """Densities of lines of each kind, and of the vacancies that belong to none, in this image.
 
     A row that chance explains as well is no evidence for lines: it counts with the share that they have in it.
@@ -153,7 +153,7 @@ def learned(readings: Sequence[Reading], odds: Odds) -> Densities:
     return Densities(line, single)
 
 
-def _all_lines(odds: Odds, claimed: set[Cell]) -> list[Reading]:
+def _all_lines(odds: Odds, claimed: set[Cell]) -> list[Weighed]:
     free, lines = set(odds.row), []
     while more := _lines(odds, claimed, free):
         lines += more
@@ -166,7 +166,7 @@ def site_odds(evidence: Evidence, densities: Densities | None = None) -> Odds | 
 
     Without `densities`, single vacancies are as frequent as the occupancy found them, lines as `LINE_RATE`.
     """
-    if "X" not in evidence.host.sublattices or not evidence.posteriors:
+    if not evidence.host.honeycomb or "X" not in evidence.host.sublattices or not evidence.posteriors:
         return None
     one = evidence.posteriors[evidence.host.sublattices.index("X")]
     kinds = np.array([h.type for h in one.hypotheses])
@@ -203,7 +203,7 @@ def log_prior(kind: str, columns: int, rate: float | None = None) -> float:
     return math.log((rate or LINE_RATE[kind]) / len(DIRECTIONS)) + grown
 
 
-def _lines(odds: Odds, claimed: set[Cell], free: set[Cell]) -> list[Reading]:
+def _lines(odds: Odds, claimed: set[Cell], free: set[Cell]) -> list[Weighed]:
     """Lines without a site in common that are more probable than not, that with most evidence first.
 
     A line that has to wait because a better one took some of its sites keeps others from the rest: it comes back, cut,
@@ -281,7 +281,7 @@ def _shapes(runs: Mapping[tuple[str, int, int], Sequence[Row]]) -> Iterator[Shap
                 yield from (Shape("DVL", (row, other)) for row in parts if beside(row, other))
 
 
-def weigh(shape: Shape, odds: Odds, usable: Callable[[Cell], bool]) -> Reading:
+def weigh(shape: Shape, odds: Odds, usable: Callable[[Cell], bool]) -> Weighed:
     """Posterior of a line, of its lengths one more and one less at each end, and of both kinds of vacancy.
 
     Every configuration of the sites concerned counts as often as lines or chance make it; what is neither one of these
@@ -311,7 +311,7 @@ def weigh(shape: Shape, odds: Odds, usable: Callable[[Cell], bool]) -> Reading:
     weight["pristine"] = pristine
     total = float(logsumexp(list(weight.values())))
     grown = math.exp(float(logsumexp(line)) - float(logsumexp(both)))
-    return Reading(best, {label: math.exp(value - total) for label, value in weight.items()}, grown)
+    return Weighed(best, {label: math.exp(value - total) for label, value in weight.items()}, grown)
 
 
 def _broken(shape: Shape, odds: Odds, concerned: Sequence[Cell]) -> float:
@@ -328,7 +328,7 @@ def _broken(shape: Shape, odds: Odds, concerned: Sequence[Cell]) -> float:
     return log_prior(shape.kind, len(own), odds.line[shape.kind]) + some + float(odds.other[kind][outer].sum())
 
 
-def _defect(reading: Reading, odds: Odds, evidence: Evidence) -> Defect:
+def _defect(reading: Weighed, odds: Odds, evidence: Evidence) -> Defect:
     shape, kind = reading.shape, TYPES[reading.shape.kind]
     cells = shape.cells()
     sites = tuple((i, j, "X") for i, j in cells)
