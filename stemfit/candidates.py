@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
+from stemfit.candidate_lines import line_patch
 from stemfit.defects import Defect, type_of
+from stemfit.defects.complexes import complex_rate
+from stemfit.defects.types import Site
 from stemfit.hosts import HONEYCOMB, ProjectedHost
 from stemfit.lattice import Lattice, SiteMap
 from stemfit.optics.scattering import column_elements
@@ -42,6 +46,8 @@ class Candidate:
         p_px = matrix @ r_A + offset_px at the defect, local distortion included.
     log_prior : float
         Natural logarithm; relative among the candidates of one defect.
+    possible : int
+        Structures that could explain the defect; more than were asked for are left out, the least probable first.
     """
 
     id: str
@@ -53,6 +59,7 @@ class Candidate:
     matrix: FloatArray
     offset_px: FloatArray
     log_prior: float
+    possible: int = 0
 
 
 PATCH_CELLS, PATCH_A = 8, 25.0
@@ -83,23 +90,34 @@ def propose(
     """
     if defect.type == "UNKNOWN":
         return ()
+    if defect.type == "LINE":
+        return _lines(defect, host, lattice, sites, rates, most)
     labels = [defect.label] + [n for n, p in defect.alternatives if p > MIN_ALTERNATIVE and n != "UNKNOWN"]
-    structures = [s for name in dict.fromkeys([*labels, "pristine"]) for s in _variants(name, defect, host, lattice)]
+    structures = [s for name in dict.fromkeys([*labels, "pristine"]) for s in _variants(name, defect, host)]
     structures.sort(key=lambda s: s.label != "pristine")
     matrix, center_px = local_frame(defect, lattice, sites, host.a_A, host.sublattices)
     count = {s.label: sum(t.label == s.label for t in structures) for s in structures}
     made = []
     for k, structure in enumerate(structures[:most], 1):
         center = _center(structure, structures)
-        prior = float(np.log(rates.get(structure.label, 1e-6) / count[structure.label]))
+        rate = rates.get(structure.label) or complex_rate(structure.label) or 1e-6
+        prior = float(np.log(rate / count[structure.label]))
         kind = "" if structure.label == "pristine" else type_of(structure.label, defect.type)
         made.append(
             Candidate(
                 f"{defect.id}-{k}", defect.id, kind, structure.label, structure, center, matrix,
-                center_px - matrix @ center, prior,
+                center_px - matrix @ center, prior, len(structures),
             )
         )
     return tuple(made)
+
+
+def sites_of(candidate: Candidate, sites: SiteMap) -> tuple[tuple[Site, ...], FloatArray]:
+    """Sites of the image that a candidate changes, and where they are (K, 2), px."""
+    nodes = candidate.structure.structure.cart_coords[list(candidate.structure.sites), :2]
+    near = cKDTree(sites.xy_px).query(nodes @ candidate.matrix.T + candidate.offset_px)[1]
+    rows = list(dict.fromkeys(int(k) for k in np.atleast_1d(near)))
+    return tuple((int(sites.ij[k, 0]), int(sites.ij[k, 1]), str(sites.sublattice[k])) for k in rows), sites.xy_px[rows]
 
 
 def _center(structure: DefectStructure, family: Sequence[DefectStructure]) -> FloatArray:
@@ -109,25 +127,26 @@ def _center(structure: DefectStructure, family: Sequence[DefectStructure]) -> Fl
     return next(s.center_A for s in family if s.sites)
 
 
-def _variants(label: str, defect: Defect, host: ProjectedHost, lattice: Lattice) -> tuple[DefectStructure, ...]:
+def _variants(label: str, defect: Defect, host: ProjectedHost) -> tuple[DefectStructure, ...]:
     """All structures of one label at one place."""
-    if defect.type != "LINE":
-        return _point(label, host, defect.sites[0][2])
-    n = len(defect.sites)
-    if label not in ("pristine", defect.label):
-        return ()
-    rival = f"CVL-{2 * n}" if label.startswith("SVL") else f"SVL-{n}"
-    names = (label,) if label == "pristine" else (label, rival)
-    return _rows(names, host, n, _direction(defect, lattice))
+    return _point(label, host, defect.sites[0][2])
 
 
-@lru_cache(maxsize=64)
-def _rows(labels: tuple[str, ...], host: ProjectedHost, length: int, direction: int) -> tuple[DefectStructure, ...]:
-    """Rows of vacancies in a supercell that keeps their periodic images apart."""
-    from definet.structures import line, pristine
-
-    crystal = pristine(host.crystal or host.name, length + PATCH_CELLS - 2)
-    return tuple(crystal if name == "pristine" else line(crystal, name, direction=direction) for name in labels)
+def _lines(
+    defect: Defect, host: ProjectedHost, lattice: Lattice, sites: SiteMap, rates: Mapping[str, float], most: int
+) -> tuple[Candidate, ...]:
+    """Structures of a line, in one patch along it."""
+    patch = line_patch(defect, host, lattice, rates, MIN_ALTERNATIVE)
+    matrix, center_px = local_frame(defect, lattice, sites, host.a_A, host.sublattices)
+    matrix = matrix @ patch.turn
+    offset = center_px - matrix @ patch.center_A
+    return tuple(
+        Candidate(
+            f"{defect.id}-{k}", defect.id, "" if v.structure.label == "pristine" else "LINE", v.structure.label,
+            v.structure, patch.center_A, matrix, offset, v.log_prior, len(patch.variants),
+        )
+        for k, v in enumerate(patch.variants[:most], 1)
+    )
 
 
 @lru_cache(maxsize=256)
@@ -145,7 +164,7 @@ def _point(label: str, host: ProjectedHost, sublattice: str) -> tuple[DefectStru
     if label.startswith("vanadium_"):
         return (replace(substitution(crystal, label.replace("vanadium", "V")), label=label),)
     made = build(crystal, label)
-    return (made, build(crystal, label, layer="bottom")) if _half_of_column(label, host) else (made,)
+    return (made, build(crystal, label, layer="bottom")) if _has_two_layers(label, host) else (made,)
 
 
 def patch_cells(host: ProjectedHost) -> tuple[int, int]:
@@ -174,8 +193,10 @@ def _flat_defect(crystal: DefectStructure, label: str, sublattice: str) -> Defec
     return maker(crystal, label, sublattice=sublattice)
 
 
-def _half_of_column(label: str, host: ProjectedHost) -> bool:
+def _has_two_layers(label: str, host: ProjectedHost) -> bool:
     """Whether a label changes one of two stacked atoms, so that top and bottom differ but look the same from above."""
+    if label == f"V_{host.columns[0]}{host.columns[1].rstrip('2')}3":  # a metal with the chalcogens of one layer
+        return True
     return any(column.endswith("2") and label.endswith(f"_{column.rstrip('2')}") for column in host.columns)
 
 
@@ -188,18 +209,6 @@ def crystal_axes(lattice: Lattice) -> FloatArray:
     if lattice.cell != HONEYCOMB:
         return np.column_stack([a, b])
     return np.column_stack([a, b] if lattice.polarity > 0 else [b, b - a])
-
-
-def _direction(defect: Defect, lattice: Lattice) -> int:
-    """Zigzag direction of a row of sites in the crystal frame, in steps of 60 degrees."""
-    from definet.structures import ZIGZAG
-
-    ij = np.array([s[:2] for s in defect.sites])
-    i, j = ij[np.lexsort(ij.T[::-1])][-1] - ij[np.lexsort(ij.T[::-1])][0]
-    step = (int(np.sign(i)), int(np.sign(j)))
-    if lattice.polarity < 0:
-        step = (step[0] + step[1], -step[0])
-    return ZIGZAG.index(step)
 
 
 def local_frame(

@@ -138,7 +138,7 @@ def analyze(
     return Analysis(
         micrograph, units.columns(seen), call, calibration, lattice, sites, regions, region_map, units.imaging(imaging),
         claimed, suspects, candidates, relaxed, ranking.scores, simulated,
-        warn.collect(identity, calibration, posteriors, brightness, imaging, relaxed, rows, spikes),
+        warn.collect(identity, calibration, posteriors, brightness, imaging, candidates, relaxed, rows, spikes),
         asdict(settings), _environment(), clock.seconds,
     )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from stemfit.calibrate import Calibration
+from stemfit.candidates import Candidate
 from stemfit.defects import SitePosterior, can_tell_half
 from stemfit.imaging import Imaging
 from stemfit.lattice import Brightness, Identity, RowOffsets
@@ -21,7 +23,7 @@ SEPARATE = 3.0
 
 def collect(
     identity: Identity, calibration: Calibration, posteriors: Sequence[SitePosterior], brightness: Brightness,
-    imaging: Imaging, relaxed: Sequence[Relaxed], rows: RowOffsets, spikes: int,
+    imaging: Imaging, candidates: Sequence[Candidate], relaxed: Sequence[Relaxed], rows: RowOffsets, spikes: int,
 ) -> tuple[str, ...]:
     """All warnings of an analysis, most consequential first; one posterior for each sublattice of the host."""
     host = identity.host
@@ -32,6 +34,7 @@ def collect(
             *_scale(calibration),
             *(w for p, s in zip(posteriors, host.sublattices, strict=True) for w in _halves(p, brightness, imaging, s)),
             *(w for p in posteriors for w in _alloy(p, brightness, imaging)),
+            *_left_out(candidates),
             *_out_of_range(relaxed),
             *_jitter(rows, calibration),
             f"{spikes} pixels far brighter than all around them were replaced by the median there" if spikes else "",
@@ -62,6 +65,18 @@ def _out_of_range(relaxed: Sequence[Relaxed]) -> list[str]:
         return kept
     more = f" and {len(reasons) - 2} more" if len(reasons) > 2 else ""
     return [*kept, f"the network relaxed candidates outside its training range: {'; '.join(reasons[:2])}{more}"]
+
+
+def _left_out(candidates: Sequence[Candidate]) -> list[str]:
+    """Say which defects have more structures than were compared with the image."""
+    possible = {c.defect: c.possible for c in candidates}
+    compared = Counter(c.defect for c in candidates)
+    cut = [n for n in possible if possible[n] > compared[n]]
+    if not cut:
+        return []
+    each = ", ".join(f"{possible[n] - compared[n]} of {possible[n]} of defect {n}" for n in cut[:3])
+    more = f", and some of {len(cut) - 3} more defects" if len(cut) > 3 else ""
+    return [f"the least probable structures were not compared with the image: {each}{more}"]
 
 
 def _jitter(rows: RowOffsets, calibration: Calibration) -> list[str]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from handmade import HOST, index, lattice, sites, unmeasured
+from handmade import HOST, index, lattice, sites
 from numpy.typing import NDArray
 
 from stemfit.candidates import Candidate, local_frame, propose
 from stemfit.defects import Defect
-from stemfit.defects.motifs import join
 from stemfit.hosts import projected
 from stemfit.lattice import Lattice, SiteMap
 from stemfit.simulate.image import ProjectedColumns, project
@@ -136,45 +134,6 @@ def test_no_more_than_asked() -> None:
     others = (("V_Se2", 0.05), ("pristine", 0.03), ("S2_Se2", 0.01))
     one = defect(site_map, "SV", "V_Se", (6, 3, "X"), others)
     assert len(propose(one, HOST, crystal, site_map, RATES, most=2)) == 2
-
-
-ZIGZAGS = [(1, 0), (0, 1), (1, -1)]
-
-
-def row(site_map: SiteMap, start: Site, step: tuple[int, int], label: str, kind: str, count: int = 3) -> Defect:
-    along = [(start[0] + t * step[0], start[1] + t * step[1], "X") for t in range(count)]
-    others = (("pristine", 0.05), ("UNKNOWN", 0.05))
-    members = [defect(site_map, kind, label, site, others) for site in along]
-    (joined,) = join(members, unmeasured(lattice()))
-    assert joined.type == "LINE"
-    return replace(joined, id=1)
-
-
-@pytest.mark.parametrize("polarity", [1, -1])
-@pytest.mark.parametrize("step", ZIGZAGS)
-@pytest.mark.parametrize(
-    ("member", "kind", "label", "left"), [("V_Se", "SV", "SVL-3", "Se"), ("V_Se2", "DV", "CVL-6", "")]
-)
-def test_a_line_lies_along_its_sites(
-    polarity: int, step: tuple[int, int], member: str, kind: str, label: str, left: str
-) -> None:
-    crystal = lattice(polarity)
-    site_map = sites(crystal)
-    found = row(site_map, (5, 3, "X"), step, member, kind)
-    made = propose(found, HOST, crystal, site_map, {"pristine": 0.9, "SVL-3": 1e-3, "CVL-6": 1e-3})
-    assert made[0].label == "pristine"
-    candidate = next(c for c in made if c.label == label)
-    whole = columns(candidate, all_nodes=True)
-    gone = project(
-        np.full(len(candidate.structure.sites), 34),
-        candidate.structure.structure.cart_coords[list(candidate.structure.sites)], candidate.matrix,
-        candidate.offset_px,
-    )
-    assert len(gone.xy_px) == 3
-    for xy in found.extent_px:
-        assert np.linalg.norm(gone.xy_px - xy, axis=1).min() < 0.15
-    assert sum(t == "Se" for t in columns(candidate).types) == (3 if left else 0)
-    assert disagreement(whole, site_map, found.center_px, 2.0 * crystal.a_px_iso) < 0.15
 
 
 def test_the_local_frame_follows_the_bent_scan() -> None:

@@ -265,47 +265,6 @@ def single(label: str, kind: str, site: tuple[int, int, str], p: float = 0.9) ->
     return Defect(0, kind, label, p, xy, (site,), xy[None], (("pristine", 0.04), ("UNKNOWN", 0.96 - p)), 5.0)
 
 
-def row(cells: Sequence[tuple[int, int]], label: str = "V_S", kind: str = "SV") -> list[Defect]:
-    return [single(label, kind, (i, j, "X")) for i, j in cells]
-
-
-@pytest.mark.parametrize(
-    ("cells", "labels"),
-    [
-        ([(0, 0), (1, 0), (2, 0)], ["SVL-3"]),
-        ([(0, 3), (0, 0), (0, 2), (0, 1)], ["SVL-4"]),  # any order
-        ([(2, 0), (1, 1), (0, 2)], ["SVL-3"]),
-        ([(0, 0), (1, 0)], ["V_S"] * 2),
-        ([(0, 0), (1, 0), (3, 0)], ["V_S"] * 3),  # a gap
-        ([(0, 0), (1, 0), (1, 1)], ["V_S"] * 3),  # a bend
-        ([(0, 0), (1, 1), (2, 2)], ["V_S"] * 3),  # armchair: no neighbours
-    ],
-)
-def test_rows_of_neighbours(cells: list[tuple[int, int]], labels: list[str]) -> None:
-    joined = join(row(cells), PLAIN)
-    assert [d.label for d in joined] == labels
-    assert all(sums(d) == pytest.approx(1.0) for d in joined)
-
-
-def test_a_line_is_as_sure_as_all_its_members() -> None:
-    joined = join(row([(0, 0), (1, 0), (2, 0)]), PLAIN)[0]
-    assert joined.probability == pytest.approx(0.9**3)
-    assert joined.type == "LINE"
-    assert joined.log_bayes_factor == pytest.approx(15.0)
-
-
-def test_rows_of_pairs_count_atoms_and_mixed_rows_are_no_line() -> None:
-    pairs = row([(0, 0), (1, 0), (2, 0)], "V_S2", "DV")
-    assert [d.label for d in join(pairs, PLAIN)] == ["CVL-6"]
-    mixed = [*row([(0, 0), (1, 0)]), *row([(2, 0)], "V_S2", "DV")]
-    assert sorted(d.label for d in join(mixed, PLAIN)) == ["V_S", "V_S", "V_S2"]
-
-
-def test_metal_vacancies_in_a_row_are_no_chalcogen_line() -> None:
-    metals = [single("V_Mo", "VM", (i, 0, "M")) for i in range(3)]
-    assert [d.label for d in join(metals, PLAIN)] == ["V_Mo"] * 3
-
-
 def test_a_stray_column_takes_in_what_is_wrong_beside_it() -> None:
     xy = np.array([14.0, -4.0])
     stray = Defect(0, "UNKNOWN", "UNKNOWN", 1.0, xy, ((0, 0, "-"),), xy[None], (("pristine", 0.0),), 30.0)
@@ -329,17 +288,6 @@ def test_a_weak_stray_column_is_not_reported() -> None:
     )
     found, _ = find_defects(replace(chain.evidence, columns=weak))
     assert all(d.type != "UNKNOWN" for d in found)
-
-
-def test_a_row_is_called_what_its_members_mostly_are() -> None:
-    def leaning(label: str, kind: str, other: str, i: int) -> Defect:
-        plain = single(label, kind, (i, 0, "X"))
-        return replace(plain, alternatives=((other, 0.05), ("pristine", 0.04), ("UNKNOWN", 0.01)))
-
-    doubles = join([leaning("V_S2", "DV", "V_S", i) for i in range(3)], PLAIN)
-    singles = join([leaning("V_S", "SV", "V_S2", i) for i in range(3)], PLAIN)
-    assert [d.label for d in doubles] == ["CVL-6"]
-    assert [d.label for d in singles] == ["SVL-3"]
 
 
 @pytest.mark.parametrize("level", [-9.0, 0.0, 25.0])

@@ -25,6 +25,7 @@ def line(
     opposite: bool = False,
     shift: int = 0,
     closing_A: float = 0.0,
+    columns: tuple[int, int] | None = None,
 ) -> DefectStructure:
     """Line of chalcogen vacancies along zigzag (Komsa et al., Phys. Rev. B 88, 035301 (2013)).
 
@@ -46,13 +47,16 @@ def line(
         Steps by which the second row is shifted along the line.
     closing_A : float
         Distance by which each side is moved toward the line beforehand; it decays over 5 A.
+    columns : (int, int), optional
+        Lengths of the two rows of a ``DVL`` where they differ by more than one.
 
     Raises
     ------
     StructureError
-        If the label is no line, or its ends are not two columns away from each other's periodic image.
+        If the label is no line, its rows have other lengths, or its ends are not two columns away from each other's
+        periodic image.
     """
-    facts, (rows, total) = facts_of(crystal), _line_rows(label, shift)
+    facts, (rows, total) = facts_of(crystal), _line_rows(label, shift, columns)
     step, across = ZIGZAG[direction % 6], ZIGZAG[(direction + 1) % 6]
     _check_line_fits(crystal, label, max(rows), step)
     layers: list[Layer] = [layer, _other(layer) if opposite else layer]
@@ -70,13 +74,16 @@ def _other(layer: Layer) -> Layer:
     return "bottom" if layer == "top" else "top"
 
 
-def _line_rows(label: str, shift: int) -> tuple[tuple[int, ...], int]:
+def _line_rows(label: str, shift: int, columns: tuple[int, int] | None) -> tuple[tuple[int, ...], int]:
     """Sites in each row, and vacancies in all."""
     match = re.fullmatch(r"(SVL|DVL|CVL)-(\d+)", label)
     total = int(match[2]) if match else 0
     if match is None or total < 2 or (match[1] == "CVL" and total % 2):
         raise StructureError(f"{label!r} is not a line", "Write SVL-n, DVL-n or CVL-n, n >= 2 and even for CVL.")
-    rows = {"SVL": (total,), "DVL": (total - total // 2, total // 2), "CVL": (total // 2,)}[match[1]]
+    double = (total - total // 2, total // 2) if columns is None else columns
+    if columns is not None and (match[1] != "DVL" or sum(columns) != total or min(columns) < 1):
+        raise StructureError(f"{label}: rows of {columns[0]} and {columns[1]} columns are another line")
+    rows = {"SVL": (total,), "DVL": double, "CVL": (total // 2,)}[match[1]]
     if abs(shift) >= max(rows) and shift:
         raise StructureError(f"{label}: rows shifted by {shift} are not adjacent", "Choose a smaller shift.")
     return rows, total

@@ -84,6 +84,13 @@ class Evidence:
         one = self.posteriors[k]
         return {h.label: float(v) for h, v in zip(one.hypotheses, one.probability[n], strict=True)}
 
+    def rate(self, site: Site) -> dict[str, float]:
+        """Share of the sites of its sublattice that each hypothesis takes, by label; empty if unjudged."""
+        if site not in self._rows:
+            return {}
+        one = self.posteriors[self._rows[site][0]]
+        return {h.label: float(v) for h, v in zip(one.hypotheses, one.rate, strict=True)}
+
     def strays(self) -> NDArray[np.int64]:
         """Indices of observed columns that sit on no site."""
         taken = np.zeros(len(self.columns), dtype=bool)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from skimage.metrics import structural_similarity
 
-from stemfit.candidates import Candidate
+from stemfit.candidates import Candidate, sites_of
 from stemfit.columns import Columns
 from stemfit.defects import CLAIM, Defect, type_of
 from stemfit.imaging import Imaging
@@ -24,6 +24,11 @@ FloatArray = NDArray[np.float64]
 
 TIE = 1.0
 """Candidates whose log posteriors differ by less than this are not told apart (odds below 2.7)."""
+
+
+MISLED = 0.1
+"""Probability that a relaxed structure is no better known than the unrelaxed one: networks and potentials fail on some
+kinds of defects, lines above all, and a vacancy is one also where its neighbours moved otherwise than predicted."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,8 @@ def score_defect(
 
     The evidence of a candidate is the likelihood of the patch with everything integrated out that the candidate does
     not fix: a common shift, brightness and background plane, and for every column its own scatter in brightness and
-    position as measured on the pristine crystal. All of that is linear, so the integral is exact (Gaussian).
+    position as measured on the pristine crystal. All of that is linear, so the integral is exact (Gaussian). Positions
+    are those of the relaxer or, with probability `MISLED`, the ideal ones within what atoms move.
 
     Returns
     -------
@@ -91,23 +97,27 @@ def score_defect(
     sigma_px = position_scatter(columns, lattice)
     fits = _fits(list(zip(candidates, relaxed, strict=True)), scene, imaging, sigma_px, lattice)
     unrelaxed = _fits([(c, keep([c])[0]) for c in candidates], scene, imaging, sigma_px, lattice)
+    evidence = np.logaddexp(
+        np.log(1 - MISLED) + [f.log_evidence for f in fits], np.log(MISLED) + [u.log_evidence for u in unrelaxed]
+    )
+    log_posterior = evidence + [c.log_prior for c in candidates]
+    top = int(np.argmax(log_posterior))
+    better = relaxed[top] if fits[top].log_evidence > unrelaxed[top].log_evidence else keep([candidates[top]])[0]
+    free = fit(candidates[top], better, scene, imaging, sigma_px, lattice, loose=True).log_evidence
     moved = [_largest(c, r) > 1e-6 for c, r in zip(candidates, relaxed, strict=True)]
     unrelaxed = [u if m else f for m, f, u in zip(moved, fits, unrelaxed, strict=True)]
-    log_posterior = np.array([f.log_evidence + c.log_prior for f, c in zip(fits, candidates, strict=True)])
-    top = int(np.argmax(log_posterior))
-    free = fit(candidates[top], relaxed[top], scene, imaging, sigma_px, lattice, loose=True).log_evidence
     everything = np.append(log_posterior, free + np.log(unknown_prior))
     total = float(logsumexp(everything))
     posterior = np.exp(log_posterior - float(logsumexp(log_posterior)))
     chosen = _credible(posterior)
     scores = tuple(
         Score(
-            c.id, f.log_evidence, float(p), bool(k), ncc(scene, f.model), _ssim(scene, f.model), f.residual_chi2,
+            c.id, float(e), float(p), bool(k), ncc(scene, f.model), _ssim(scene, f.model), f.residual_chi2,
             f.log_evidence - u.log_evidence, _largest(c, r),
             tuple(o.id for o, q in zip(candidates, log_posterior, strict=True) if o is not c and abs(q - own) < TIE),
         )
-        for c, r, f, u, p, k, own in zip(
-            candidates, relaxed, fits, unrelaxed, posterior, chosen, log_posterior, strict=True
+        for c, r, f, u, e, p, k, own in zip(
+            candidates, relaxed, fits, unrelaxed, evidence, posterior, chosen, log_posterior, strict=True
         )
     )
     return scores, float(np.exp(everything[-1] - total))
@@ -132,7 +142,7 @@ def rank(
         others = measured_on([d for d in defects if d.id != defect.id], columns, sites, brightness)
         found, unknown = score_defect(defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others)
         scores.update({s.candidate: s for s in found})
-        restated.append(_restated(defect, cs, found, unknown))
+        restated.append(_restated(defect, cs, found, unknown, sites))
     pristine = {d.id: dict(d.alternatives).get("pristine", 0.0) for d in restated}
     return Ranking(
         tuple(scores[c.id] for c in candidates),
@@ -168,7 +178,9 @@ def measured_on(defects: Sequence[Defect], columns: Columns, sites: SiteMap, bri
     )
 
 
-def _restated(defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score], unknown: float) -> Defect:
+def _restated(
+    defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score], unknown: float, sites: SiteMap
+) -> Defect:
     weight: dict[str, float] = {}
     for c, s in zip(candidates, scores, strict=True):
         weight[c.label] = weight.get(c.label, 0.0) + s.posterior * (1 - unknown)
@@ -182,6 +194,9 @@ def _restated(defect: Defect, candidates: Sequence[Candidate], scores: Sequence[
     best = max(
         ((s.posterior, c.id) for c, s in zip(candidates, scores, strict=True) if c.label == label), default=(0.0, None)
     )[1]
+    if label != defect.label and best is not None and len(defect.sites) > 1 and defect.type in ("LINE", "VM"):
+        own, extent = sites_of(next(c for c in candidates if c.id == best), sites)
+        defect = replace(defect, sites=own, extent_px=extent, center_px=extent.mean(0))
     factor = evidence.get(label, max(evidence.values())) - evidence["pristine"]
     return replace(
         defect, type=type_of(label, defect.type), label=label, probability=weight[label], alternatives=tuple(others),
