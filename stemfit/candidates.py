@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from stemfit.candidate_sheets import SHARES, is_pair, pair_structures, stays_as_built
 from stemfit.defects import Defect, type_of
 from stemfit.hosts import HONEYCOMB, ProjectedHost
 from stemfit.lattice import Lattice, SiteMap
@@ -42,6 +43,8 @@ class Candidate:
         p_px = matrix @ r_A + offset_px at the defect, local distortion included.
     log_prior : float
         Natural logarithm; relative among the candidates of one defect.
+    as_built : bool
+        The unrelaxed structure itself is the hypothesis.
     """
 
     id: str
@@ -53,10 +56,14 @@ class Candidate:
     matrix: FloatArray
     offset_px: FloatArray
     log_prior: float
+    as_built: bool = False
 
 
 PATCH_CELLS, PATCH_A = 8, 25.0
 """Supercell of a point defect: displacements are converged to a few percent there (5 x 5 would be off by 40 %)."""
+
+WITHOUT_STRUCTURE = ("5-7",)
+"""Dislocations: no periodic patch holds a single one."""
 
 MIN_ALTERNATIVE = 1e-3
 """Probability from which an alternative of the occupancy is worth a structure."""
@@ -81,11 +88,10 @@ def propose(
     most : int
         At most this many.
     """
-    if defect.type == "UNKNOWN":
+    if defect.type == "UNKNOWN" or defect.label in WITHOUT_STRUCTURE:
         return ()
-    labels = [defect.label] + [n for n, p in defect.alternatives if p > MIN_ALTERNATIVE and n != "UNKNOWN"]
-    structures = [s for name in dict.fromkeys([*labels, "pristine"]) for s in _variants(name, defect, host, lattice)]
-    structures.sort(key=lambda s: s.label != "pristine")
+    structures = _structures(defect, host, lattice)
+    rates = {**SHARES, **rates} if is_pair(defect, host) else rates
     matrix, center_px = local_frame(defect, lattice, sites, host.a_A, host.sublattices)
     count = {s.label: sum(t.label == s.label for t in structures) for s in structures}
     made = []
@@ -96,10 +102,19 @@ def propose(
         made.append(
             Candidate(
                 f"{defect.id}-{k}", defect.id, kind, structure.label, structure, center, matrix,
-                center_px - matrix @ center, prior,
+                center_px - matrix @ center, prior, stays_as_built(structure.label),
             )
         )
     return tuple(made)
+
+
+def _structures(defect: Defect, host: ProjectedHost, lattice: Lattice) -> list[DefectStructure]:
+    """All that could be there, the perfect crystal first."""
+    if is_pair(defect, host):
+        return list(pair_structures(defect, host, lattice, patch_cells(host)))
+    labels = [defect.label] + [n for n, p in defect.alternatives if p > MIN_ALTERNATIVE and n != "UNKNOWN"]
+    structures = [s for name in dict.fromkeys([*labels, "pristine"]) for s in _variants(name, defect, host, lattice)]
+    return sorted(structures, key=lambda s: s.label != "pristine")
 
 
 def _center(structure: DefectStructure, family: Sequence[DefectStructure]) -> FloatArray:

@@ -8,6 +8,7 @@ import numpy as np
 
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.groups import NEIGHBOURS, neighbours, pristine
+from stemfit.defects.rings import sheet
 from stemfit.defects.rows import rows
 from stemfit.defects.types import Defect
 
@@ -16,7 +17,7 @@ Reading = tuple[list[Defect], list[Defect]]
 
 Recogniser = Callable[[Sequence[Defect], Evidence], Reading]
 
-RECOGNISERS: tuple[Recogniser, ...] = (rows,)
+RECOGNISERS: tuple[Recogniser, ...] = (rows, sheet)
 """In this order: what explains most findings at once comes first, and takes them from the next."""
 
 
