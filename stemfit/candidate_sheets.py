@@ -44,9 +44,10 @@ def _family(host: ProjectedHost, direction: int, cells: tuple[int, int]) -> tupl
     from definet.structures import divacancy, pristine, stone_wales
 
     crystal = pristine(host.name, *cells)
+    turns = (False,) if host.columns[0] == host.columns[1] else (False, True)
     return (
-        crystal, stone_wales(crystal, direction=direction), divacancy(crystal, direction=direction, closed=True),
-        divacancy(crystal, direction=direction),
+        crystal, *(stone_wales(crystal, direction=direction, clockwise=turn) for turn in turns),
+        divacancy(crystal, direction=direction, closed=True), divacancy(crystal, direction=direction),
     )
 
 

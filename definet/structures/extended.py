@@ -161,8 +161,12 @@ def _around(centres: list[Cell], offsets: tuple[Cell, ...]) -> list[Cell]:
     return list(dict.fromkeys((c[0] + o[0], c[1] + o[1]) for c in centres for o in offsets))
 
 
-def stone_wales(crystal: DefectStructure, at: Cell | None = None, direction: int = 0) -> DefectStructure:
+def stone_wales(
+    crystal: DefectStructure, at: Cell | None = None, direction: int = 0, clockwise: bool = False
+) -> DefectStructure:
     """Rotate one bond of a flat honeycomb by 90 degrees (label ``SW``); `direction` 0, 1, 2 picks one of three bonds.
+
+    Where its ends are of two elements, a turn clockwise gives the mirror image of one counter-clockwise.
 
     Raises
     ------
@@ -173,6 +177,8 @@ def stone_wales(crystal: DefectStructure, at: Cell | None = None, direction: int
     bond = np.array([i + 1 / 3, j + 1 / 3])
     plane = facts.plane_A()
     turned = (bond @ plane @ np.array([[0.0, 1.0], [-1.0, 0.0]])) @ np.linalg.inv(plane)
+    if clockwise:
+        turned = -turned
     first, second = bond / 2 - turned / 2, bond / 2 + turned / 2
     add = (
         Addition(facts.basis[0].element, float(first[0]), float(first[1]), 0.0),
