@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stemfit.defects import Defect
 from stemfit.hosts import ProjectedHost
 from stemfit.lattice import Lattice
@@ -12,10 +15,12 @@ from stemfit.lattice import Lattice
 if TYPE_CHECKING:
     from definet.structures import DefectStructure
 
-SHARES = {"SW": 1e-4, "5-8-5": 1e-3, "V_C2": 1e-4, "V_BN": 1e-3}
+FloatArray = NDArray[np.float64]
+
+SHARES = {"SW": 1e-4, "5-8-5": 1e-3, "V_C2": 1e-4, "V_BN": 1e-3, "Si_C2": 1e-4}
 """Share of sites beforehand, orders of magnitude. Divacancies are nearly as frequent as vacancies, which pair under the
 beam; one of carbon that stays open is no minimum of its energy, one of boron nitride is (Banhart, Kotakoski &
-Krasheninnikov, ACS Nano 5, 26 (2011)); bonds turn rarely and turn back."""
+Krasheninnikov, ACS Nano 5, 26 (2011)); bonds turn rarely and turn back; silicon is in most grown graphene, half of it bound to four."""
 
 
 def is_pair(defect: Defect, host: ProjectedHost) -> bool:
@@ -26,7 +31,7 @@ def is_pair(defect: Defect, host: ProjectedHost) -> bool:
 def pair_structures(
     defect: Defect, host: ProjectedHost, lattice: Lattice, cells: tuple[int, int]
 ) -> tuple[DefectStructure, ...]:
-    """Turned bond, divacancy as cut and with its ends bound, perfect crystal; all about the same bond.
+    """Perfect crystal, turned bond, divacancy with its ends bound, as cut, and filled by silicon; all about one bond.
 
     Which of the three bonds of the cell it is, is told by the two sites.
     """
@@ -44,11 +49,16 @@ def _family(host: ProjectedHost, direction: int, cells: tuple[int, int]) -> tupl
     from definet.structures import divacancy, pristine, stone_wales
 
     crystal = pristine(host.name, *cells)
-    turns = (False,) if host.columns[0] == host.columns[1] else (False, True)
-    return (
-        crystal, *(stone_wales(crystal, direction=direction, clockwise=turn) for turn in turns),
-        divacancy(crystal, direction=direction, closed=True), divacancy(crystal, direction=direction),
-    )
+    uniform = host.columns[0] == host.columns[1]
+    turned = [stone_wales(crystal, direction=direction, clockwise=turn) for turn in ((False,) if uniform else (False, True))]
+    filled = [divacancy(crystal, direction=direction, filled="Si")] if uniform else []
+    closed, cut = (divacancy(crystal, direction=direction, closed=shut) for shut in (True, False))
+    return crystal, *turned, closed, cut, *filled
+
+
+def middle_px(defect: Defect) -> FloatArray:
+    """Middle (2,) of the bond between the two sites, wherever their atoms are now."""
+    return np.asarray(defect.extent_px[:2].mean(0))
 
 
 def _direction(of_a: tuple[int, int], of_b: tuple[int, int], polarity: int) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from stemfit.candidate_sheets import SHARES, is_pair, pair_structures, stays_as_built
+from stemfit.candidate_sheets import SHARES, is_pair, middle_px, pair_structures, stays_as_built
 from stemfit.defects import Defect, type_of
 from stemfit.hosts import HONEYCOMB, ProjectedHost
 from stemfit.lattice import Lattice, SiteMap
@@ -93,6 +93,7 @@ def propose(
     structures = _structures(defect, host, lattice)
     rates = {**SHARES, **rates} if is_pair(defect, host) else rates
     matrix, center_px = local_frame(defect, lattice, sites, host.a_A, host.sublattices)
+    center_px = middle_px(defect) if is_pair(defect, host) else center_px
     count = {s.label: sum(t.label == s.label for t in structures) for s in structures}
     made = []
     for k, structure in enumerate(structures[:most], 1):

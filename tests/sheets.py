@@ -54,7 +54,7 @@ def sheet(
 
     Defects are (label, (x, y) as shares of the image): V_A, V_B and V_2 (one atom or two neighbours missing), V_2c (the
     same, ends bound to each other), 5-9 (one missing, two of its neighbours bound), SW, swap (another element, as bright
-    as `element`), and V_3 (three of A, one of B).
+    as `element`), V_3 (three of A, one of B), and filled (such an atom in the place of two).
     """
     rng = np.random.default_rng(seed)
     h, w = shape
@@ -70,6 +70,8 @@ def sheet(
     made = []
     for (label, _), place in zip(wanted, places, strict=True):
         net, centre = _edit(net, label, place, rng)
+        if label == "filled":
+            light = np.append(light, element)
         if label == "swap":
             light[int(np.argmin(np.hypot(*(net.xy - centre).T)))] = element
         made.append(Truth(label, middle + centre @ scan.T))
@@ -118,6 +120,9 @@ def _edit(net: _Net, label: str, place: FloatArray, rng: np.random.Generator) ->
             xy[k] = centre + (xy[k] - centre) @ np.array([[0.0, 1.0], [-1.0, 0.0]])
     else:
         there[[first, second]] = False
+        if label == "filled":
+            extra += [(len(xy), int(n), 1.32) for k in (first, second) for n in _neighbours(xy, k, 3) if n not in (first, second)]
+            return _Net(np.vstack([xy, centre]), np.append(net.kind, 0), np.append(there, True), extra), centre
         if label == "V_2c":
             for k, other in ((first, second), (second, first)):
                 p, q = (int(n) for n in _neighbours(net.xy, k, 3) if n != other)

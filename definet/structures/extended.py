@@ -192,12 +192,14 @@ CLOSED = 1.15
 
 
 def divacancy(
-    crystal: DefectStructure, at: Cell | None = None, direction: int = 0, closed: bool = False
+    crystal: DefectStructure, at: Cell | None = None, direction: int = 0, closed: bool = False, filled: str = ""
 ) -> DefectStructure:
     """Take two neighbours out of a flat honeycomb; `direction` 0, 1, 2 picks one of three bonds.
 
     The hole is as cut (label ``V_C2``, ``V_BN``), or the two atoms at either of its ends are bound to each other, which
-    makes two pentagons and an octagon of it (label ``5-8-5``; El-Barbary et al., Phys. Rev. B 68, 144107 (2003)).
+    makes two pentagons and an octagon of it (label ``5-8-5``; El-Barbary et al., Phys. Rev. B 68, 144107 (2003)), or
+    one atom of the element `filled` sits in its middle, bound to four (label ``Si_C2``; Zhou et al., Phys. Rev. Lett.
+    109, 206803 (2012)).
 
     Raises
     ------
@@ -206,8 +208,10 @@ def divacancy(
     """
     facts, (i, j) = _bound(crystal, direction)
     first, second = facts.elements["A"], facts.elements["B"]
-    label = "5-8-5" if closed else f"V_{first}2" if first == second else f"V_{first}{second}"
-    cut = place(crystal, Edit(label, (Site(0, 0, 0), Site(i, j, 1))), at)
+    gone = f"{first}2" if first == second else f"{first}{second}"
+    label = "5-8-5" if closed else f"{filled or 'V'}_{gone}"
+    middle = (Addition(filled, (i + 1 / 3) / 2, (j + 1 / 3) / 2, 0.0),) if filled else ()
+    cut = place(crystal, Edit(label, (Site(0, 0, 0), Site(i, j, 1)), (), middle), at)
     return _ends_bound(cut) if closed else cut
 
 

@@ -24,6 +24,9 @@ FloatArray = NDArray[np.float64]
 REACH = 6.0
 """Bonds round a finding within which rings are drawn: twice as far as the atoms of the largest ring that has a name."""
 
+UNDECIDED = 0.5
+"""Probability of a turned bond where columns do not say whether it is one: its structure and the image will."""
+
 TRIANGLES = {(3, 1), (6, 3), (10, 6)}
 """Atoms of either kind that a triangular hole lacks (Jin et al., Phys. Rev. Lett. 102, 195505 (2009))."""
 
@@ -58,7 +61,7 @@ def _together(members: Sequence[Defect], evidence: Evidence) -> Defect | None:
     pair = _pair(empty, evidence) if len(empty) == 2 else None
     if pair and not strays:
         return _divacancy(members, pair, evidence)
-    if pair and len(strays) == 2:
+    if pair and len(strays) <= 2:
         return _turned(members, pair, strays, evidence)
     if strays:
         return _dislocation(members, evidence)
@@ -118,14 +121,16 @@ def _end_bound(site: Site, other: Site, evidence: Evidence) -> float:
 
 def _turned(
     members: Sequence[Defect], pair: tuple[Site, Site], strays: Sequence[Defect], evidence: Evidence
-) -> Defect | None:
-    """Two atoms have left their sites, and stand where they close two pentagons and two heptagons."""
+) -> Defect:
+    """Two atoms have left their sites, and stand where they close two pentagons and two heptagons.
+
+    Of a faint element one may not have been found beside its neighbours: then the image alone can tell.
+    """
     of, wrong = _wrong_rings(strays, evidence)
-    if Counter(map(len, wrong)) != {5: 2, 7: 2}:
-        return None
-    sure = certainty(of, np.array(sorted({k for ring in wrong for k in ring})))
+    closed = Counter(map(len, wrong)) == {5: 2, 7: 2}
+    sure = certainty(of, np.array(sorted({k for ring in wrong for k in ring}))) if closed else 0.0
     extent = np.array([*(evidence.xy_px(site) for site in pair), *(d.center_px for d in strays)])
-    return _defect({"SW": sure}, members, (*pair, *(d.sites[0] for d in strays)), extent)
+    return _defect({"SW": max(sure, UNDECIDED)}, members, (*pair, *(d.sites[0] for d in strays)), extent)
 
 
 def _dislocation(members: Sequence[Defect], evidence: Evidence) -> Defect | None:
