@@ -19,8 +19,9 @@ FloatArray = NDArray[np.float64]
 
 SHARES = {"SW": 1e-4, "5-8-5": 1e-3, "V_C2": 1e-4, "V_BN": 1e-3, "Si_C2": 1e-4}
 """Share of sites beforehand, orders of magnitude. Divacancies are nearly as frequent as vacancies, which pair under the
-beam; one of carbon that stays open is no minimum of its energy, one of boron nitride is (Banhart, Kotakoski &
-Krasheninnikov, ACS Nano 5, 26 (2011)); bonds turn rarely and turn back; silicon is in most grown graphene, half of it bound to four."""
+beam; one of carbon that stays open is no minimum of its energy, one of boron nitride is; bonds turn rarely and turn
+back (Banhart, Kotakoski & Krasheninnikov, ACS Nano 5, 26 (2011)). Silicon is common in grown graphene, bound to three
+or to four (Zhou et al., Phys. Rev. Lett. 109, 206803 (2012))."""
 
 
 def is_pair(defect: Defect, host: ProjectedHost) -> bool:
@@ -40,8 +41,12 @@ def pair_structures(
 
 
 def stays_as_built(label: str) -> bool:
-    """Whether a hypothesis is the unrelaxed structure itself: what has no minimum would relax to its rival."""
-    return label == "V_C2"
+    """Whether a hypothesis is the unrelaxed structure itself.
+
+    An open divacancy of carbon has no minimum and would relax to its rival. Silicon in one has the bonds of its
+    carbide, 1.9 A, as built; the network has never seen an atom between sites and pushes its neighbours away.
+    """
+    return label in ("V_C2", "Si_C2")
 
 
 @lru_cache(maxsize=16)
@@ -50,7 +55,8 @@ def _family(host: ProjectedHost, direction: int, cells: tuple[int, int]) -> tupl
 
     crystal = pristine(host.name, *cells)
     uniform = host.columns[0] == host.columns[1]
-    turned = [stone_wales(crystal, direction=direction, clockwise=turn) for turn in ((False,) if uniform else (False, True))]
+    ways = (False,) if uniform else (False, True)
+    turned = [stone_wales(crystal, direction=direction, clockwise=way) for way in ways]
     filled = [divacancy(crystal, direction=direction, filled="Si")] if uniform else []
     closed, cut = (divacancy(crystal, direction=direction, closed=shut) for shut in (True, False))
     return crystal, *turned, closed, cut, *filled

@@ -53,8 +53,8 @@ def sheet(
     """Draw Gaussian columns and count electrons; `counts` is the peak of a column of brightness 1.
 
     Defects are (label, (x, y) as shares of the image): V_A, V_B and V_2 (one atom or two neighbours missing), V_2c (the
-    same, ends bound to each other), 5-9 (one missing, two of its neighbours bound), SW, swap (another element, as bright
-    as `element`), V_3 (three of A, one of B), and filled (such an atom in the place of two).
+    same, ends bound to each other), 5-9 (one missing, two of its neighbours bound), SW, swap (another element, as
+    bright as `element`), V_3 (three of A, one of B), and filled (such an atom in the place of two).
     """
     rng = np.random.default_rng(seed)
     h, w = shape
@@ -121,7 +121,8 @@ def _edit(net: _Net, label: str, place: FloatArray, rng: np.random.Generator) ->
     else:
         there[[first, second]] = False
         if label == "filled":
-            extra += [(len(xy), int(n), 1.32) for k in (first, second) for n in _neighbours(xy, k, 3) if n not in (first, second)]
+            ends = [int(n) for k in (first, second) for n in _neighbours(xy, k, 3) if n not in (first, second)]
+            extra += [(len(xy), n, 1.32) for n in ends]
             return _Net(np.vstack([xy, centre]), np.append(net.kind, 0), np.append(there, True), extra), centre
         if label == "V_2c":
             for k, other in ((first, second), (second, first)):
@@ -162,4 +163,5 @@ def _settled(net: _Net) -> FloatArray:
         force[~free] = 0.0
         return float(0.5 * (stiff * (far - length) ** 2).sum()), force.ravel()
 
-    return np.asarray(minimize(energy, net.xy.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 400}).x).reshape(-1, 2)
+    at_rest = minimize(energy, net.xy.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 400}).x
+    return np.asarray(at_rest).reshape(-1, 2)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 from scipy.spatial import cKDTree
+from scipy.special import expit
 
 FloatArray = NDArray[np.float64]
 Ring = tuple[int, ...]

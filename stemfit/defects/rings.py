@@ -180,7 +180,7 @@ def _defect(
 def _frame(evidence: Evidence) -> FloatArray:
     """Matrix (2, 2) from pixels to bonds of the undistorted crystal."""
     lattice = evidence.lattice
-    return SECOND * np.linalg.inv(deformation(lattice.a_px, lattice.b_px))
+    return np.asarray(SECOND * np.linalg.inv(deformation(lattice.a_px, lattice.b_px)))
 
 
 def _columns(evidence: Evidence, centre_px: FloatArray) -> Net:
