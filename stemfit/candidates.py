@@ -62,8 +62,8 @@ class Candidate:
 PATCH_CELLS, PATCH_A = 8, 25.0
 """Supercell of a point defect: displacements are converged to a few percent there (5 x 5 would be off by 40 %)."""
 
-WITHOUT_STRUCTURE = ("5-7",)
-"""Dislocations: no periodic patch holds a single one."""
+WITHOUT_STRUCTURE = ("5-7", "TWIN")
+"""Dislocations and boundaries of grains: no periodic patch holds a single one."""
 
 MIN_ALTERNATIVE = 1e-3
 """Probability from which an alternative of the occupancy is worth a structure."""

@@ -10,6 +10,7 @@ from stemfit.defects.evidence import Evidence
 from stemfit.defects.groups import NEIGHBOURS, neighbours, pristine
 from stemfit.defects.rings import sheet
 from stemfit.defects.rows import rows
+from stemfit.defects.twins import twins
 from stemfit.defects.types import Defect
 
 Reading = tuple[list[Defect], list[Defect]]
@@ -17,7 +18,7 @@ Reading = tuple[list[Defect], list[Defect]]
 
 Recogniser = Callable[[Sequence[Defect], Evidence], Reading]
 
-RECOGNISERS: tuple[Recogniser, ...] = (rows, sheet)
+RECOGNISERS: tuple[Recogniser, ...] = (twins, rows, sheet)
 """In this order: what explains most findings at once comes first, and takes them from the next."""
 
 

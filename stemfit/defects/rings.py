@@ -134,7 +134,9 @@ def _turned(
 
 
 def _dislocation(members: Sequence[Defect], evidence: Evidence) -> Defect | None:
-    """Pentagons and heptagons side by side, as many of either, where no lattice goes on across them."""
+    """Pentagons and heptagons side by side, as many of either, where the lattice does not go on all round."""
+    if _goes_round(np.mean([d.center_px for d in members], axis=0), evidence):
+        return None
     of, wrong = _wrong_rings(members, evidence)
     sizes = Counter(map(len, wrong))
     if set(sizes) != {5, 7} or sizes[5] != sizes[7]:
@@ -144,6 +146,20 @@ def _dislocation(members: Sequence[Defect], evidence: Evidence) -> Defect | None
         return None
     sites = tuple(site for d in members for site in d.sites)
     return _defect({"5-7": sure}, members, sites, np.vstack([d.extent_px for d in members]))
+
+
+def _goes_round(centre_px: FloatArray, evidence: Evidence) -> bool:
+    """Whether the lattice goes on all round a place, so that no Burgers vector is left: a dislocation breaks it.
+
+    In each of six sectors up to `REACH` most sites hold their columns, as far as there are any.
+    """
+    frame, sites = _frame(evidence), evidence.sites
+    step = (sites.xy_px - centre_px) @ frame.T
+    far = np.hypot(*step.T)
+    near = (far > SECOND) & (far < REACH)
+    sector = np.floor((np.arctan2(step[near, 1], step[near, 0]) / np.pi + 1) * 3).astype(int) % 6
+    held = sites.column[near] >= 0
+    return all(held[sector == k].mean() > 0.5 for k in range(6) if (sector == k).any())
 
 
 def _triangle(members: Sequence[Defect], empty: Sequence[Site], evidence: Evidence) -> Defect | None:
