@@ -85,6 +85,28 @@ def sheet(
     return Sheet(rng.poisson(image * counts).astype(float), tuple(made), int(inside.sum()), pixel_A)
 
 
+def at_rest(label: str, seed: int = 0) -> FloatArray:
+    """Atoms (N, 2) of a round flake with one defect in its middle, in bonds."""
+    net, _ = _edit(_honeycomb(8.0), label, np.zeros(2), np.random.default_rng(seed))
+    return _settled(net)[net.there]
+
+
+def dislocated() -> FloatArray:
+    """Atoms (N, 2) of a flake about an edge dislocation with Burgers vector sqrt(3) along x, in bonds.
+
+    Displaced as in an elastic continuum of Poisson ratio 0.2 (Hirth & Lothe, Theory of Dislocations), then settled.
+    """
+    whole = _honeycomb(9.0)
+    x, y = (whole.xy - [0.3, 0.2]).T
+    far, b = x**2 + y**2, np.sqrt(3) / (2 * np.pi)
+    ux = b * (np.arctan2(y, x) + x * y / (1.6 * far))
+    uy = -b * (0.6 / 3.2 * np.log(far) + (x**2 - y**2) / (3.2 * far))
+    moved = whole.xy - [0.3, 0.2] + np.column_stack([ux, uy])
+    double = {max(pair) for pair in cKDTree(moved).query_pairs(0.55)}
+    kept = np.array([k not in double for k in range(len(moved))])
+    return _settled(_Net(moved[kept], whole.kind[kept], np.ones(kept.sum(), dtype=bool), []))
+
+
 def _honeycomb(radius: float) -> _Net:
     a, b = np.sqrt(3) * np.array([[1.0, 0.0], [0.5, np.sqrt(0.75)]])
     n = int(radius) + 3
@@ -163,5 +185,5 @@ def _settled(net: _Net) -> FloatArray:
         force[~free] = 0.0
         return float(0.5 * (stiff * (far - length) ** 2).sum()), force.ravel()
 
-    at_rest = minimize(energy, net.xy.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 400}).x
-    return np.asarray(at_rest).reshape(-1, 2)
+    settled = minimize(energy, net.xy.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 400}).x
+    return np.asarray(settled).reshape(-1, 2)

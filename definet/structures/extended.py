@@ -188,7 +188,7 @@ def stone_wales(
 
 
 CLOSED = 1.15
-"""Bond across an end of a reconstructed divacancy, over a bond of the crystal: 1.6 A in graphene."""
+"""Bond across an end of a closed divacancy, over a bond of the crystal: 1.64 A in graphene (CHGNet)."""
 
 
 def divacancy(

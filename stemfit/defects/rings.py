@@ -63,9 +63,8 @@ def _together(members: Sequence[Defect], evidence: Evidence) -> Defect | None:
         return _divacancy(members, pair, evidence)
     if pair and len(strays) <= 2:
         return _turned(members, pair, strays, evidence)
-    if strays:
-        return _dislocation(members, evidence)
-    return _triangle(members, empty, evidence)
+    hole = None if strays else _triangle(members, empty, evidence)
+    return hole or _dislocation(members, evidence)
 
 
 def _emptied(members: Sequence[Defect], strays: Sequence[Defect], evidence: Evidence) -> list[Site]:
@@ -212,7 +211,7 @@ def _columns(evidence: Evidence, centre_px: FloatArray) -> Net:
 def _wrong_rings(members: Sequence[Defect], evidence: Evidence) -> tuple[Net, list[Ring]]:
     """Rings of another size than six at findings, and those that share an atom with them.
 
-    None at all if one of their columns stands where nothing is to be said.
+    None at all if one of their columns stands where none can be believed in.
     """
     centre = np.mean([d.center_px for d in members], axis=0)
     of, frame = _columns(evidence, centre), _frame(evidence)
@@ -228,11 +227,18 @@ def _wrong_rings(members: Sequence[Defect], evidence: Evidence) -> tuple[Net, li
             break
         chosen += more
     px = of.xy[sorted(held)] @ np.linalg.inv(frame).T
-    return (of, chosen) if _analysed(px, evidence) else (of, [])
+    return (of, chosen) if _seen(px, evidence) else (of, [])
 
 
-def _analysed(xy_px: FloatArray, evidence: Evidence) -> bool:
+CRYSTAL = ("other-grain", "twin", "step")
+"""Regions in which single columns are seen, though not on the sites of this crystal."""
+
+
+def _seen(xy_px: FloatArray, evidence: Evidence) -> bool:
+    """Whether columns can be believed in at all these places."""
     h, w = evidence.region_map.shape
     at = np.rint(xy_px).astype(int)
-    inside = ((at >= 0) & (at < [w, h])).all()
-    return bool(inside and not evidence.region_map[at[:, 1], at[:, 0]].any())
+    if not ((at >= 0) & (at < [w, h])).all():
+        return False
+    there = np.unique(evidence.region_map[at[:, 1], at[:, 0]])
+    return all(k == 0 or (k <= len(evidence.regions) and evidence.regions[k - 1].kind in CRYSTAL) for k in there)
