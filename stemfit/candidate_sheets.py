@@ -26,7 +26,7 @@ or to four (Zhou et al., Phys. Rev. Lett. 109, 206803 (2012))."""
 
 def is_pair(defect: Defect, host: ProjectedHost) -> bool:
     """Whether a defect is two neighbours of a flat honeycomb that are missing or turned."""
-    return host.sublattices == ("A", "B") and defect.label in SHARES
+    return host.honeycomb and host.sublattices == ("A", "B") and defect.label in SHARES
 
 
 def pair_structures(
@@ -53,7 +53,7 @@ def stays_as_built(label: str) -> bool:
 def _family(host: ProjectedHost, direction: int, cells: tuple[int, int]) -> tuple[DefectStructure, ...]:
     from definet.structures import divacancy, pristine, stone_wales
 
-    crystal = pristine(host.name, *cells)
+    crystal = pristine(host.crystal or host.name, *cells)
     uniform = host.columns[0] == host.columns[1]
     ways = (False,) if uniform else (False, True)
     turned = [stone_wales(crystal, direction=direction, clockwise=way) for way in ways]

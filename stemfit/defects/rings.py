@@ -33,7 +33,8 @@ TRIANGLES = {(3, 1), (6, 3), (10, 6)}
 
 def sheet(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], list[Defect]]:
     """Recognise what neighbouring empty sites and stray columns of a flat honeycomb are; and what is left over."""
-    if evidence.host.sublattices != ("A", "B"):
+    host = evidence.host
+    if not host.honeycomb or host.sublattices != ("A", "B") or not set(host.columns) <= {"B", "C", "N"}:
         return [], list(found)
     own = [d for d in found if _stray(d) or _empty(d)]
     left = [d for d in found if not (_stray(d) or _empty(d))]
