@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemfit.candidate_lines import line_patch
+from stemfit.candidate_sheets import SHARES, is_pair, middle_px, pair_structures, stays_as_built
 from stemfit.defects import Defect, type_of
 from stemfit.defects.complexes import complex_rate
 from stemfit.defects.types import Site
@@ -48,6 +49,8 @@ class Candidate:
         Natural logarithm; relative among the candidates of one defect.
     possible : int
         Structures that could explain the defect; more than were asked for are left out, the least probable first.
+    as_built : bool
+        The unrelaxed structure itself is the hypothesis.
     """
 
     id: str
@@ -60,10 +63,14 @@ class Candidate:
     offset_px: FloatArray
     log_prior: float
     possible: int = 0
+    as_built: bool = False
 
 
 PATCH_CELLS, PATCH_A = 8, 25.0
 """Supercell of a point defect: displacements are converged to a few percent there (5 x 5 would be off by 40 %)."""
+
+WITHOUT_STRUCTURE = ("5-7", "TWIN")
+"""Dislocations and boundaries of grains: no periodic patch holds a single one."""
 
 MIN_ALTERNATIVE = 1e-3
 """Probability from which an alternative of the occupancy is worth a structure."""
@@ -88,14 +95,14 @@ def propose(
     most : int
         At most this many.
     """
-    if defect.type == "UNKNOWN":
+    if defect.type == "UNKNOWN" or defect.label in WITHOUT_STRUCTURE:
         return ()
     if defect.type == "LINE":
         return _lines(defect, host, lattice, sites, rates, most)
-    labels = [defect.label] + [n for n, p in defect.alternatives if p > MIN_ALTERNATIVE and n != "UNKNOWN"]
-    structures = [s for name in dict.fromkeys([*labels, "pristine"]) for s in _variants(name, defect, host)]
-    structures.sort(key=lambda s: s.label != "pristine")
+    structures = _structures(defect, host, lattice)
+    rates = {**SHARES, **rates} if is_pair(defect, host) else rates
     matrix, center_px = local_frame(defect, lattice, sites, host.a_A, host.sublattices)
+    center_px = middle_px(defect) if is_pair(defect, host) else center_px
     count = {s.label: sum(t.label == s.label for t in structures) for s in structures}
     made = []
     for k, structure in enumerate(structures[:most], 1):
@@ -106,7 +113,7 @@ def propose(
         made.append(
             Candidate(
                 f"{defect.id}-{k}", defect.id, kind, structure.label, structure, center, matrix,
-                center_px - matrix @ center, prior, len(structures),
+                center_px - matrix @ center, prior, len(structures), stays_as_built(structure.label),
             )
         )
     return tuple(made)
@@ -118,6 +125,15 @@ def sites_of(candidate: Candidate, sites: SiteMap) -> tuple[tuple[Site, ...], Fl
     near = cKDTree(sites.xy_px).query(nodes @ candidate.matrix.T + candidate.offset_px)[1]
     rows = list(dict.fromkeys(int(k) for k in np.atleast_1d(near)))
     return tuple((int(sites.ij[k, 0]), int(sites.ij[k, 1]), str(sites.sublattice[k])) for k in rows), sites.xy_px[rows]
+
+
+def _structures(defect: Defect, host: ProjectedHost, lattice: Lattice) -> list[DefectStructure]:
+    """All that could be there, the perfect crystal first."""
+    if is_pair(defect, host):
+        return list(pair_structures(defect, host, lattice, patch_cells(host)))
+    labels = [defect.label] + [n for n, p in defect.alternatives if p > MIN_ALTERNATIVE and n != "UNKNOWN"]
+    structures = [s for name in dict.fromkeys([*labels, "pristine"]) for s in _variants(name, defect, host)]
+    return sorted(structures, key=lambda s: s.label != "pristine")
 
 
 def _center(structure: DefectStructure, family: Sequence[DefectStructure]) -> FloatArray:

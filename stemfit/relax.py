@@ -142,7 +142,7 @@ def _teacher() -> Relaxer:
     potential, lattice, name = teacher(which), teacher_lattice(which, taught), f"teacher:{fidelity(which)}"
 
     def run(candidates: Sequence[Candidate]) -> list[Relaxed]:
-        different = {id(c.structure): c.structure for c in candidates if c.structure.sites}
+        different = {id(c.structure): c.structure for c in candidates if _moves(c)}
         found = {key: at_teacher(structure, potential, lattice(structure.host)) for key, structure in different.items()}
         return [_as_taught(c, found.get(id(c.structure)), name) for c in candidates]
 
@@ -167,7 +167,7 @@ def _definet(device: str, weights: Path | None) -> Relaxer:
     def run(candidates: Sequence[Candidate]) -> list[Relaxed]:
         # Many defects have the same candidates: each structure is relaxed once.
         different = {
-            id(c.structure): c.structure for c in candidates if c.structure.sites and _taught(c.structure, checkpoint)
+            id(c.structure): c.structure for c in candidates if _moves(c) and _taught(c.structure, checkpoint)
         }
         moved = relax(list(different.values()), checkpoint, device) if different else []
         by_structure = dict(zip(different, moved, strict=True))
@@ -177,6 +177,11 @@ def _definet(device: str, weights: Path | None) -> Relaxer:
         ]
 
     return run
+
+
+def _moves(candidate: Candidate) -> bool:
+    """Whether there is anything to relax."""
+    return bool(candidate.structure.sites) and not candidate.as_built
 
 
 def _taught(structure: DefectStructure, checkpoint: Checkpoint) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 
-from definet.structures.extended import ZIGZAG, line, stone_wales, trefoil
+from definet.structures.extended import ZIGZAG, divacancy, line, stone_wales, trefoil
 from definet.structures.placement import (
     CHANGED,
     PRISTINE,
@@ -46,6 +46,7 @@ __all__ = [
     "Site",
     "antisite",
     "build",
+    "divacancy",
     "elements_of",
     "facts_of",
     "line",
@@ -71,6 +72,8 @@ def build(crystal: DefectStructure, label: str, at: Cell | None = None, layer: L
         return crystal
     if label == "SW":
         return stone_wales(crystal, at)
+    if label == "5-8-5":
+        return divacancy(crystal, at, closed=True)
     if re.match(r"T\d", label):
         return trefoil(crystal, label, at)
     if "VL-" in label:

@@ -1,4 +1,4 @@
-"""Defects of many sites: vacancy lines, trefoils, rotated bonds."""
+"""Defects of many sites: vacancy lines, trefoils, rotated bonds, divacancies of flat layers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from definet.crystals import Crystal
 from definet.exceptions import StructureError
 from definet.structures.placement import Addition, Cell, DefectStructure, Edit, Layer, Site, facts_of, place
 from definet.structures.points import BOUND_X, column_atoms
@@ -167,24 +168,76 @@ def _around(centres: list[Cell], offsets: tuple[Cell, ...]) -> list[Cell]:
     return list(dict.fromkeys((c[0] + o[0], c[1] + o[1]) for c in centres for o in offsets))
 
 
-def stone_wales(crystal: DefectStructure, at: Cell | None = None, direction: int = 0) -> DefectStructure:
+def stone_wales(
+    crystal: DefectStructure, at: Cell | None = None, direction: int = 0, clockwise: bool = False
+) -> DefectStructure:
     """Rotate one bond of a flat honeycomb by 90 degrees (label ``SW``); `direction` 0, 1, 2 picks one of three bonds.
+
+    Where its ends are of two elements, a turn clockwise gives the mirror image of one counter-clockwise.
 
     Raises
     ------
     StructureError
         If the host is not graphene or hBN.
     """
-    facts = facts_of(crystal)
-    if facts.sublattices != ("A", "B") or not facts.hexagonal:
-        raise StructureError(f"{facts.name} has no bond to rotate", "Rotate a bond in graphene or hBN.")
-    i, j = BOUND_X[direction % 3]
+    facts, (i, j) = _bound(crystal, direction)
     bond = np.array([i + 1 / 3, j + 1 / 3])
     plane = facts.plane_A()
     turned = (bond @ plane @ np.array([[0.0, 1.0], [-1.0, 0.0]])) @ np.linalg.inv(plane)
+    if clockwise:
+        turned = -turned
     first, second = bond / 2 - turned / 2, bond / 2 + turned / 2
     add = (
         Addition(facts.basis[0].element, float(first[0]), float(first[1]), 0.0),
         Addition(facts.basis[1].element, float(second[0]), float(second[1]), 0.0),
     )
     return place(crystal, Edit("SW", (Site(0, 0, 0), Site(i, j, 1)), (), add), at)
+
+
+CLOSED = 1.15
+"""Bond across an end of a closed divacancy, over a bond of the crystal: 1.64 A in graphene (CHGNet)."""
+
+
+def divacancy(
+    crystal: DefectStructure, at: Cell | None = None, direction: int = 0, closed: bool = False, filled: str = ""
+) -> DefectStructure:
+    """Take two neighbours out of a flat honeycomb; `direction` 0, 1, 2 picks one of three bonds.
+
+    The hole is as cut (label ``V_C2``, ``V_BN``), or the two atoms at either of its ends are bound to each other, which
+    makes two pentagons and an octagon of it (label ``5-8-5``; El-Barbary et al., Phys. Rev. B 68, 144107 (2003)), or
+    one atom of the element `filled` sits in its middle, bound to four (label ``Si_C2``; Zhou et al., Phys. Rev. Lett.
+    109, 206803 (2012)).
+
+    Raises
+    ------
+    StructureError
+        If the host is not graphene or hBN.
+    """
+    facts, (i, j) = _bound(crystal, direction)
+    first, second = facts.elements["A"], facts.elements["B"]
+    gone = f"{first}2" if first == second else f"{first}{second}"
+    label = "5-8-5" if closed else f"{filled or 'V'}_{gone}"
+    middle = (Addition(filled, (i + 1 / 3) / 2, (j + 1 / 3) / 2, 0.0),) if filled else ()
+    cut = place(crystal, Edit(label, (Site(0, 0, 0), Site(i, j, 1)), (), middle), at)
+    return _ends_bound(cut) if closed else cut
+
+
+def _bound(crystal: DefectStructure, direction: int) -> tuple[Crystal, Cell]:
+    """The crystal, and the cell of the neighbour of its atom A in a direction."""
+    facts = facts_of(crystal)
+    if facts.sublattices != ("A", "B") or not facts.hexagonal:
+        raise StructureError(f"{facts.name} has no bond to rotate or to empty", "Take graphene or hBN.")
+    return facts, BOUND_X[direction % 3]
+
+
+def _ends_bound(cut: DefectStructure) -> DefectStructure:
+    """Draw the two atoms beside each of the last two sites together."""
+    structure, gone = cut.structure.copy(), cut.sites[-2:]
+    where, bond = structure.cart_coords, structure.get_distance(*gone)
+    shift = np.zeros_like(where)
+    for k in gone:
+        first, second = (n for n in structure.get_neighbors(structure[k], 1.1 * bond) if n.index not in gone)
+        step = (1 - CLOSED / np.sqrt(3)) * (second.coords - first.coords) / 2
+        shift[first.index], shift[second.index] = step, -step
+    moved = type(structure)(structure.lattice, structure.species, where + shift, coords_are_cartesian=True)
+    return replace(cut, structure=moved)

@@ -11,7 +11,7 @@ from stemfit.columns import Columns
 from stemfit.defects.occupancy import SitePosterior
 from stemfit.defects.types import Site
 from stemfit.hosts import ProjectedHost
-from stemfit.lattice import Lattice, SiteMap
+from stemfit.lattice import Lattice, Region, SiteMap
 
 FloatArray = NDArray[np.float64]
 
@@ -31,6 +31,8 @@ class Evidence:
     host : ProjectedHost
     region_map : (H, W) array
         Non-zero where nothing is said.
+    regions : tuple of Region
+        What is there: number k of the map is the k-th.
     """
 
     columns: Columns
@@ -39,6 +41,7 @@ class Evidence:
     lattice: Lattice
     host: ProjectedHost
     region_map: NDArray[np.uint8]
+    regions: tuple[Region, ...] = ()
     _rows: dict[Site, tuple[int, int]] = field(init=False, repr=False, compare=False)
     _named: dict[Site, int] = field(init=False, repr=False, compare=False)
 

@@ -9,7 +9,9 @@ import numpy as np
 from stemfit.defects.complexes import complexes
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.groups import NEIGHBOURS, neighbours, pristine
+from stemfit.defects.rings import sheet
 from stemfit.defects.rows import rows
+from stemfit.defects.twins import twins
 from stemfit.defects.types import Defect
 
 Reading = tuple[list[Defect], list[Defect]]
@@ -17,7 +19,7 @@ Reading = tuple[list[Defect], list[Defect]]
 
 Recogniser = Callable[[Sequence[Defect], Evidence], Reading]
 
-RECOGNISERS: tuple[Recogniser, ...] = (complexes, rows)
+RECOGNISERS: tuple[Recogniser, ...] = (twins, complexes, rows, sheet)
 """In this order: what explains most findings at once comes first, and takes them from the next."""
 
 

@@ -65,6 +65,8 @@ def type_of(label: str, otherwise: str) -> str:
         return "LINE"
     if re.match(r"T\d", label):
         return "TREFOIL"
+    if label in ("SW", "5-7", "5-8-5"):
+        return "BOND"
     there, _, belongs = label.partition("_")
     if there != "V":
         return otherwise if otherwise in ("SUB", "ANTI") else "SUB"

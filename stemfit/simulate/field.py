@@ -22,6 +22,9 @@ FloatArray = NDArray[np.float64]
 PATCH_REACH = 1.3
 """Lattice constants round a defect within which its candidate is drawn: its first two shells of neighbours."""
 
+ON_SITE = 0.3
+"""Lattice constants from a site within which a column of a candidate is that site's: half a bond of a honeycomb."""
+
 
 def whole_field(
     sites: SiteMap,
@@ -51,7 +54,8 @@ def whole_field(
     by_id = {c.id: (c, r) for c, r in zip(candidates, relaxed, strict=True)}
     centres = cKDTree(np.vstack([d.extent_px for d in named]))
     distance, nearest = (np.asarray(a) for a in centres.query(sites.xy_px))
-    owner = np.concatenate([np.full(len(d.extent_px), k) for k, d in enumerate(named)])[nearest]
+    whose = np.concatenate([np.full(len(d.extent_px), k) for k, d in enumerate(named)])
+    owner = whose[nearest]
     owner[distance > PATCH_REACH * lattice.a_px_iso] = -1
     xy, bright = [sites.xy_px[owner < 0]], [amplitude[owner < 0]]
     every_site = cKDTree(sites.xy_px)
@@ -59,7 +63,10 @@ def whole_field(
         ideal, place, value = _columns(*by_id[str(defect.best_candidate)], imaging)
         away, site = (np.asarray(a) for a in every_site.query(ideal))
         # Each site is drawn once, by the defect nearest to it, wherever relaxation has taken its column.
-        own = (away < 0.3 * lattice.a_px_iso) & (owner[site] == k)
+        own = (away < ON_SITE * lattice.a_px_iso) & (owner[site] == k)
+        # What stands beside the sites is drawn where it belongs to this defect.
+        off, nearest = (np.asarray(a) for a in centres.query(ideal))
+        own |= (away >= ON_SITE * lattice.a_px_iso) & (whose[nearest] == k) & (off < PATCH_REACH * lattice.a_px_iso)
         xy.append(place[own])
         bright.append(value[own])
     drawn = render(np.vstack(xy), np.concatenate(bright), imaging.profile, imaging.background.shape)
