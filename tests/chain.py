@@ -60,7 +60,9 @@ class Chain(NamedTuple):
     @property
     def evidence(self) -> Evidence:
         """As `find_defects` was asked."""
-        return Evidence(self.columns, self.sites, tuple(self.posteriors), self.lattice, self.host, self.region_map)
+        return Evidence(
+            self.columns, self.sites, tuple(self.posteriors), self.lattice, self.host, self.region_map, self.imaging
+        )
 
     @property
     def rates(self) -> dict[str, float]:
@@ -143,7 +145,7 @@ def run(truth: Crystal, image: FloatArray, host: str, asked: str = "", fitted: C
     sites = name_sites(honey, crystal_host, identity.metal_third)
     imaging = fit_imaging(seen, sites, brightness, crystal_host, None, None)
     posteriors = [occupancy(sites, brightness, imaging, crystal_host, s) for s in crystal_host.sublattices]
-    found, suspects = find_defects(Evidence(seen, sites, tuple(posteriors), lattice, crystal_host, region_map))
+    found, suspects = find_defects(Evidence(seen, sites, tuple(posteriors), lattice, crystal_host, region_map, imaging))
     return Chain(
         image, truth, seen, grid, regions, region_map, honey, brightness, identity, lattice, sites, crystal_host,
         imaging, posteriors, found, suspects,

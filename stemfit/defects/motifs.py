@@ -9,6 +9,7 @@ import numpy as np
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.groups import NEIGHBOURS, neighbours, pristine
 from stemfit.defects.rows import rows
+from stemfit.defects.trefoils import trefoils
 from stemfit.defects.types import Defect
 
 Reading = tuple[list[Defect], list[Defect]]
@@ -16,7 +17,7 @@ Reading = tuple[list[Defect], list[Defect]]
 
 Recogniser = Callable[[Sequence[Defect], Evidence], Reading]
 
-RECOGNISERS: tuple[Recogniser, ...] = (rows,)
+RECOGNISERS: tuple[Recogniser, ...] = (trefoils, rows)
 """In this order: what explains most findings at once comes first, and takes them from the next."""
 
 

@@ -1,0 +1,168 @@
+"""Columns that left their sites: what stands in the hollows, and metals that went far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from scipy.special import log_ndtr
+
+from stemfit.columns.fitter import SIGNIFICANCE
+from stemfit.defects.evidence import Evidence
+from stemfit.defects.occupancy import MODEL_FLOOR, PRIOR_RATES, RELAXED_ERROR
+from stemfit.defects.trefoil_shapes import Cell
+from stemfit.defects.types import Site
+
+FloatArray = NDArray[np.float64]
+
+IN_HOLLOW = 0.5 / np.sqrt(3)
+"""A column belongs to a hollow closer than this, in lattice constants: half of the way to the next site."""
+
+GONE = 0.45
+"""How far a metal beside a reconstruction may go, in lattice constants: by potentials, up to 0.35."""
+
+PLACE = 0.08
+"""Scatter per axis of relaxed columns about their hollows, in lattice constants: 0.05 in 36 trefoils relaxed with
+potentials, which miss up to half of the displacements that DFT finds at vacancies."""
+
+HOLLOW_AREA = np.sqrt(3) / 6
+"""Share of a hollow of the plane, in squared lattice constants."""
+
+STRAY = 1e-3
+"""Probability that a column stands in a hollow for another reason, an adatom: no more frequent than vacancies."""
+
+OVERLOOKED = 1e-3
+"""Probability that the search for columns passes over a clear one, which stands close to others here."""
+
+
+@dataclass(frozen=True)
+class Hollow:
+    """What is known of one hollow: natural logarithms of likelihoods.
+
+    Attributes
+    ----------
+    stray : int
+        Index of the column in it, -1 if there is none.
+    pair : float
+        If an X2 column stands there.
+    anything : float
+        If the place is in disorder: a column of any brightness or none.
+    nothing : float
+        If all that may be there is an adatom.
+    """
+
+    stray: int
+    pair: float
+    anything: float
+    nothing: float
+
+
+UNSEEN = Hollow(-1, 0.0, 0.0, 0.0)
+"""Outside the analysed area."""
+
+
+class Loose:
+    """Stray columns of an image.
+
+    Attributes
+    ----------
+    strays_of : dict of cell to int
+        Index of the column that stands in the hollow of a cell.
+    displaced : dict of Site to int
+        Index of the column beside an empty metal site that probably left it.
+    """
+
+    def __init__(self, evidence: Evidence) -> None:
+        lattice, sites = evidence.lattice, evidence.sites
+        self._evidence = evidence
+        self._a_px = lattice.a_px_iso
+        self._strays = evidence.strays()
+        self._xy = evidence.columns.xy_px[self._strays]
+        cells = np.unique(sites.ij, axis=0)
+        centres = lattice.positions(cells + (1.0 - lattice.basis[1])) if len(cells) else np.zeros((0, 2))
+        self.strays_of = self._in_hollows(cells, centres) if len(cells) and len(self._strays) else {}
+        self.displaced = self._displaced()
+
+    def _in_hollows(self, cells: NDArray[np.int64], centres_px: FloatArray) -> dict[Cell, int]:
+        found = {}
+        distance, nearest = (np.asarray(a) for a in cKDTree(centres_px).query(self._xy))
+        for k in np.argsort(-distance):  # nearer ones write last and win
+            if distance[k] < IN_HOLLOW * self._a_px and self._seen(self._xy[k]):
+                i, j = cells[nearest[k]]
+                found[int(i), int(j)] = int(self._strays[k])
+        return found
+
+    def hollow(self, cell: Cell) -> Hollow:
+        """Likelihoods of what is in the hollow of a cell."""
+        evidence = self._evidence
+        xy = evidence.xy_px((*cell, "H"))
+        if not self._seen(xy):
+            return UNSEEN
+        pair, spread = self._pair(xy)
+        stray = self.strays_of.get(cell)
+        if stray is None:
+            # It was there, and too faint to be believed.
+            error = self._typical_sigma(xy)
+            missed = log_ndtr((SIGNIFICANCE * error - pair) / np.hypot(error, spread))
+            return Hollow(-1, float(np.logaddexp(missed, np.log(OVERLOOKED))), np.log(0.5), np.log1p(-STRAY))
+        value, own = evidence.columns.intensity[stray], np.sqrt(evidence.columns.cov[stray, 2, 2])
+        variance = np.hypot(own, spread) ** 2
+        normal = -0.5 * (value - pair) ** 2 / variance - 0.5 * np.log(2 * np.pi * variance)
+        any_light = -np.log(4 * pair)  # as for the UNKNOWN of a site: from nothing to four times the full column
+        unknown = PRIOR_RATES["UNKNOWN"]
+        light = np.logaddexp(normal + np.log1p(-unknown), any_light + np.log(unknown))
+        off = np.hypot(*(evidence.columns.xy_px[stray] - xy)) / self._a_px
+        place = -0.5 * (off / PLACE) ** 2 - np.log(2 * np.pi * PLACE**2)
+        somewhere = any_light - np.log(HOLLOW_AREA)
+        return Hollow(stray, float(light + place), float(somewhere + np.log(0.5)), float(somewhere + np.log(STRAY)))
+
+    def _displaced(self) -> dict[Site, int]:
+        """Empty metal sites with a column beside them that is as bright as a metal, and which stray column that is."""
+        evidence, found = self._evidence, {}
+        first, second = (evidence.imaging.amplitudes[name].value for name in evidence.host.columns)
+        free = np.setdiff1d(self._strays, list(self.strays_of.values()))
+        for row in np.flatnonzero((evidence.sites.sublattice == "M") & (evidence.sites.column < 0)):
+            off = np.hypot(*(evidence.columns.xy_px[free] - evidence.sites.xy_px[row]).T)
+            light = evidence.columns.intensity[free] / self._gain(evidence.sites.xy_px[row])
+            like = (light > (first + second) / 2) == (first > second)
+            off = np.where(like, off, np.inf)
+            if len(off) and off.min() < GONE * self._a_px:
+                i, j = evidence.sites.ij[row]
+                found[int(i), int(j), "M"] = int(free[int(np.argmin(off))])
+        return found
+
+    def near(self, xy_px: FloatArray, reach: float) -> set[int]:
+        """Stray columns within `reach` lattice constants of any of the places (K, 2)."""
+        if not len(self._strays):
+            return set()
+        distance = np.asarray(cKDTree(xy_px).query(self._xy)[0])
+        return {int(k) for k in self._strays[distance < reach * self._a_px]}
+
+    def _pair(self, xy_px: FloatArray) -> tuple[float, float]:
+        """Brightness of an X2 column here and its scatter, with what relaxation does to it."""
+        imaging, name = self._evidence.imaging, self._evidence.host.columns[1]
+        value = imaging.amplitudes[name].value * self._gain(xy_px)
+        return value, value * float(np.linalg.norm([imaging.scatter_of(name), MODEL_FLOOR, RELAXED_ERROR]))
+
+    def _gain(self, xy_px: FloatArray) -> float:
+        gain = self._evidence.imaging.gain
+        x, y = np.clip(np.rint(xy_px).astype(int), 0, np.array(gain.shape[::-1]) - 1)
+        return float(gain[y, x])
+
+    def _typical_sigma(self, xy_px: FloatArray) -> float:
+        """Error of the brightness of a faint column here: the median of the nearest X columns."""
+        evidence = self._evidence
+        there = (evidence.sites.sublattice == "X") & (evidence.sites.column >= 0)
+        off = np.hypot(*(evidence.sites.xy_px[there] - xy_px).T)
+        near = evidence.sites.column[there][np.argsort(off)[:12]]
+        return float(np.sqrt(np.median(evidence.columns.cov[near, 2, 2]))) if len(near) else 0.0
+
+    def _seen(self, xy_px: FloatArray) -> bool:
+        """Whether a place lies in the analysed area, as far from the edge of the image as sites that are judged."""
+        evidence = self._evidence
+        h, w = evidence.region_map.shape
+        margin = 2.0 * evidence.columns.profile.width_px
+        inside = bool((xy_px > margin).all() and (xy_px < np.array([w - 1, h - 1]) - margin).all())
+        return inside and evidence.region_map[round(float(xy_px[1])), round(float(xy_px[0]))] == 0
