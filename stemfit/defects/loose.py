@@ -23,6 +23,9 @@ IN_HOLLOW = 0.5 / np.sqrt(3)
 GONE = 0.45
 """How far a metal beside a reconstruction may go, in lattice constants: by potentials, up to 0.35."""
 
+TOUCHING = 0.65
+"""Distance from a place, in lattice constants, within which a stray column touches it: neighbours are 0.58 apart."""
+
 PLACE = 0.08
 """Scatter per axis of relaxed columns about their hollows, in lattice constants: 0.05 in 36 trefoils relaxed with
 potentials, which miss up to half of the displacements that DFT finds at vacancies."""
@@ -78,6 +81,8 @@ class Loose:
         lattice, sites = evidence.lattice, evidence.sites
         self._evidence = evidence
         self._a_px = lattice.a_px_iso
+        self._hollows: dict[Cell, Hollow] = {}
+        self._near: dict[Site, frozenset[int]] = {}
         self._strays = evidence.strays()
         self._xy = evidence.columns.xy_px[self._strays]
         cells = np.unique(sites.ij, axis=0)
@@ -96,6 +101,11 @@ class Loose:
 
     def hollow(self, cell: Cell) -> Hollow:
         """Likelihoods of what is in the hollow of a cell."""
+        if cell not in self._hollows:
+            self._hollows[cell] = self._read(cell)
+        return self._hollows[cell]
+
+    def _read(self, cell: Cell) -> Hollow:
         evidence = self._evidence
         xy = evidence.xy_px((*cell, "H"))
         if not self._seen(xy):
@@ -133,12 +143,12 @@ class Loose:
                 found[int(i), int(j), "M"] = int(free[int(np.argmin(off))])
         return found
 
-    def near(self, xy_px: FloatArray, reach: float) -> set[int]:
-        """Stray columns within `reach` lattice constants of any of the places (K, 2)."""
-        if not len(self._strays):
-            return set()
-        distance = np.asarray(cKDTree(xy_px).query(self._xy)[0])
-        return {int(k) for k in self._strays[distance < reach * self._a_px]}
+    def near(self, site: Site) -> frozenset[int]:
+        """Stray columns that touch a place."""
+        if site not in self._near:
+            off = np.hypot(*(self._xy - self._evidence.xy_px(site)).T)
+            self._near[site] = frozenset(self._strays[off < TOUCHING * self._a_px].tolist())
+        return self._near[site]
 
     def _pair(self, xy_px: FloatArray) -> tuple[float, float]:
         """Brightness of an X2 column here and its scatter, with what relaxation does to it."""

@@ -43,10 +43,44 @@ BEAM = 24
 HOPELESS = 20.0
 """Natural logarithm below the best set at which growth ends."""
 
-AROUND = 0.65
-"""Distance, in lattice constants, within which a stray column touches a trefoil: neighbours are 0.58 apart."""
-
 Metals = frozenset[Cell]
+
+
+class Measured:
+    """What an image says about sites and hollows, each read once."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence, self.loose = evidence, Loose(evidence)
+        self._sites: dict[Site, tuple[float, float]] = {}
+
+    def site(self, site: Site) -> tuple[float, float]:
+        """Likelihood of an X site that is empty, and of one that is full, half or empty, each as likely.
+
+        Natural logarithms, relative to a site that is independent of its neighbours; zero where nothing is judged.
+        """
+        if site not in self._sites:
+            say, pair = self.evidence.log_likelihood(site), self.evidence.host.columns[1]
+            self._sites[site] = (0.0, 0.0)
+            if say:
+                rare = PRIOR_RATES["UNKNOWN"]
+                empty = np.logaddexp(say[f"V_{pair}"] + np.log1p(-rare), say["UNKNOWN"] + np.log(rare))
+                disorder = logsumexp([say[label] for label in ("pristine", f"V_{pair[:-1]}", f"V_{pair}")]) - np.log(3)
+                alone = self.evidence.log_evidence(site)
+                self._sites[site] = (float(empty - alone), float(disorder - alone))
+        return self._sites[site]
+
+    def besides(self, shape: Trefoil) -> set[int]:
+        """Stray columns at a trefoil that it does not explain."""
+        near = set[int]().union(*(self.loose.near(site) for site in shape.sites))
+        return near - self.inside(shape) - set(self.loose.displaced.values())
+
+    def inside(self, shape: Trefoil) -> set[int]:
+        """Stray columns in its hollows."""
+        return {self.loose.strays_of[site[:2]] for site in shape.hollows if site[:2] in self.loose.strays_of}
+
+    def places_px(self, shape: Trefoil) -> FloatArray:
+        """Where its sites (K, 2) are expected."""
+        return np.array([self.evidence.xy_px(site) for site in shape.sites])
 
 
 class Odds(NamedTuple):
@@ -70,15 +104,15 @@ def trefoils(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect],
     left = list(found)
     if not has_trefoils(evidence.host):
         return named, left
-    loose = Loose(evidence)
-    occupied = set(loose.strays_of)
+    seen = Measured(evidence)
+    occupied = set(seen.loose.strays_of)
     clusters, used = _clusters(occupied, evidence.lattice.polarity), set[Site]()
     while clusters:
-        odds = _weighed(clusters.pop(), used, loose, evidence)
-        defect, shape = _said(odds, evidence)
+        odds = _weighed(clusters.pop(), used, seen)
+        defect, shape = _said(odds, seen)
         if defect is None or shape is None:
             continue
-        own = _own(shape, defect.label == "UNKNOWN", left, loose, evidence)
+        own = _own(shape, defect.label == "UNKNOWN", left, seen)
         left = [d for d in left if not any(d is o for o in own)]
         named.append(defect)
         used |= set(shape.sites)
@@ -109,17 +143,17 @@ def _beside(metals: Iterable[Cell]) -> set[Cell]:
     return {(i + p, j + q) for i, j in metals for p, q in METALS_BESIDE}
 
 
-def _weighed(cluster: Metals, used: set[Site], loose: Loose, evidence: Evidence) -> list[Odds]:
+def _weighed(cluster: Metals, used: set[Site], seen: Measured) -> list[Odds]:
     """Connected sets of metals, grown one by one from those of a cluster, the best of each size further."""
     found: list[Odds] = []
     sets, best = {frozenset((metal,)) for metal in cluster}, -np.inf
     while sets:
         level: dict[Metals, float] = {}
         for metals in sorted(sets, key=sorted):
-            shapes = [trefoil(metals, evidence.lattice.polarity, kept) for kept in (False, True)]
+            shapes = [trefoil(metals, seen.evidence.lattice.polarity, kept) for kept in (False, True)]
             if used & set(shapes[0].sites):
                 continue
-            odds = [_odds(shape, loose, evidence) for shape in shapes]
+            odds = [_odds(shape, seen) for shape in shapes]
             level[metals] = max(max(o.named, o.disorder) for o in odds)
             found += odds
         top = max(level.values(), default=-np.inf)
@@ -131,50 +165,20 @@ def _weighed(cluster: Metals, used: set[Site], loose: Loose, evidence: Evidence)
     return found
 
 
-def _odds(shape: Trefoil, loose: Loose, evidence: Evidence) -> Odds:
+def _odds(shape: Trefoil, seen: Measured) -> Odds:
     prior = np.log(RATE) + (len(shape.metals) - 1) * np.log(GROWS)
-    hollows = [loose.hollow(site[:2]) for site in shape.hollows]
-    held = sum(h.pair - h.nothing for h in hollows)
-    named = prior + np.log(OUTER_KEPT if shape.outer_kept else 1 - OUTER_KEPT) + held
-    named += sum(_empty(site, evidence) for site in shape.emptied)
-    if shape.outer_kept:  # the same places as without
+    hollows = [seen.loose.hollow(site[:2]) for site in shape.hollows]
+    sites = [seen.site(site) for site in shape.emptied]
+    named = prior + np.log(OUTER_KEPT if shape.outer_kept else 1 - OUTER_KEPT)
+    named += sum(h.pair - h.nothing for h in hollows) + sum(empty for empty, _ in sites)
+    if shape.outer_kept:  # in disorder the same as without
         return Odds(shape, float(named), -np.inf)
-    disorder = prior + sum(h.anything - h.nothing for h in hollows)
-    disorder += sum(_any(site, evidence) for site in shape.emptied)
-    disorder += len(_besides(shape, loose, evidence)) * np.log(0.5 / STRAY)
+    disorder = prior + sum(h.anything - h.nothing for h in hollows) + sum(either for _, either in sites)
+    disorder += len(seen.besides(shape)) * np.log(0.5 / STRAY)
     return Odds(shape, float(named), float(disorder))
 
 
-def _empty(site: Site, evidence: Evidence) -> float:
-    """Likelihood of an empty X site, relative to an independent one."""
-    say = evidence.log_likelihood(site)
-    if not say:
-        return 0.0
-    unknown = PRIOR_RATES["UNKNOWN"]
-    empty = say[f"V_{evidence.host.columns[1]}"] + np.log1p(-unknown)
-    return float(np.logaddexp(empty, say["UNKNOWN"] + np.log(unknown))) - evidence.log_evidence(site)
-
-
-def _any(site: Site, evidence: Evidence) -> float:
-    """Likelihood of an X site that is full, half or empty, each as likely, relative to an independent one."""
-    say, pair = evidence.log_likelihood(site), evidence.host.columns[1]
-    if not say:
-        return 0.0
-    three = [say[label] for label in ("pristine", f"V_{pair[:-1]}", f"V_{pair}")]
-    return float(logsumexp(three)) - np.log(3) - evidence.log_evidence(site)
-
-
-def _places_px(shape: Trefoil, evidence: Evidence) -> FloatArray:
-    return np.array([evidence.xy_px(site) for site in shape.sites])
-
-
-def _besides(shape: Trefoil, loose: Loose, evidence: Evidence) -> set[int]:
-    """Stray columns at a trefoil that it does not explain."""
-    inside = {loose.strays_of.get(site[:2], -1) for site in shape.hollows}
-    return loose.near(_places_px(shape, evidence), AROUND) - inside - set(loose.displaced.values())
-
-
-def _said(odds: Sequence[Odds], evidence: Evidence) -> tuple[Defect | None, Trefoil | None]:
+def _said(odds: Sequence[Odds], seen: Measured) -> tuple[Defect | None, Trefoil | None]:
     """What the sets of metals are together, and the best of the most probable name; nothing if probably no defect."""
     if not odds:
         return None, None
@@ -188,10 +192,10 @@ def _said(odds: Sequence[Odds], evidence: Evidence) -> tuple[Defect | None, Tref
     label = max(weight, key=lambda name: weight[name])
     unnamed = label == "UNKNOWN"
     best = max(odds, key=lambda o: o.disorder if unnamed else o.named if o.shape.label == label else -np.inf).shape
-    extent = _places_px(best, evidence)
+    extent = seen.places_px(best)
     probability = weight.pop(label)
     others = tuple(sorted(weight.items(), key=lambda item: -item[1]))
-    factor = _against_pristine(best, evidence)
+    factor = _against_pristine(best, seen.evidence)
     kind = type_of(label, "UNKNOWN")
     return Defect(0, kind, label, probability, extent.mean(0), best.sites, extent, others, factor), best
 
@@ -206,16 +210,14 @@ def _against_pristine(shape: Trefoil, evidence: Evidence) -> float:
 
 
 def _own(
-    shape: Trefoil, all_strays: bool, found: Sequence[Defect], loose: Loose, evidence: Evidence
+    shape: Trefoil, all_strays: bool, found: Sequence[Defect], seen: Measured
 ) -> list[Defect]:
     """Findings that a trefoil explains."""
-    places = _places_px(shape, evidence)
-    near = loose.near(places, AROUND)
-    strays = {loose.strays_of.get(site[:2], -1) for site in shape.hollows}
-    displaced = {site: k for site, k in loose.displaced.items() if k in near}
-    sites = set(shape.sites) | set(displaced)
-    strays |= near if all_strays else set(displaced.values())
-    return [d for d in found if set(d.sites) <= sites or (_stray(d, evidence) in strays)]
+    near = set[int]().union(*(seen.loose.near(site) for site in shape.sites))
+    displaced = {site: k for site, k in seen.loose.displaced.items() if k in near}
+    sites = {*shape.sites, *displaced}
+    strays = seen.inside(shape) | (near if all_strays else set(displaced.values()))
+    return [d for d in found if set(d.sites) <= sites or _stray(d, seen.evidence) in strays]
 
 
 def _stray(defect: Defect, evidence: Evidence) -> int | None:
