@@ -50,15 +50,15 @@ class Hollow:
         Index of the column in it, -1 if there is none.
     pair : float
         If an X2 column stands there.
-    anything : float
-        If the place is in disorder: a column of any brightness or none.
+    other : float
+        If no X2 column stands there: none at all, or one of any brightness.
     nothing : float
         If all that may be there is an adatom.
     """
 
     stray: int
     pair: float
-    anything: float
+    other: float
     nothing: float
 
 

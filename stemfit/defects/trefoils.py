@@ -1,9 +1,10 @@
 """Trefoils: empty X sites and occupied hollows that are one defect.
 
 A set of metals whose bonds are turned (`trefoil_shapes`) predicts which X sites are empty and which hollows hold a
-column. What was measured there is compared with three other explanations: other sets of metals, with the outer columns
-kept or not; the same places in disorder, each X site full, half or empty and each hollow occupied or not as it likes,
-which has no name; and independent vacancies and adatoms with their densities in this image.
+column. What was measured there is compared with other explanations: other sets of metals, with the outer columns kept
+or not; a trefoil of which some places are not as they should be, and the same places in disorder, each X site full,
+half or empty and each hollow occupied or not as it likes, which both have no name; and independent vacancies and
+adatoms with their densities in this image.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ GROWS = 0.1
 OUTER_KEPT = 0.1
 """Share of trefoils that keep the outer columns: they are known of MoTe2 (Elibol et al. 2018)."""
 
+DEVIATES = 0.01
+"""Probability of each place of a trefoil to be otherwise: about a tenth of all are incomplete or damaged."""
+
 LEAST_HOLLOWS = 2
 """Occupied hollows about a metal from which its bonds may be turned; one is an adatom."""
 
@@ -46,28 +50,47 @@ HOPELESS = 20.0
 Metals = frozenset[Cell]
 
 
+class Place(NamedTuple):
+    """Natural logarithms of likelihoods at one place of a trefoil, relative to one independent of its neighbours.
+
+    `right` as the trefoil has it, `other` if it is otherwise.
+    """
+
+    right: float
+    other: float
+
+
 class Measured:
     """What an image says about sites and hollows, each read once."""
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence, self.loose = evidence, Loose(evidence)
-        self._sites: dict[Site, tuple[float, float]] = {}
+        self._places: dict[tuple[Site, bool], Place] = {}
 
-    def site(self, site: Site) -> tuple[float, float]:
-        """Likelihood of an X site that is empty, and of one that is full, half or empty, each as likely.
+    def places(self, shape: Trefoil) -> list[Place]:
+        """All that a trefoil says something about."""
+        kept = frozenset(shape.touching if shape.outer_kept else ())
+        return [self._place(site, site in kept) for site in shape.moved + shape.touching + shape.hollows]
 
-        Natural logarithms, relative to a site that is independent of its neighbours; zero where nothing is judged.
-        """
-        if site not in self._sites:
-            say, pair = self.evidence.log_likelihood(site), self.evidence.host.columns[1]
-            self._sites[site] = (0.0, 0.0)
-            if say:
-                rare = PRIOR_RATES["UNKNOWN"]
-                empty = np.logaddexp(say[f"V_{pair}"] + np.log1p(-rare), say["UNKNOWN"] + np.log(rare))
-                disorder = logsumexp([say[label] for label in ("pristine", f"V_{pair[:-1]}", f"V_{pair}")]) - np.log(3)
-                alone = self.evidence.log_evidence(site)
-                self._sites[site] = (float(empty - alone), float(disorder - alone))
-        return self._sites[site]
+    def _place(self, site: Site, full: bool) -> Place:
+        if (site, full) not in self._places:
+            self._places[site, full] = self._hollow(site) if site[2] == "H" else self._chalcogen(site, full)
+        return self._places[site, full]
+
+    def _hollow(self, site: Site) -> Place:
+        h = self.loose.hollow(site[:2])
+        return Place(h.pair - h.nothing, h.other - h.nothing)
+
+    def _chalcogen(self, site: Site, full: bool) -> Place:
+        """X site that is left full or emptied; otherwise it is the opposite, half, or anything, each as likely."""
+        say, pair = self.evidence.log_likelihood(site), self.evidence.host.columns[1]
+        if not say:
+            return Place(0.0, 0.0)
+        right, wrong = ("pristine", f"V_{pair}") if full else (f"V_{pair}", "pristine")
+        alone, rare = self.evidence.log_evidence(site), PRIOR_RATES["UNKNOWN"]
+        as_told = np.logaddexp(say[right] + np.log1p(-rare), say["UNKNOWN"] + np.log(rare))
+        other = logsumexp([say[label] for label in (wrong, f"V_{pair[:-1]}", "UNKNOWN")]) - np.log(3)
+        return Place(float(as_told - alone), float(other - alone))
 
     def besides(self, shape: Trefoil) -> set[int]:
         """Stray columns at a trefoil that it does not explain."""
@@ -78,17 +101,21 @@ class Measured:
         """Stray columns in its hollows."""
         return {self.loose.strays_of[site[:2]] for site in shape.hollows if site[:2] in self.loose.strays_of}
 
-    def places_px(self, shape: Trefoil) -> FloatArray:
-        """Where its sites (K, 2) are expected."""
-        return np.array([self.evidence.xy_px(site) for site in shape.sites])
+    def changed(self, shape: Trefoil) -> tuple[Site, ...]:
+        """Which of its places are probably not as in the perfect crystal."""
+        vacant = [s for s in shape.moved + shape.touching if self.evidence.probability(s).get("pristine", 1.0) < 0.5]
+        return (*vacant, *(site for site in shape.hollows if site[:2] in self.loose.strays_of))
 
 
 class Odds(NamedTuple):
-    """Natural logarithms for one set of metals, relative to independent defects on the same places, priors included."""
+    """Natural logarithms for one set of metals, relative to independent defects on the same places, priors included.
+
+    `unnamed` is for a trefoil that is not whole, and for disorder.
+    """
 
     shape: Trefoil
     named: float
-    disorder: float
+    unnamed: float
 
 
 def has_trefoils(host: ProjectedHost) -> bool:
@@ -154,7 +181,7 @@ def _weighed(cluster: Metals, used: set[Site], seen: Measured) -> list[Odds]:
             if used & set(shapes[0].sites):
                 continue
             odds = [_odds(shape, seen) for shape in shapes]
-            level[metals] = max(max(o.named, o.disorder) for o in odds)
+            level[metals] = max(max(o.named, o.unnamed) for o in odds)
             found += odds
         top = max(level.values(), default=-np.inf)
         if top < best - HOPELESS:
@@ -167,22 +194,30 @@ def _weighed(cluster: Metals, used: set[Site], seen: Measured) -> list[Odds]:
 
 def _odds(shape: Trefoil, seen: Measured) -> Odds:
     prior = np.log(RATE) + (len(shape.metals) - 1) * np.log(GROWS)
-    hollows = [seen.loose.hollow(site[:2]) for site in shape.hollows]
-    sites = [seen.site(site) for site in shape.emptied]
-    named = prior + np.log(OUTER_KEPT if shape.outer_kept else 1 - OUTER_KEPT)
-    named += sum(h.pair - h.nothing for h in hollows) + sum(empty for empty, _ in sites)
-    if shape.outer_kept:  # in disorder the same as without
-        return Odds(shape, float(named), -np.inf)
-    disorder = prior + sum(h.anything - h.nothing for h in hollows) + sum(either for _, either in sites)
-    disorder += len(seen.besides(shape)) * np.log(0.5 / STRAY)
-    return Odds(shape, float(named), float(disorder))
+    right, other = np.array(seen.places(shape)).T
+    kind = prior + np.log(OUTER_KEPT if shape.outer_kept else 1 - OUTER_KEPT)
+    whole = kind + right.sum() + len(right) * np.log1p(-DEVIATES)
+    with np.errstate(divide="ignore"):
+        parts = kind + right.sum() + _log_difference(
+            float(np.logaddexp(np.log1p(-DEVIATES), np.log(DEVIATES) + other - right).sum()),
+            len(right) * np.log1p(-DEVIATES),
+        )
+    # Disorder is the same with the outer columns and without, and where columns stand that no trefoil has.
+    either = float((np.logaddexp(right, other + np.log(3)) - np.log(4)).sum())
+    disorder = prior + either + len(seen.besides(shape)) * np.log(0.5 / STRAY)
+    return Odds(shape, float(whole), float(parts if shape.outer_kept else np.logaddexp(parts, disorder)))
+
+
+def _log_difference(more: float, less: float) -> float:
+    """Logarithm of exp(more) - exp(less)."""
+    return more + float(np.log(max(-np.expm1(less - more), 0.0)))
 
 
 def _said(odds: Sequence[Odds], seen: Measured) -> tuple[Defect | None, Trefoil | None]:
     """What the sets of metals are together, and the best of the most probable name; nothing if probably no defect."""
     if not odds:
         return None, None
-    logs = np.array([0.0, *(o.named for o in odds), *(o.disorder for o in odds)])
+    logs = np.array([0.0, *(o.named for o in odds), *(o.unnamed for o in odds)])
     share = np.exp(logs - logsumexp(logs))
     if share[0] > 0.5:
         return None, None
@@ -191,13 +226,14 @@ def _said(odds: Sequence[Odds], seen: Measured) -> tuple[Defect | None, Trefoil 
         weight[o.shape.label] = weight.get(o.shape.label, 0.0) + float(p)
     label = max(weight, key=lambda name: weight[name])
     unnamed = label == "UNKNOWN"
-    best = max(odds, key=lambda o: o.disorder if unnamed else o.named if o.shape.label == label else -np.inf).shape
-    extent = seen.places_px(best)
+    best = max(odds, key=lambda o: o.unnamed if unnamed else o.named if o.shape.label == label else -np.inf).shape
+    sites = best.sites if not unnamed else seen.changed(best)
+    extent = np.array([seen.evidence.xy_px(site) for site in sites])
     probability = weight.pop(label)
     others = tuple(sorted(weight.items(), key=lambda item: -item[1]))
     factor = _against_pristine(best, seen.evidence)
     kind = type_of(label, "UNKNOWN")
-    return Defect(0, kind, label, probability, extent.mean(0), best.sites, extent, others, factor), best
+    return Defect(0, kind, label, probability, extent.mean(0), sites, extent, others, factor), best
 
 
 def _against_pristine(shape: Trefoil, evidence: Evidence) -> float:
@@ -210,13 +246,13 @@ def _against_pristine(shape: Trefoil, evidence: Evidence) -> float:
 
 
 def _own(
-    shape: Trefoil, all_strays: bool, found: Sequence[Defect], seen: Measured
+    shape: Trefoil, unnamed: bool, found: Sequence[Defect], seen: Measured
 ) -> list[Defect]:
     """Findings that a trefoil explains."""
     near = set[int]().union(*(seen.loose.near(site) for site in shape.sites))
     displaced = {site: k for site, k in seen.loose.displaced.items() if k in near}
-    sites = {*shape.sites, *displaced}
-    strays = seen.inside(shape) | (near if all_strays else set(displaced.values()))
+    sites = {*shape.sites, *displaced, *(shape.touching if unnamed else ())}
+    strays = seen.inside(shape) | (near if unnamed else set(displaced.values()))
     return [d for d in found if set(d.sites) <= sites or _stray(d, seen.evidence) in strays]
 
 
