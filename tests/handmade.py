@@ -66,7 +66,7 @@ def unmeasured(crystal: Lattice, site_map: SiteMap | None = None) -> Evidence:
     amplitudes = {"Mo": Amplitude(250.0, 3.0, "image"), "Se2": Amplitude(240.0, 3.0, "image")}
     imaging = Imaging(profile, noise, none, np.ones(SHAPE), amplitudes, {"M": 0.02, "X": 0.03},
         {"M": USUAL_TAIL, "X": USUAL_TAIL})
-    return Evidence(columns, site_map or no_sites, (), crystal, HOST, np.zeros(SHAPE, np.uint8), imaging)
+    return Evidence(columns, site_map or no_sites, (), crystal, HOST, np.zeros(SHAPE, np.uint8), imaging, none)
 
 
 def index(site_map: SiteMap, site: tuple[int, int, str]) -> int:

@@ -35,6 +35,8 @@ class Evidence:
         Non-zero where nothing is said.
     imaging : Imaging
         Brightness of every kind of column.
+    image : (H, W) array
+        Without the jitter of rows, as the columns were fitted to it.
     """
 
     columns: Columns
@@ -44,6 +46,7 @@ class Evidence:
     host: ProjectedHost
     region_map: NDArray[np.uint8]
     imaging: Imaging
+    image: FloatArray
     _rows: dict[Site, tuple[int, int]] = field(init=False, repr=False, compare=False)
     _named: dict[Site, int] = field(init=False, repr=False, compare=False)
 

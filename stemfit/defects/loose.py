@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from scipy.special import log_ndtr
 
-from stemfit.columns.fitter import SIGNIFICANCE
+from stemfit.columns.stamps import drawn
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.occupancy import MODEL_FLOOR, PRIOR_RATES, RELAXED_ERROR
 from stemfit.defects.trefoil_shapes import Cell
@@ -36,8 +35,8 @@ HOLLOW_AREA = np.sqrt(3) / 6
 STRAY = 1e-3
 """Probability that a column stands in a hollow for another reason, an adatom: no more frequent than vacancies."""
 
-OVERLOOKED = 1e-3
-"""Probability that the search for columns passes over a clear one, which stands close to others here."""
+DISC, BESIDE = 0.62, 0.8
+"""Radius of what is looked at about a hollow, and distance of the columns that shed light on it, lattice constants."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +111,18 @@ class Loose:
             return UNSEEN
         pair, spread = self._pair(xy)
         stray = self.strays_of.get(cell)
-        if stray is None:
-            # It was there, and too faint to be believed.
-            error = self._typical_sigma(xy)
-            missed = log_ndtr((SIGNIFICANCE * error - pair) / np.hypot(error, spread))
-            return Hollow(-1, float(np.logaddexp(missed, np.log(OVERLOOKED))), np.log(0.5), np.log1p(-STRAY))
-        value, own = evidence.columns.intensity[stray], np.sqrt(evidence.columns.cov[stray, 2, 2])
-        variance = np.hypot(own, spread) ** 2
-        normal = -0.5 * (value - pair) ** 2 / variance - 0.5 * np.log(2 * np.pi * variance)
         any_light = -np.log(4 * pair)  # as for the UNKNOWN of a site: from nothing to four times the full column
+        if stray is None:
+            value, error = self._light(xy)
+            dark = _log_normal(value, error)
+            right, odd = _log_normal(value - pair, np.hypot(error, spread)), any_light if value > 0 else -np.inf
+            return Hollow(
+                -1, right, float(np.logaddexp(dark, odd) - np.log(2)),
+                float(np.logaddexp(dark + np.log1p(-STRAY), odd + np.log(STRAY))),
+            )
+        value, own = evidence.columns.intensity[stray], np.sqrt(evidence.columns.cov[stray, 2, 2])
         unknown = PRIOR_RATES["UNKNOWN"]
+        normal = _log_normal(value - pair, np.hypot(own, spread))
         light = np.logaddexp(normal + np.log1p(-unknown), any_light + np.log(unknown))
         off = np.hypot(*(evidence.columns.xy_px[stray] - xy)) / self._a_px
         place = -0.5 * (off / PLACE) ** 2 - np.log(2 * np.pi * PLACE**2)
@@ -161,13 +162,34 @@ class Loose:
         x, y = np.clip(np.rint(xy_px).astype(int), 0, np.array(gain.shape[::-1]) - 1)
         return float(gain[y, x])
 
-    def _typical_sigma(self, xy_px: FloatArray) -> float:
-        """Error of the brightness of a faint column here: the median of the nearest X columns."""
-        evidence = self._evidence
-        there = (evidence.sites.sublattice == "X") & (evidence.sites.column >= 0)
-        off = np.hypot(*(evidence.sites.xy_px[there] - xy_px).T)
-        near = evidence.sites.column[there][np.argsort(off)[:12]]
-        return float(np.sqrt(np.median(evidence.columns.cov[near, 2, 2]))) if len(near) else 0.0
+    def _light(self, xy_px: FloatArray) -> tuple[float, float]:
+        """Brightness and its error of a column held at a place where the search found none.
+
+        Fitted to what the model leaves over round there, together with the brightness and position of the columns
+        beside it and with the background, which take up its light where the model lacks it.
+        """
+        evidence, a = self._evidence, self._a_px
+        columns, (h, w) = evidence.columns, evidence.image.shape
+        x0, y0 = np.maximum(np.floor(xy_px - DISC * a).astype(int), 0)
+        x1, y1 = np.minimum(np.ceil(xy_px + DISC * a).astype(int) + 1, [w, h])
+        near = np.flatnonzero(np.hypot(*(columns.xy_px - xy_px).T) < BESIDE * a)
+        corner = np.array([x0, y0])
+        shape, along_x, along_y = drawn(
+            np.vstack([xy_px, columns.xy_px[near]]) - corner, columns.profile, (y1 - y0, x1 - x0)
+        )
+        y, x = np.mgrid[y0:y1, x0:x1]
+        disc = np.hypot(x - xy_px[0], y - xy_px[1]) < DISC * a
+        light = columns.intensity[near, None]
+        design = np.vstack(
+            [shape[:, disc], light * along_x[1:, disc], light * along_y[1:, disc], np.ones((1, disc.sum()))]
+        )
+        box = slice(y0, y1), slice(x0, x1)
+        left = (evidence.image[box] - columns.model[box])[disc]
+        variance = columns.noise.variance(columns.model[box][disc]) * columns.noise.pixels_per_sample
+        weighted = design / np.maximum(variance, 1e-12 * float(np.max(np.abs(evidence.image))) ** 2)
+        cov = np.linalg.pinv(weighted @ design.T, hermitian=True)
+        shed = MODEL_FLOOR * max(evidence.imaging.amplitudes[name].value for name in evidence.host.columns)
+        return float(cov[0] @ (weighted @ left)), float(np.hypot(np.sqrt(cov[0, 0]), shed * self._gain(xy_px)))
 
     def _seen(self, xy_px: FloatArray) -> bool:
         """Whether a place lies in the analysed area, as far from the edge of the image as sites that are judged."""
@@ -176,3 +198,7 @@ class Loose:
         margin = 2.0 * evidence.columns.profile.width_px
         inside = bool((xy_px > margin).all() and (xy_px < np.array([w - 1, h - 1]) - margin).all())
         return inside and evidence.region_map[round(float(xy_px[1])), round(float(xy_px[0]))] == 0
+
+
+def _log_normal(off: float, sigma: float) -> float:
+    return float(-0.5 * (off / sigma) ** 2 - 0.5 * np.log(2 * np.pi) - np.log(sigma))

@@ -72,11 +72,18 @@ def trefoil(metals: frozenset[Cell], polarity: int, outer_kept: bool = False) ->
 
 def metals_round(hollow: Cell, polarity: int) -> tuple[Cell, ...]:
     """The three metals whose X columns may go to the hollow of a cell."""
+    return _centres(hollow, 2 if polarity > 0 else 1, _TO_HOLLOW, polarity)
+
+
+def metals_bound(cell: Cell, polarity: int) -> tuple[Cell, ...]:
+    """The three metals bound to the X column of a cell."""
+    return _centres(cell, 1 if polarity > 0 else 2, _TO_X, polarity)
+
+
+def _centres(cell: Cell, third: int, offsets: tuple[Cell, ...], polarity: int) -> tuple[Cell, ...]:
+    """Metals that see a place at one of the offsets."""
     sign = 1 if polarity > 0 else -1
-    third = 2 if sign > 0 else 1
-    return tuple(
-        ((3 * hollow[0] + third - sign * p) // 3, (3 * hollow[1] + third - sign * q) // 3) for p, q in _TO_HOLLOW
-    )
+    return tuple(((3 * cell[0] + third - sign * p) // 3, (3 * cell[1] + third - sign * q) // 3) for p, q in offsets)
 
 
 def _around(centres: list[Cell], offsets: tuple[Cell, ...], sign: int) -> list[Cell]:

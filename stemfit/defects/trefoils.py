@@ -19,7 +19,7 @@ from scipy.special import logsumexp
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.loose import STRAY, Loose
 from stemfit.defects.occupancy import PRIOR_RATES
-from stemfit.defects.trefoil_shapes import METALS_BESIDE, Cell, Trefoil, metals_round, trefoil
+from stemfit.defects.trefoil_shapes import METALS_BESIDE, Cell, Trefoil, metals_bound, metals_round, trefoil
 from stemfit.defects.types import Defect, Site, type_of
 from stemfit.hosts import ProjectedHost
 
@@ -84,7 +84,7 @@ class Measured:
     def _chalcogen(self, site: Site, full: bool) -> Place:
         """X site that is left full or emptied; otherwise it is the opposite, half, or anything, each as likely."""
         say, pair = self.evidence.log_likelihood(site), self.evidence.host.columns[1]
-        if not say:
+        if f"V_{pair}" not in say:
             return Place(0.0, 0.0)
         right, wrong = ("pristine", f"V_{pair}") if full else (f"V_{pair}", "pristine")
         alone, rare = self.evidence.log_evidence(site), PRIOR_RATES["UNKNOWN"]
@@ -133,7 +133,8 @@ def trefoils(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect],
         return named, left
     seen = Measured(evidence)
     occupied = set(seen.loose.strays_of)
-    clusters, used = _clusters(occupied, evidence.lattice.polarity), set[Site]()
+    vacant = {d.sites[0][:2] for d in found if len(d.sites) == 1 and d.sites[0][2] == "X" and d.type == "DV"}
+    clusters, used = _clusters(occupied, vacant, evidence.lattice.polarity), set[Site]()
     while clusters:
         odds = _weighed(clusters.pop(), used, seen)
         defect, shape = _said(odds, seen)
@@ -144,17 +145,20 @@ def trefoils(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect],
         named.append(defect)
         used |= set(shape.sites)
         occupied -= {site[:2] for site in shape.hollows}
-        clusters = _clusters(occupied, evidence.lattice.polarity)
+        vacant -= {site[:2] for site in shape.emptied}
+        clusters = _clusters(occupied, vacant, evidence.lattice.polarity)
     return named, left
 
 
-def _clusters(occupied: set[Cell], polarity: int) -> list[Metals]:
-    """Neighbouring metals that each have some occupied hollows about them."""
+def _clusters(occupied: set[Cell], vacant: set[Cell], polarity: int) -> list[Metals]:
+    """Neighbouring metals that each have some occupied hollows about them, or no X column at all."""
     count: dict[Cell, int] = {}
     for hollow in occupied:
         for metal in metals_round(hollow, polarity):
             count[metal] = count.get(metal, 0) + 1
     free = {metal for metal, n in count.items() if n >= LEAST_HOLLOWS}
+    bare = {metal for cell in vacant for metal in metals_bound(cell, polarity)}
+    free |= {metal for metal in bare if all(s[:2] in vacant for s in trefoil(frozenset((metal,)), polarity).moved)}
     clusters = []
     while free:
         joined, edge = set[Cell](), {free.pop()}
