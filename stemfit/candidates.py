@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from stemfit.candidate_trefoils import trefoil_patch
 from stemfit.defects import Defect, type_of
 from stemfit.hosts import HONEYCOMB, ProjectedHost
 from stemfit.lattice import Lattice, SiteMap
@@ -83,6 +84,8 @@ def propose(
     """
     if defect.type == "UNKNOWN":
         return ()
+    if defect.type == "TREFOIL":
+        return _trefoils(defect, host, lattice, sites, rates, most)
     labels = [defect.label] + [n for n, p in defect.alternatives if p > MIN_ALTERNATIVE and n != "UNKNOWN"]
     structures = [s for name in dict.fromkeys([*labels, "pristine"]) for s in _variants(name, defect, host, lattice)]
     structures.sort(key=lambda s: s.label != "pristine")
@@ -100,6 +103,23 @@ def propose(
             )
         )
     return tuple(made)
+
+
+def _trefoils(
+    defect: Defect, host: ProjectedHost, lattice: Lattice, sites: SiteMap, rates: Mapping[str, float], most: int
+) -> tuple[Candidate, ...]:
+    """A trefoil and its rivals about the same metals."""
+    patch = trefoil_patch(defect, host, lattice.polarity)
+    matrix, center_px = local_frame(defect, lattice, sites, host.a_A, host.sublattices)
+    offset = center_px - matrix @ patch.center_A
+    made = zip(patch.structures[:most], patch.log_prior[:most], strict=True)
+    return tuple(
+        Candidate(
+            f"{defect.id}-{k}", defect.id, "TREFOIL" if s.sites else "", s.label, s, patch.center_A, matrix, offset,
+            prior if s.sites else float(np.log(rates.get("pristine", 1.0))),
+        )
+        for k, (s, prior) in enumerate(made, 1)
+    )
 
 
 def _center(structure: DefectStructure, family: Sequence[DefectStructure]) -> FloatArray:

@@ -8,6 +8,7 @@ negative polarity.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from stemfit.defects.types import Site
@@ -68,6 +69,47 @@ def trefoil(metals: frozenset[Cell], polarity: int, outer_kept: bool = False) ->
     return Trefoil(
         ordered, _sites(moved, x, "X"), _sites(touching, x, "X"), _sites(hollows, 3 - x, "H"), outer_kept
     )
+
+
+def read_off(sites: Iterable[Site], polarity: int) -> Trefoil | None:
+    """Trefoil that comprises exactly these sites; None if there is none."""
+    given = frozenset(sites)
+    hollows = [site[:2] for site in given if site[2] == "H"]
+    metals = frozenset(
+        metal
+        for hollow in hollows
+        for metal in metals_round(hollow, polarity)
+        if given.issuperset((one := trefoil(frozenset((metal,)), polarity)).moved + one.hollows)
+    )
+    if not metals:
+        return None
+    shapes = (trefoil(metals, polarity, kept) for kept in (False, True))
+    return next((shape for shape in shapes if frozenset(shape.sites) == given), None)
+
+
+def grown(metals: frozenset[Cell]) -> list[frozenset[Cell]]:
+    """Connected sets with one metal more."""
+    return [metals | {more} for more in sorted(beside(metals) - metals)]
+
+
+def shrunk(metals: frozenset[Cell]) -> list[frozenset[Cell]]:
+    """Connected sets with one metal less."""
+    smaller = (metals - {one} for one in sorted(metals))
+    return [fewer for fewer in smaller if fewer and connected(fewer)]
+
+
+def connected(metals: frozenset[Cell]) -> bool:
+    """Whether each metal is reached from each by neighbours."""
+    joined = reached = frozenset(sorted(metals)[:1])
+    while reached:
+        reached = frozenset(beside(reached) & metals) - joined
+        joined |= reached
+    return joined == metals
+
+
+def beside(metals: Iterable[Cell]) -> set[Cell]:
+    """All neighbours of some metals."""
+    return {(i + p, j + q) for i, j in metals for p, q in METALS_BESIDE}
 
 
 def metals_round(hollow: Cell, polarity: int) -> tuple[Cell, ...]:

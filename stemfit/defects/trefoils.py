@@ -9,7 +9,7 @@ adatoms with their densities in this image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from scipy.special import logsumexp
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.loose import STRAY, Loose
 from stemfit.defects.occupancy import PRIOR_RATES
-from stemfit.defects.trefoil_shapes import METALS_BESIDE, Cell, Trefoil, metals_bound, metals_round, trefoil
+from stemfit.defects.trefoil_shapes import Cell, Trefoil, beside, grown, metals_bound, metals_round, trefoil
 from stemfit.defects.types import Defect, Site, type_of
 from stemfit.hosts import ProjectedHost
 
@@ -164,14 +164,10 @@ def _clusters(occupied: set[Cell], vacant: set[Cell], polarity: int) -> list[Met
         joined, edge = set[Cell](), {free.pop()}
         while edge:
             joined |= edge
-            edge = _beside(edge) & free
+            edge = beside(edge) & free
             free -= edge
         clusters.append(frozenset(joined))
     return sorted(clusters, key=lambda metals: (len(metals), sorted(metals)))
-
-
-def _beside(metals: Iterable[Cell]) -> set[Cell]:
-    return {(i + p, j + q) for i, j in metals for p, q in METALS_BESIDE}
 
 
 def _weighed(cluster: Metals, used: set[Site], seen: Measured) -> list[Odds]:
@@ -191,15 +187,20 @@ def _weighed(cluster: Metals, used: set[Site], seen: Measured) -> list[Odds]:
         if top < best - HOPELESS:
             break
         best = max(best, top)
-        grown = sorted(level, key=lambda metals: -level[metals])[:BEAM]
-        sets = {metals | {more} for metals in grown for more in _beside(metals) - metals}
+        further = sorted(level, key=lambda metals: -level[metals])[:BEAM]
+        sets = {more for metals in further for more in grown(metals)}
     return found
 
 
+def log_prior(shape: Trefoil) -> float:
+    """Natural logarithm of the share of metals at which such a trefoil lies beforehand."""
+    kind = np.log(OUTER_KEPT if shape.outer_kept else 1 - OUTER_KEPT)
+    return float(np.log(RATE) + (len(shape.metals) - 1) * np.log(GROWS) + kind)
+
+
 def _odds(shape: Trefoil, seen: Measured) -> Odds:
-    prior = np.log(RATE) + (len(shape.metals) - 1) * np.log(GROWS)
     right, other = np.array(seen.places(shape)).T
-    kind = prior + np.log(OUTER_KEPT if shape.outer_kept else 1 - OUTER_KEPT)
+    kind, prior = log_prior(shape), log_prior(shape._replace(outer_kept=False))
     whole = kind + right.sum() + len(right) * np.log1p(-DEVIATES)
     with np.errstate(divide="ignore"):
         parts = kind + right.sum() + _log_difference(
