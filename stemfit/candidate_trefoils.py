@@ -41,8 +41,17 @@ class TrefoilPatch(NamedTuple):
     center_A: FloatArray
 
 
-def trefoil_patch(defect: Defect, host: ProjectedHost, polarity: int) -> TrefoilPatch:
+def trefoil_patch(defect: Defect, host: ProjectedHost, polarity: int, least: float) -> TrefoilPatch:
     """Trefoil of a defect's sites and its rivals, all in the crystal frame and in one place.
+
+    Parameters
+    ----------
+    defect : Defect
+    host : ProjectedHost
+    polarity : int
+        Of the image.
+    least : float
+        Probability of a name from which larger trefoils are rivals; there are six and more of one size.
 
     Raises
     ------
@@ -52,7 +61,11 @@ def trefoil_patch(defect: Defect, host: ProjectedHost, polarity: int) -> Trefoil
     shape = read_off(defect.sites, polarity)
     if shape is None:
         raise ValueError(f"the sites of {defect.label} are those of no trefoil")
-    shapes = (shape, *rivals(shape, polarity))
+    known = dict(defect.alternatives)
+    shapes = [shape]
+    for rival in rivals(shape, polarity):
+        if len(rival.metals) <= len(shape.metals) or known.get(rival.label, 0.0) > least:
+            shapes.append(rival)
     corner = np.min([crystal_cell(metal, polarity) for metal in shape.metals], axis=0)
     there = tuple((s.label, _from(corner, s, polarity)) for s in shapes)
     structures = _built(host.crystal or host.name, there)

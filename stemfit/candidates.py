@@ -109,7 +109,7 @@ def _trefoils(
     defect: Defect, host: ProjectedHost, lattice: Lattice, sites: SiteMap, rates: Mapping[str, float], most: int
 ) -> tuple[Candidate, ...]:
     """A trefoil and its rivals about the same metals."""
-    patch = trefoil_patch(defect, host, lattice.polarity)
+    patch = trefoil_patch(defect, host, lattice.polarity, MIN_ALTERNATIVE)
     matrix, center_px = local_frame(defect, lattice, sites, host.a_A, host.sublattices)
     offset = center_px - matrix @ patch.center_A
     made = zip(patch.structures[:most], patch.log_prior[:most], strict=True)
