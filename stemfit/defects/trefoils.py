@@ -41,7 +41,7 @@ DEVIATES = 0.01
 LEAST_HOLLOWS = 2
 """Occupied hollows about a metal from which its bonds may be turned; one is an adatom."""
 
-BEAM = 24
+BEAM = 8
 """Sets of metals of one size that are grown further."""
 
 HOPELESS = 20.0
