@@ -10,6 +10,7 @@ adatoms with their densities in this image.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from stemfit.defects.evidence import Evidence
-from stemfit.defects.loose import STRAY, Loose
+from stemfit.defects.groups import NEIGHBOURS, neighbours
+from stemfit.defects.loose import IN_HOLLOW, STRAY, Loose
 from stemfit.defects.occupancy import PRIOR_RATES
 from stemfit.defects.trefoil_shapes import Cell, Trefoil, beside, grown, metals_bound, metals_round, trefoil
 from stemfit.defects.types import Defect, Site, type_of
@@ -141,6 +143,10 @@ def trefoils(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect],
         if defect is None or shape is None:
             continue
         own = _own(shape, defect.label == "UNKNOWN", left, seen)
+        if defect.label == "UNKNOWN":
+            own = [d for near in neighbours(left, NEIGHBOURS * evidence.lattice.a_px_iso)
+                   if any(d is o for d in near for o in own) for d in near]  # fmt: skip
+            defect = _together(defect, own, IN_HOLLOW * evidence.lattice.a_px_iso)
         left = [d for d in left if not any(d is o for o in own)]
         named.append(defect)
         used |= set(shape.sites)
@@ -233,6 +239,8 @@ def _said(odds: Sequence[Odds], seen: Measured) -> tuple[Defect | None, Trefoil 
     unnamed = label == "UNKNOWN"
     best = max(odds, key=lambda o: o.unnamed if unnamed else o.named if o.shape.label == label else -np.inf).shape
     sites = best.sites if not unnamed else seen.changed(best)
+    if not sites:
+        return None, None
     extent = np.array([seen.evidence.xy_px(site) for site in sites])
     probability = weight.pop(label)
     others = tuple(sorted(weight.items(), key=lambda item: -item[1]))
@@ -259,6 +267,16 @@ def _own(
     sites = {*shape.sites, *displaced, *(shape.touching if unnamed else ())}
     strays = seen.inside(shape) | (near if unnamed else set(displaced.values()))
     return [d for d in found if set(d.sites) <= sites or _stray(d, seen.evidence) in strays]
+
+
+def _together(unnamed: Defect, members: Sequence[Defect], apart_px: float) -> Defect:
+    """What has no name, with all that is wrong beside it; a column in one of its hollows is there already."""
+    where = dict(zip(unnamed.sites, unnamed.extent_px, strict=True))
+    for d in members:
+        if np.hypot(*(unnamed.extent_px - d.center_px).T).min() > apart_px:
+            where.update(zip(d.sites, d.extent_px, strict=True))
+    extent = np.array(list(where.values()))
+    return replace(unnamed, sites=tuple(where), extent_px=extent, center_px=extent.mean(0))
 
 
 def _stray(defect: Defect, evidence: Evidence) -> int | None:
