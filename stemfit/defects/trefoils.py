@@ -183,10 +183,10 @@ def _weighed(cluster: Metals, used: set[Site], seen: Measured) -> list[Odds]:
     while sets:
         level: dict[Metals, float] = {}
         for metals in sorted(sets, key=sorted):
-            shapes = [trefoil(metals, seen.evidence.lattice.polarity, kept) for kept in (False, True)]
-            if used & set(shapes[0].sites):
+            shape = trefoil(metals, seen.evidence.lattice.polarity)
+            if used & set(shape.sites):
                 continue
-            odds = [_odds(shape, seen) for shape in shapes]
+            odds = [_odds(shape, seen), _odds(shape._replace(outer_kept=True), seen)]
             level[metals] = max(max(o.named, o.unnamed) for o in odds)
             found += odds
         top = max(level.values(), default=-np.inf)
