@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from stemfit.candidate_lines import line_patch
 from stemfit.candidate_sheets import SHARES, is_pair, middle_px, pair_structures, stays_as_built
+from stemfit.candidate_trefoils import trefoil_patch
 from stemfit.defects import Defect, type_of
 from stemfit.defects.complexes import complex_rate
 from stemfit.defects.types import Site
@@ -99,6 +100,8 @@ def propose(
         return ()
     if defect.type == "LINE":
         return _lines(defect, host, lattice, sites, rates, most)
+    if defect.type == "TREFOIL":
+        return _trefoils(defect, host, lattice, sites, rates, most)
     structures = _structures(defect, host, lattice)
     rates = {**SHARES, **rates} if is_pair(defect, host) else rates
     matrix, center_px = local_frame(defect, lattice, sites, host.a_A, host.sublattices)
@@ -134,6 +137,23 @@ def _structures(defect: Defect, host: ProjectedHost, lattice: Lattice) -> list[D
     labels = [defect.label] + [n for n, p in defect.alternatives if p > MIN_ALTERNATIVE and n != "UNKNOWN"]
     structures = [s for name in dict.fromkeys([*labels, "pristine"]) for s in _variants(name, defect, host)]
     return sorted(structures, key=lambda s: s.label != "pristine")
+
+
+def _trefoils(
+    defect: Defect, host: ProjectedHost, lattice: Lattice, sites: SiteMap, rates: Mapping[str, float], most: int
+) -> tuple[Candidate, ...]:
+    """A trefoil and its rivals about the same metals."""
+    patch = trefoil_patch(defect, host, lattice.polarity, MIN_ALTERNATIVE)
+    matrix, center_px = local_frame(defect, lattice, sites, host.a_A, host.sublattices)
+    offset = center_px - matrix @ patch.center_A
+    made = zip(patch.structures[:most], patch.log_prior[:most], strict=True)
+    return tuple(
+        Candidate(
+            f"{defect.id}-{k}", defect.id, "TREFOIL" if s.sites else "", s.label, s, patch.center_A, matrix, offset,
+            prior if s.sites else float(np.log(rates.get("pristine", 1.0))), len(patch.structures),
+        )
+        for k, (s, prior) in enumerate(made, 1)
+    )
 
 
 def _center(structure: DefectStructure, family: Sequence[DefectStructure]) -> FloatArray:

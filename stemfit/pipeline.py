@@ -114,7 +114,7 @@ def analyze(
         if settings.roi is not None:
             regions, region_map, sites = outside(settings.roi, regions, region_map, sites)
         posteriors = [occupancy(sites, brightness, imaging, host, name) for name in host.sublattices]
-        measured = Evidence(seen, sites, tuple(posteriors), lattice, host, region_map, regions=regions)
+        measured = Evidence(seen, sites, tuple(posteriors), lattice, host, region_map, imaging, image, regions)
         found, suspects = find_defects(measured)
     with clock("candidates"):
         rates, imaging = label_rates(posteriors), with_learned_halves(imaging, posteriors)

@@ -60,7 +60,10 @@ class Chain(NamedTuple):
     @property
     def evidence(self) -> Evidence:
         """As `find_defects` was asked."""
-        return Evidence(self.columns, self.sites, tuple(self.posteriors), self.lattice, self.host, self.region_map)
+        return Evidence(
+            self.columns, self.sites, tuple(self.posteriors), self.lattice, self.host, self.region_map, self.imaging,
+            self.image, self.regions,
+        )
 
     @property
     def rates(self) -> dict[str, float]:
@@ -143,7 +146,8 @@ def run(truth: Crystal, image: FloatArray, host: str, asked: str = "", fitted: C
     sites = name_sites(honey, crystal_host, identity.metal_third)
     imaging = fit_imaging(seen, sites, brightness, crystal_host, None, None)
     posteriors = [occupancy(sites, brightness, imaging, crystal_host, s) for s in crystal_host.sublattices]
-    found, suspects = find_defects(Evidence(seen, sites, tuple(posteriors), lattice, crystal_host, region_map))
+    measured = Evidence(seen, sites, tuple(posteriors), lattice, crystal_host, region_map, imaging, image, regions)
+    found, suspects = find_defects(measured)
     return Chain(
         image, truth, seen, grid, regions, region_map, honey, brightness, identity, lattice, sites, crystal_host,
         imaging, posteriors, found, suspects,

@@ -63,7 +63,10 @@ def unmeasured(crystal: Lattice, site_map: SiteMap | None = None) -> Evidence:
     profile, noise = Profile(np.eye(2), 8.0, 0.1), Noise(1.0, 0.0, 0.1, 1.0)
     columns = Columns(np.zeros((0, 2)), np.zeros(0), np.zeros((0, 3, 3)), profile, none, none, noise)
     no_sites = SiteMap(np.zeros((0, 2), int), np.zeros(0, str), np.zeros((0, 2)), np.zeros(0, int), np.zeros(0, bool))
-    return Evidence(columns, site_map or no_sites, (), crystal, HOST, np.zeros(SHAPE, np.uint8))
+    amplitudes = {"Mo": Amplitude(250.0, 3.0, "image"), "Se2": Amplitude(240.0, 3.0, "image")}
+    imaging = Imaging(profile, noise, none, np.ones(SHAPE), amplitudes, {"M": 0.02, "X": 0.03},
+        {"M": USUAL_TAIL, "X": USUAL_TAIL})
+    return Evidence(columns, site_map or no_sites, (), crystal, HOST, np.zeros(SHAPE, np.uint8), imaging, none)
 
 
 def index(site_map: SiteMap, site: tuple[int, int, str]) -> int:

@@ -17,6 +17,7 @@ from stemfit.defects.bonds import SECOND, bound, certainty, net, rings
 from stemfit.defects.rings import around
 from stemfit.defects.rings import sheet as flat
 from stemfit.hosts import projected
+from stemfit.imaging import USUAL_TAIL, Amplitude, Imaging
 from stemfit.lattice import Lattice, SiteMap
 from stemfit.pipeline import Settings, analyze
 from stemfit.relax import relaxer
@@ -99,7 +100,12 @@ def seen(xy: np.ndarray, missing: np.ndarray, goes_round: bool) -> tuple[Defect,
     names = np.repeat(["A", "B"], len(cells))[inside]
     ij = np.tile(cells, (2, 1))[inside]
     every = SiteMap(ij, names, sites[inside], column, np.ones(len(ij), dtype=bool))
-    measured = Evidence(columns, every, (), lattice, projected("graphene"), np.zeros((220, 220), np.uint8))
+    tails = dict.fromkeys("AB", USUAL_TAIL)
+    imaging = Imaging(
+        columns.profile, columns.noise, flat, flat + 1, {"C": Amplitude(1.0, 0.0, "image")}, {"A": 0.02, "B": 0.02}, tails
+    )
+    nothing = np.zeros((220, 220), np.uint8)
+    measured = Evidence(columns, every, (), lattice, projected("graphene"), nothing, imaging, flat)
     at = BOND_PX * missing * [1.0, -1.0] + 110.0
     return Defect(1, "SV", "V_C", 0.9, at, ((0, 0, "A"),), at[None], (("pristine", 0.1),), 9.0), measured
 

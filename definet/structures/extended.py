@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -128,7 +129,9 @@ _X_THIRDS: tuple[Cell, ...] = ((1, 1), (-2, 1), (1, -2))
 _HOLLOW_THIRDS: tuple[Cell, ...] = ((-1, 2), (-1, -1), (2, -1))
 
 
-def trefoil(crystal: DefectStructure, label: str, at: Cell | None = None, direction: int = 0) -> DefectStructure:
+def trefoil(
+    crystal: DefectStructure, label: str, at: Cell | None = None, direction: int = 0, metals: Sequence[Cell] = ()
+) -> DefectStructure:
     """Rotate the M-X bonds of one metal, or of a chain of neighbours, by 60 degrees (Lin et al., Nat. Commun. 2015).
 
     The metals stay. Their X columns move to the hollows on the other side; X columns that would touch them there are
@@ -143,6 +146,8 @@ def trefoil(crystal: DefectStructure, label: str, at: Cell | None = None, direct
         Cell of the first metal.
     direction : int
         The chain runs at 60 degrees times this.
+    metals : sequence of (i, j), optional
+        Cells of the n rotated metals, counted from `at`, where they are no straight chain.
 
     Raises
     ------
@@ -152,9 +157,12 @@ def trefoil(crystal: DefectStructure, label: str, at: Cell | None = None, direct
     if match is None or facts.sublattices != ("M", "X"):
         raise StructureError(f"{label!r} is not a trefoil of {facts.name}", "Write T1, T2, ... or T1-484, in MX2.")
     step = ZIGZAG[direction % 6]
-    metals = [(3 * t * step[0], 3 * t * step[1]) for t in range(int(match[1]))]
-    leaving = _around(metals, _X_THIRDS)
-    arriving = _around(metals, _HOLLOW_THIRDS)
+    chain = metals or [(t * step[0], t * step[1]) for t in range(int(match[1]))]
+    if len(set(chain)) != int(match[1]):
+        raise StructureError(f"{label} has {match[1]} rotated metals, not {len(set(chain))}", "Name one cell for each.")
+    turned = [(3 * i, 3 * j) for i, j in chain]
+    leaving = _around(turned, _X_THIRDS)
+    arriving = _around(turned, _HOLLOW_THIRDS)
     touching = [] if match[2] else [x for x in _around(arriving, _HOLLOW_THIRDS) if x not in leaving]
     pair = facts.column("X")
     remove = tuple(Site((p - 1) // 3, (q - 1) // 3, k) for p, q in leaving + touching for k in pair)

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from stemfit.columns import Columns
 from stemfit.defects.occupancy import SitePosterior
 from stemfit.defects.types import Site
 from stemfit.hosts import ProjectedHost
+from stemfit.imaging import Imaging
 from stemfit.lattice import Lattice, Region, SiteMap
 
 FloatArray = NDArray[np.float64]
@@ -31,6 +33,10 @@ class Evidence:
     host : ProjectedHost
     region_map : (H, W) array
         Non-zero where nothing is said.
+    imaging : Imaging
+        Brightness of every kind of column.
+    image : (H, W) array
+        Without the jitter of rows, as the columns were fitted to it.
     regions : tuple of Region
         What is there: number k of the map is the k-th.
     """
@@ -41,6 +47,8 @@ class Evidence:
     lattice: Lattice
     host: ProjectedHost
     region_map: NDArray[np.uint8]
+    imaging: Imaging
+    image: FloatArray
     regions: tuple[Region, ...] = ()
     _rows: dict[Site, tuple[int, int]] = field(init=False, repr=False, compare=False)
     _named: dict[Site, int] = field(init=False, repr=False, compare=False)
@@ -78,6 +86,18 @@ class Evidence:
         k, n = self._rows[site]
         one = self.posteriors[k]
         return {h.label: float(v) for h, v in zip(one.hypotheses, one.log_likelihood[n], strict=True)}
+
+    def log_evidence(self, site: Site) -> float:
+        """Natural logarithm of a site's likelihood if it is independent of its neighbours; zero if unjudged.
+
+        All hypotheses together, weighed by their densities in this image.
+        """
+        if site not in self._rows:
+            return 0.0
+        k, n = self._rows[site]
+        one = self.posteriors[k]
+        with np.errstate(divide="ignore"):
+            return float(logsumexp(one.log_likelihood[n] + np.log(one.rate)))
 
     def probability(self, site: Site) -> dict[str, float]:
         """Posterior of each hypothesis by label, pristine included; empty if unjudged."""

@@ -30,7 +30,7 @@ def find_defects(evidence: Evidence) -> tuple[tuple[Defect, ...], tuple[Defect, 
     merged = join(claims + strays, evidence)
     ordered = sorted(merged, key=lambda d: -d.probability)
     taken = {site for d in merged for site in d.sites}
-    suspects = [d for d in suspects if not taken.intersection(d.sites)]  # a row makes doubtful sites its own
+    suspects = [d for d in suspects if not taken.intersection(d.sites)]  # a motif makes doubtful sites its own
     numbered = tuple(replace(d, id=k) for k, d in enumerate(ordered, 1))
     weaker = sorted(suspects, key=lambda d: -_defective(d))
     return numbered, tuple(replace(d, id=k) for k, d in enumerate(weaker, len(numbered) + 1))

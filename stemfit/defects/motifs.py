@@ -11,6 +11,7 @@ from stemfit.defects.evidence import Evidence
 from stemfit.defects.groups import NEIGHBOURS, neighbours, pristine
 from stemfit.defects.rings import sheet
 from stemfit.defects.rows import rows
+from stemfit.defects.trefoils import trefoils
 from stemfit.defects.twins import twins
 from stemfit.defects.types import Defect
 
@@ -19,7 +20,7 @@ Reading = tuple[list[Defect], list[Defect]]
 
 Recogniser = Callable[[Sequence[Defect], Evidence], Reading]
 
-RECOGNISERS: tuple[Recogniser, ...] = (twins, complexes, rows, sheet)
+RECOGNISERS: tuple[Recogniser, ...] = (twins, trefoils, complexes, rows, sheet)
 """In this order: what explains most findings at once comes first, and takes them from the next."""
 
 

@@ -35,6 +35,13 @@ HOLLOW = 0.28
 ON_SITE = 0.25
 """Columns this near to a site belong to the crystal, in lattice constants."""
 
+AROUND = (((1, 1), (0, 1), (1, 0)), ((0, 0), (1, 0), (0, 1)))
+"""Cells of the three sites of each third about the hollow of cell (0, 0)."""
+
+ALIKE = 0.6
+"""Share of a column's usual brightness above which a moved column is still known: beside empty sites it scatters by a
+tenth, and one of its two atoms alone would be at half."""
+
 ROUGH = 0.15
 """Unevenness of the light, over the contrast of a column to the hollow (mean of both sublattices), from which a film is
 in the way: half of what the loss of one chalcogen takes away (half of a column of 0.4 beside a metal of 1)."""
@@ -144,10 +151,11 @@ def hollows(image: FloatArray, columns: Columns, grid: Grid, bins: int) -> Hollo
     rest = averaged(image - columns.model + columns.background, bins)
     cell = cell_coordinates(grid, columns.xy_px)
     on_site = np.min([_distance(cell - t) for t in THIRDS[:2]], axis=0) < ON_SITE
-    if not on_site.all():
+    beside = ~on_site & ~_moved(cell, columns.intensity, on_site)
+    if beside.any():
         profile = averaged_profile(columns.profile, bins)
-        xy = (columns.xy_px[~on_site] + 0.5) / bins - 0.5
-        rest += render(xy, columns.intensity[~on_site] / bins**2, profile, (rest.shape[0], rest.shape[1]))
+        xy = (columns.xy_px[beside] + 0.5) / bins - 0.5
+        rest += render(xy, columns.intensity[beside] / bins**2, profile, (rest.shape[0], rest.shape[1]))
     h, w = rest.shape
     y, x = np.mgrid[:h, :w]
     at = (np.column_stack([x.ravel(), y.ravel()]) + 0.5) * bins - 0.5
@@ -157,6 +165,25 @@ def hollows(image: FloatArray, columns: Columns, grid: Grid, bins: int) -> Hollo
     there &= ((at >= rim) & (at <= np.array([image.shape[1], image.shape[0]]) - 1 - rim)).all(1).reshape(h, w)
     contrast = float(grid.contrast[:2].mean() - grid.contrast[2])
     return Hollows(rest, there.astype(np.float64), grid.a_px_iso / bins, contrast)
+
+
+def _moved(cell: FloatArray, intensity: FloatArray, on_site: BoolArray) -> BoolArray:
+    """Columns (N,) that went from their sites to a hollow: no film, which fills hollows and empties no site.
+
+    They are about as bright as the columns of one third, and of its three sites about the hollow two are empty or all.
+    """
+    cells, moved = np.rint(cell - THIRDS[2]).astype(int), np.zeros(len(cell), dtype=bool)
+    within = ~on_site & (_distance(cell - THIRDS[2]) < HOLLOW)
+    for third, around in zip(THIRDS[:2], AROUND, strict=True):
+        own = on_site & (_distance(cell - third) < ON_SITE)
+        if not own.any():
+            continue
+        there = {(int(i), int(j)) for i, j in np.rint(cell[own] - third)}
+        share = intensity / np.median(intensity[own])
+        alike = np.flatnonzero(within & (share > ALIKE) & (share < 1 / ALIKE))
+        for k, (i, j) in zip(alike, cells[alike].tolist(), strict=True):
+            moved[k] |= sum((i + p, j + q) not in there for p, q in around) >= 2
+    return moved
 
 
 def cell_coordinates(grid: Grid, xy_px: FloatArray) -> FloatArray:
