@@ -68,7 +68,7 @@ def propose(
     """Structures that could explain a defect, the perfect crystal first.
 
     What a projection cannot tell (which of two stacked atoms is missing or replaced) is listed as separate candidates.
-    A defect without a name gets none.
+    A defect without a name gets none, nor does an adatom, whose element is not known.
 
     Parameters
     ----------
@@ -81,12 +81,15 @@ def propose(
     most : int
         At most this many.
     """
-    if defect.type == "UNKNOWN":
+    if defect.type in ("UNKNOWN", "ADATOM"):
         return ()
-    labels = [defect.label] + [n for n, p in defect.alternatives if p > MIN_ALTERNATIVE and n != "UNKNOWN"]
+    others = (n for n, p in defect.alternatives if p > MIN_ALTERNATIVE and n not in ("UNKNOWN", "ADATOM"))
+    labels = [defect.label, *others]
     structures = [s for name in dict.fromkeys([*labels, "pristine"]) for s in _variants(name, defect, host, lattice)]
     structures.sort(key=lambda s: s.label != "pristine")
-    matrix, center_px = local_frame(defect, lattice, sites, host.a_A, host.sublattices)
+    # Structures have the lattice constant of the crystal, not that of an alloy of it.
+    a_A = host.structure.a_exp_A if host.honeycomb else host.a_A
+    matrix, center_px = local_frame(defect, lattice, sites, a_A, host.sublattices)
     count = {s.label: sum(t.label == s.label for t in structures) for s in structures}
     made = []
     for k, structure in enumerate(structures[:most], 1):
