@@ -83,7 +83,7 @@ def propose(
     """Structures that could explain a defect, the perfect crystal first.
 
     What a projection cannot tell (which of two stacked atoms is missing or replaced) is listed as separate candidates.
-    A defect without a name gets none.
+    A defect without a name gets none, nor does an adatom, whose element is not known.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def propose(
     most : int
         At most this many.
     """
-    if defect.type == "UNKNOWN" or defect.label in WITHOUT_STRUCTURE:
+    if defect.type in ("UNKNOWN", "ADATOM") or defect.label in WITHOUT_STRUCTURE:
         return ()
     if defect.type == "LINE":
         return _lines(defect, host, lattice, sites, rates, most)
@@ -104,7 +104,7 @@ def propose(
         return _trefoils(defect, host, lattice, sites, rates, most)
     structures = _structures(defect, host, lattice)
     rates = {**SHARES, **rates} if is_pair(defect, host) else rates
-    matrix, center_px = local_frame(defect, lattice, sites, host.a_A, host.sublattices)
+    matrix, center_px = _frame(defect, host, lattice, sites)
     center_px = middle_px(defect) if is_pair(defect, host) else center_px
     count = {s.label: sum(t.label == s.label for t in structures) for s in structures}
     made = []
@@ -134,7 +134,8 @@ def _structures(defect: Defect, host: ProjectedHost, lattice: Lattice) -> list[D
     """All that could be there, the perfect crystal first."""
     if is_pair(defect, host):
         return list(pair_structures(defect, host, lattice, patch_cells(host)))
-    labels = [defect.label] + [n for n, p in defect.alternatives if p > MIN_ALTERNATIVE and n != "UNKNOWN"]
+    others = (n for n, p in defect.alternatives if p > MIN_ALTERNATIVE and n not in ("UNKNOWN", "ADATOM"))
+    labels = [defect.label, *others]
     structures = [s for name in dict.fromkeys([*labels, "pristine"]) for s in _variants(name, defect, host)]
     return sorted(structures, key=lambda s: s.label != "pristine")
 
@@ -144,7 +145,7 @@ def _trefoils(
 ) -> tuple[Candidate, ...]:
     """A trefoil and its rivals about the same metals."""
     patch = trefoil_patch(defect, host, lattice.polarity, MIN_ALTERNATIVE)
-    matrix, center_px = local_frame(defect, lattice, sites, host.a_A, host.sublattices)
+    matrix, center_px = _frame(defect, host, lattice, sites)
     offset = center_px - matrix @ patch.center_A
     made = zip(patch.structures[:most], patch.log_prior[:most], strict=True)
     return tuple(
@@ -173,7 +174,7 @@ def _lines(
 ) -> tuple[Candidate, ...]:
     """Structures of a line, in one patch along it."""
     patch = line_patch(defect, host, lattice, rates, MIN_ALTERNATIVE)
-    matrix, center_px = local_frame(defect, lattice, sites, host.a_A, host.sublattices)
+    matrix, center_px = _frame(defect, host, lattice, sites)
     matrix = matrix @ patch.turn
     offset = center_px - matrix @ patch.center_A
     return tuple(
@@ -245,6 +246,12 @@ def crystal_axes(lattice: Lattice) -> FloatArray:
     if lattice.cell != HONEYCOMB:
         return np.column_stack([a, b])
     return np.column_stack([a, b] if lattice.polarity > 0 else [b, b - a])
+
+
+def _frame(defect: Defect, host: ProjectedHost, lattice: Lattice, sites: SiteMap) -> tuple[FloatArray, FloatArray]:
+    """As `local_frame`; structures have the lattice constant of the crystal, not that of an alloy of it."""
+    a_A = host.structure.a_exp_A if host.honeycomb else host.a_A
+    return local_frame(defect, lattice, sites, a_A, host.sublattices)
 
 
 def local_frame(

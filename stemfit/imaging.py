@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
+from scipy.stats import binom
 
 from stemfit.columns import Columns, Noise, Profile
 from stemfit.errors import UsageError
 from stemfit.hosts import ProjectedHost, column_type
-from stemfit.lattice import Brightness, SiteMap
+from stemfit.lattice import Brightness, Populations, SiteMap, log_densities
 from stemfit.optics.scattering import column_elements, ratio
 
 FloatArray = NDArray[np.float64]
@@ -67,6 +69,8 @@ class Imaging:
         Relative brightness scatter of most pristine columns beyond their measurement error, by sublattice.
     tails : dict of str to Tail
         Of that scatter, by sublattice.
+    mixtures : mapping of sublattice to Populations
+        Column types of the sublattices of an alloy that are mixed, brightness at relative gain 1.
     width_sigma_px, tail_fraction_sigma, background_sigma : float or None
         Standard errors of the profile's width and tail, and of the level of the background, which goes with the tail.
     """
@@ -81,6 +85,7 @@ class Imaging:
     width_sigma_px: float | None = None
     tail_fraction_sigma: float | None = None
     background_sigma: float | None = None
+    mixtures: Mapping[str, Populations] = field(default_factory=dict)
 
     def scatter_of(self, column: str) -> float:
         """Relative brightness scatter (rms) to expect of a column type, from the sublattice that it would stand on."""
@@ -111,13 +116,19 @@ FOREIGN, NOT_A_FEW = 6.0, 0.05
 """Spreads above the majority beyond which a bright column is another atom, and the share from which such columns are no
 exception."""
 
+SHOWN = 0.02
+"""Share of a mixture's columns from which the brightness of a type counts as measured."""
+
+MOST_GUESTS = 0.1
+"""Share of a sublattice that may be single exchanged atoms; more is an alloy, or not uniform in another way."""
+
 GAIN_NEIGHBOURS = 60
 """Sites whose median makes the local gain: about three cells around, so that no point defect can pull it."""
 
 
 def fit_imaging(
     columns: Columns, sites: SiteMap, brightness: Brightness, host: ProjectedHost, voltage_kV: float | None,
-    detector_mrad: tuple[float, float] | None,
+    detector_mrad: tuple[float, float] | None, mixtures: Mapping[str, Populations] | None = None,
 ) -> Imaging:
     """Measure brightness per sublattice on the pristine majority; take what is not in the image from the table.
 
@@ -131,15 +142,29 @@ def fit_imaging(
     host : ProjectedHost
     voltage_kV, detector_mrad
         None where unknown.
+    mixtures : mapping of sublattice to Populations, optional
+        Sublattices whose columns are mixtures of elements: there the most likely type takes the place of the majority.
     """
+    mixtures = mixtures or {}
     level = {s: _median(brightness.value[sites.analysed & (sites.sublattice == s)]) for s in host.sublattices}
-    relative = brightness.value / np.array([level[str(s)] for s in sites.sublattice])
-    gain = _gain_field(sites, relative, columns.background.shape)
-    at = np.rint(sites.xy_px).astype(int)
+    expected = np.array([level[str(s)] for s in sites.sublattice])
+    at, shape = np.rint(sites.xy_px).astype(int), columns.background.shape
+    alone = ~np.isin(sites.sublattice, list(mixtures))
+    gain = _gain_field(sites, np.where(alone | ~alone.any(), brightness.value / expected, np.nan), shape)
+    if mixtures:
+        here = gain[at[:, 1], at[:, 0]]
+        flat_first = Brightness(brightness.value / here, brightness.sigma / here)
+        gain = _gain_field(sites, brightness.value / expected_mixed(sites, flat_first, mixtures, expected), shape)
     flat = brightness.value / gain[at[:, 1], at[:, 0]]
     amplitudes, scatter, tails = {}, {}, {}
     for sublattice, column in zip(host.sublattices, host.columns, strict=True):
         use = sites.analysed & (sites.sublattice == sublattice)
+        if sublattice in mixtures:
+            known = mixtures[sublattice]
+            amplitudes.update(_amplitudes(known))
+            scatter[sublattice] = known.spread / float(known.share @ known.levels.value)
+            tails[sublattice] = USUAL_TAIL
+            continue
         value, spread = _majority(flat[use])
         own = _median(brightness.sigma[use]) / value
         scatter[sublattice] = float(np.sqrt(max((spread / value) ** 2 - own**2, 0.0)))
@@ -150,7 +175,32 @@ def fit_imaging(
         if column not in amplitudes:
             amplitudes[column] = _from_table(column, host, amplitudes, voltage_kV, detector_mrad)
     errors = _profile_errors(columns)
-    return Imaging(columns.profile, columns.noise, columns.background, gain, amplitudes, scatter, tails, *errors)
+    return Imaging(
+        columns.profile, columns.noise, columns.background, gain, amplitudes, scatter, tails, *errors, mixtures
+    )
+
+
+def expected_mixed(
+    sites: SiteMap, brightness: Brightness, mixtures: Mapping[str, Populations], otherwise: FloatArray
+) -> FloatArray:
+    """Brightness (S,) of the most likely type of column on every site of a mixed sublattice, and `otherwise`."""
+    expected = otherwise.copy()
+    for sublattice, known in mixtures.items():
+        rows = np.flatnonzero(sites.sublattice == sublattice)
+        density = log_densities(brightness.value[rows], brightness.sigma[rows], known.levels, known.spread)
+        full = density[:, : known.levels.full] + np.log(known.share[: known.levels.full])
+        expected[rows] = known.levels.value[full.argmax(1)]
+    return expected
+
+
+def _amplitudes(known: Populations) -> dict[str, Amplitude]:
+    """Brightness of the types of a mixture: measured where there are columns of them."""
+    return {
+        column: Amplitude(float(value), max(float(sigma), 1e-3 * float(value)), "image" if share > SHOWN else "table")
+        for column, value, sigma, share in zip(
+            known.levels.columns, known.levels.value, known.levels.sigma, known.share, strict=True
+        ) if column
+    }
 
 
 def _profile_errors(columns: Columns) -> tuple[float | None, float | None, float | None]:
@@ -215,20 +265,21 @@ def _gain_field(sites: SiteMap, relative: FloatArray, shape: tuple[int, int]) ->
     nodes = gaussian_filter(np.median(relative[use][near], axis=1).reshape(h, w), 1.5, mode="nearest")
     nodes = np.clip(nodes, 0.3, 3.0)
     rows, cols = np.linspace(0, h - 1, shape[0]), np.linspace(0, w - 1, shape[1])
-    field = map_coordinates(nodes, np.meshgrid(rows, cols, indexing="ij"), order=1)
-    return np.asarray(field / field.mean())
+    gain = map_coordinates(nodes, np.meshgrid(rows, cols, indexing="ij"), order=1)
+    return np.asarray(gain / gain.mean())
 
 
 def _bright_tail(z: FloatArray) -> Tail:
     """Tail of the scatter from the columns brighter than most: no vacancy can make them so.
 
     Two zero-mean normal distributions of half-width are fitted to the bright half, starting from `USUAL_TAIL` with the
-    weight of `TAIL_PRIOR` columns. A few columns beyond `FOREIGN` are other atoms and do not speak about the scatter;
-    many are a sublattice that is not uniform.
+    weight of `TAIL_PRIOR` columns. A few columns beyond `FOREIGN` are other atoms and do not speak about the scatter,
+    nor do up to `MOST_GUESTS` that are a population of their own; more are a sublattice that is not uniform.
     """
     bright = z[z > 0]
     far = bright > FOREIGN
-    if far.mean() < NOT_A_FEW if len(bright) else True:
+    own = far.any() and far.sum() < MOST_GUESTS * len(z) and _apart(bright, float(np.median(bright[far])))
+    if own or (far.mean() < NOT_A_FEW if len(bright) else False):
         bright = bright[~far]
     share, width = USUAL_TAIL
     for _ in range(50):
@@ -239,6 +290,13 @@ def _bright_tail(z: FloatArray) -> Tail:
         variance = (of_tail @ bright**2 + few * USUAL_TAIL.width**2) / (of_tail.sum() + few)
         width = max(float(np.sqrt(variance)), USUAL_TAIL.width)
     return Tail(share, width)
+
+
+def _apart(bright: FloatArray, level: float) -> bool:
+    """Whether there are fewer columns half way (from 3 spreads) to a level than about it, and not by accident (1 %)."""
+    reach = 0.2 * (level - 3)
+    about, between = (int(np.sum(np.abs(bright - x) < reach)) for x in (level, (level + 3) / 2))
+    return bool(binom.cdf(between, between + about, 0.5) < 0.01)
 
 
 def _majority(values: FloatArray) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from stemfit.defects import (
     Evidence,
     find_defects,
     label_rates,
-    occupancy,
+    occupancies,
     with_learned_halves,
     with_naming_doubt,
 )
@@ -109,17 +109,19 @@ def analyze(
         host = identity.host
         calibration = calibrate(lattice, host, micrograph, settings.pixel_size_A, identity.alternatives)
     with clock("imaging"):
-        imaging = fit_imaging(seen, sites, brightness, host, *optics)
+        mixtures = {} if identity.alloy is None else identity.alloy.populations
+        imaging = fit_imaging(seen, sites, brightness, host, *optics, mixtures)
     with clock("defects"):
         if settings.roi is not None:
             regions, region_map, sites = outside(settings.roi, regions, region_map, sites)
-        posteriors = [occupancy(sites, brightness, imaging, host, name) for name in host.sublattices]
-        measured = Evidence(seen, sites, tuple(posteriors), lattice, host, region_map, imaging, image, regions)
+        posteriors = occupancies(sites, brightness, imaging, host)
+        measured = Evidence(seen, sites, posteriors, lattice, host, region_map, imaging, image, regions)
         found, suspects = find_defects(measured)
     with clock("candidates"):
         rates, imaging = label_rates(posteriors), with_learned_halves(imaging, posteriors)
         candidates = tuple(
-            c for d in found for c in propose(d, host, lattice, sites, rates, settings.max_candidates)
+            c for d in found if not any(s[2] in mixtures for s in d.sites)
+            for c in propose(d, host, lattice, sites, rates, settings.max_candidates)
         )
     with clock("relax"):
         relaxed = tuple(relaxer(candidates))
@@ -135,12 +137,13 @@ def analyze(
         for some in (ranking.claimed, ranking.doubted + suspects)
     )
     seen, sites, claimed, suspects = _as_scanned(rows, seen, sites, claimed, suspects)
-    call = HostCall(host, identity.source, identity.probability, identity.alternatives)
+    fractions = {s: p.composition() for s, p in mixtures.items()} or None
+    call = HostCall(host, identity.source, identity.probability, identity.alternatives, fractions)
     return Analysis(
         micrograph, units.columns(seen), call, calibration, lattice, sites, regions, region_map, units.imaging(imaging),
         claimed, suspects, candidates, relaxed, ranking.scores, simulated,
         warn.collect(identity, calibration, posteriors, brightness, imaging, candidates, relaxed, rows, spikes),
-        asdict(settings), _environment(), clock.seconds,
+        asdict(settings), _environment(), clock.seconds, tuple(p for p in posteriors if p.species),
     )
 
 

@@ -31,9 +31,10 @@ def collect(
         text
         for text in (
             *_host(identity),
+            *_mixture(identity),
             *_scale(calibration),
             *(w for p, s in zip(posteriors, host.sublattices, strict=True) for w in _halves(p, brightness, imaging, s)),
-            *(w for p in posteriors for w in _alloy(p, brightness, imaging)),
+            *(w for p in posteriors if not p.species for w in _alloy(p, brightness, imaging)),
             *_left_out(candidates),
             *_out_of_range(relaxed),
             *_jitter(rows, calibration),
@@ -41,6 +42,21 @@ def collect(
         )
         if text
     )
+
+
+def _mixture(identity: Identity) -> list[str]:
+    """What a composition rests on."""
+    if identity.alloy is None:
+        return []
+    parts = [
+        ", ".join(f"{element} {100 * f:.0f} +- {max(100 * s, 1):.0f} %" for element, (f, s) in p.composition().items())
+        + f" on {sublattice}"
+        for sublattice, p in identity.alloy.populations.items()
+    ]
+    return [
+        f"an alloy by the brightness of its columns ({'; '.join(parts)}): elements are read from brightness alone, "
+        "vacancies in it get no structures, and structure files have the atoms of the majority"
+    ]
 
 
 def _alloy(posterior: SitePosterior, brightness: Brightness, imaging: Imaging) -> list[str]:

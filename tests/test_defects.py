@@ -97,10 +97,11 @@ def test_a_heavier_metal_is_a_substitution() -> None:
     assert labels["W_Mo"] + labels["Re_Mo"] > 0.95
 
 
-def test_a_stray_column_is_unknown_and_said() -> None:
+def test_a_stray_column_on_an_intact_layer_is_an_adatom() -> None:
     chain = marked()
     found = at(chain.found, chain.truth.defects[4].center_px, 6.0)
-    assert (found.type, found.label) == ("UNKNOWN", "UNKNOWN")
+    assert (found.type, found.label) == ("ADATOM", "ADATOM")
+    assert dict(found.alternatives)["UNKNOWN"] > 0.05
     assert any(s[2] == "-" for s in found.sites)
     assert len(chain.found) == 5  # and nothing else
 
@@ -324,4 +325,4 @@ def test_columns_that_are_pairs_lose_one_atom_or_both(host: str, metal: str, oth
 
 
 def test_any_crystal_has_vacancies_and_what_is_unknown() -> None:
-    assert [h.label for h in hypotheses(projected("blackP"), "C")] == ["pristine", "V_P", "UNKNOWN"]
+    assert [h.label for h in hypotheses(projected("blackP"), "C")] == ["pristine", "V_P", "ADATOM", "UNKNOWN"]

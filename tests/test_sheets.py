@@ -102,7 +102,8 @@ def seen(xy: np.ndarray, missing: np.ndarray, goes_round: bool) -> tuple[Defect,
     every = SiteMap(ij, names, sites[inside], column, np.ones(len(ij), dtype=bool))
     tails = dict.fromkeys("AB", USUAL_TAIL)
     imaging = Imaging(
-        columns.profile, columns.noise, flat, flat + 1, {"C": Amplitude(1.0, 0.0, "image")}, {"A": 0.02, "B": 0.02}, tails
+        columns.profile, columns.noise, flat, flat + 1, {"C": Amplitude(1.0, 0.0, "image")}, dict.fromkeys("AB", 0.02),
+        tails,
     )
     nothing = np.zeros((220, 220), np.uint8)
     measured = Evidence(columns, every, (), lattice, projected("graphene"), nothing, imaging, flat)

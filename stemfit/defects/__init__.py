@@ -2,6 +2,7 @@
 
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.find import CLAIM, find_defects
+from stemfit.defects.mixed import occupancies
 from stemfit.defects.naming import with_naming_doubt
 from stemfit.defects.occupancy import (
     MODEL_FLOOR,
@@ -29,6 +30,7 @@ __all__ = [
     "find_defects",
     "hypotheses",
     "label_rates",
+    "occupancies",
     "occupancy",
     "type_of",
     "with_learned_halves",

@@ -59,7 +59,10 @@ def _site_defects(sites: SiteMap, posterior: SitePosterior) -> list[Defect]:
 
 
 def _off_lattice(columns: Columns, sites: SiteMap, region_map: NDArray[np.uint8]) -> list[Defect]:
-    """Significant columns that sit on no site: something is there that the crystal does not explain."""
+    """Significant columns that sit on no site: something is there that the crystal does not explain.
+
+    Where the nearest site is not judged (beside a region, at the image's edge) they are not either.
+    """
     taken = np.zeros(len(columns), dtype=bool)
     taken[sites.column[sites.column >= 0]] = True
     sigma = np.sqrt(columns.cov[:, 2, 2])
@@ -73,7 +76,10 @@ def _off_lattice(columns: Columns, sites: SiteMap, region_map: NDArray[np.uint8]
         x, y = columns.xy_px[k]
         if not (margin < x < w - 1 - margin and margin < y < h - 1 - margin) or region_map[round(y), round(x)]:
             continue
-        i, j = sites.ij[int(np.argmin(np.sum((sites.xy_px - columns.xy_px[k]) ** 2, axis=1)))]
+        nearest = int(np.argmin(np.sum((sites.xy_px - columns.xy_px[k]) ** 2, axis=1)))
+        if not sites.analysed[nearest]:
+            continue
+        i, j = sites.ij[nearest]
         z = float(columns.intensity[k] / sigma[k])
         xy = columns.xy_px[k]
         site = (int(i), int(j), "-")

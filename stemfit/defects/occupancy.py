@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from stemfit.defects.types import type_of
 from stemfit.hosts import ProjectedHost, column_type
@@ -17,9 +18,15 @@ from stemfit.optics.scattering import column_elements
 
 FloatArray = NDArray[np.float64]
 
-PRIOR_RATES = {"SV": 1e-2, "DV": 3e-3, "VM": 1e-3, "SUB": 5e-4, "ANTI": 2e-4, "UNKNOWN": 1e-4}
+PRIOR_RATES = {"SV": 1e-2, "DV": 3e-3, "VM": 1e-3, "SUB": 5e-4, "ANTI": 2e-4, "ADATOM": 2e-4, "UNKNOWN": 1e-4}
 """Share of sites that a type takes before the image is asked (per label for SUB and ANTI): orders of magnitude from
 Hong et al., Nat. Commun. 2015. The image's own densities replace them as far as it holds evidence."""
+
+ISOVALENT, ISOVALENT_RATE = ("Mo", "W"), 2e-3
+"""Metals of the same group are exchanged more often than others: their precursors contaminate each other."""
+
+ADDED = 2.0
+"""Brightest atom on top of a column, in units of the brightest pristine column; elements are not known."""
 
 BOTH_EXCHANGED = 1e-5
 """The same for a column whose two atoms are both exchanged: between independent events and clusters."""
@@ -76,6 +83,10 @@ class SitePosterior(NamedTuple):
         Share of sites of each hypothesis.
     half : Amplitude or None
         Brightness of the half-empty column after the image was asked; None where columns hold one atom.
+    species : tuple of str
+        Types that a column of a mixture may have, those that lost an atom last; empty where nothing is mixed.
+    p_species : (K, T) array or None
+        Their probabilities.
     """
 
     site: NDArray[np.int64]
@@ -84,30 +95,32 @@ class SitePosterior(NamedTuple):
     log_likelihood: FloatArray
     rate: FloatArray
     half: Amplitude | None
+    species: tuple[str, ...] = ()
+    p_species: FloatArray | None = None
 
 
 def hypotheses(host: ProjectedHost, sublattice: str) -> tuple[Hypothesis, ...]:
     """What each site of a sublattice may hold; the first is pristine, the last UNKNOWN."""
-    unknown = Hypothesis("UNKNOWN", "UNKNOWN", "?")
+    unknown, added = Hypothesis("UNKNOWN", "UNKNOWN", "?"), Hypothesis("ADATOM", "ADATOM", "?")
     if not host.honeycomb:
         own = host.columns[host.sublattices.index(sublattice)]
-        return (Hypothesis("pristine", "", own), *_vacancies(own), unknown)
+        return (Hypothesis("pristine", "", own), *_vacancies(own), added, unknown)
     metal, other = host.columns
     if host.sublattices == ("A", "B"):
         own, far = (metal, other) if sublattice == "A" else (other, metal)
         foreign = [e for e in ("C", "B", "N", "Si") if e != own]
         swaps = [Hypothesis(f"{e}_{own}", "ANTI" if e == far else "SUB", e) for e in foreign]
-        return (Hypothesis("pristine", "", own), Hypothesis(f"V_{own}", "SV", ""), *swaps, unknown)
+        return (Hypothesis("pristine", "", own), Hypothesis(f"V_{own}", "SV", ""), *swaps, added, unknown)
     x = other.rstrip("2")
     if sublattice == "M" and metal.endswith("2"):
         m = metal.rstrip("2")
         swaps = [Hypothesis(f"{e}_{m}", "SUB", column_type([e, m])) for e in PAIRED_METALS if e != m]
         vacancies = (Hypothesis(f"V_{m}", "VM", m), Hypothesis(f"V_{metal}", "VM", ""))
-        return (Hypothesis("pristine", "", metal), *vacancies, *swaps, unknown)
+        return (Hypothesis("pristine", "", metal), *vacancies, *swaps, added, unknown)
     if sublattice == "M":
         swaps = [Hypothesis(f"{NAMES.get(m, m)}_{metal}", "SUB", m) for m in METALS if m != metal]
         anti = [Hypothesis(f"{x}_{metal}", "ANTI", x), Hypothesis(f"{x}2_{metal}", "ANTI", x + "2")]
-        return (Hypothesis("pristine", "", metal), Hypothesis(f"V_{metal}", "VM", ""), *swaps, *anti, unknown)
+        return (Hypothesis("pristine", "", metal), Hypothesis(f"V_{metal}", "VM", ""), *swaps, *anti, added, unknown)
     foreign = [e for e in CHALCOGENS if e != x]
     one = [Hypothesis(f"{e}_{x}", "SUB", column_type([e, x])) for e in foreign]
     both = [Hypothesis(f"{e}2_{x}2", "SUB", e + "2") for e in foreign]
@@ -115,7 +128,7 @@ def hypotheses(host: ProjectedHost, sublattice: str) -> tuple[Hypothesis, ...]:
     if metal.endswith("2"):  # antisites of neighbours in the periodic table are as bright as what they replace
         anti = []
     vacancies = (Hypothesis(f"V_{x}", "SV", x), Hypothesis(f"V_{x}2", "DV", ""))
-    return (Hypothesis("pristine", "", other), *vacancies, *one, *both, *anti, unknown)
+    return (Hypothesis("pristine", "", other), *vacancies, *one, *both, *anti, added, unknown)
 
 
 def _vacancies(column: str) -> list[Hypothesis]:
@@ -159,8 +172,10 @@ def occupancy(
 
 def _prior_rate(h: Hypothesis) -> float:
     """Share of sites beforehand; a column with both atoms exchanged (E2_X2) takes two events."""
-    twice = h.type == "SUB" and h.column.endswith("2")
-    return BOTH_EXCHANGED if twice else PRIOR_RATES.get(h.type, 0.0)
+    if h.type == "SUB" and h.column.endswith("2"):
+        return BOTH_EXCHANGED
+    isovalent = h.type == "SUB" and h.column in ISOVALENT and h.label.endswith(tuple(f"_{m}" for m in ISOVALENT))
+    return ISOVALENT_RATE if isovalent else PRIOR_RATES.get(h.type, 0.0)
 
 
 def _densities(options: Sequence[Hypothesis], probability: FloatArray, prior: FloatArray) -> FloatArray:
@@ -188,6 +203,8 @@ def _log_likelihood(
 ) -> FloatArray:
     if h.type == "UNKNOWN":
         return np.where(value < 0, -np.inf, -np.log(4 * full.value))  # anything from nothing to 4 full columns
+    if h.type == "ADATOM":
+        return _more_light(value, sigma, imaging.scatter[sublattice], full.value, brightest(imaging))
     level = Amplitude(0.0, 0.0, "image") if h.column == "" else imaging.amplitudes[h.column]
     if h.half_empty and half is not None:
         level = half
@@ -205,6 +222,18 @@ def _log_likelihood(
     wider = USUAL_TAIL.width**2 * (variance - measured) + width**2 * measured
     wide = -0.5 * (value - level.value) ** 2 / wider - 0.5 * np.log(2 * np.pi * wider)
     return np.asarray(np.logaddexp(normal + np.log(1 - share), wide + np.log(share)))
+
+
+def brightest(imaging: Imaging) -> float:
+    """Brightness of the brightest pristine column."""
+    return max(a.value for a in imaging.amplitudes.values() if a.source == "image")
+
+
+def _more_light(value: FloatArray, sigma: FloatArray, scatter: float, full: float, most: float) -> FloatArray:
+    """Log-likelihood of a full column with any atom on it, from nothing to `ADDED` times the brightest column."""
+    spread = np.sqrt(sigma**2 + (np.hypot(scatter, MODEL_FLOOR) * full) ** 2)
+    inside = ndtr((value - full) / spread) - ndtr((value - full - ADDED * most) / spread)
+    return np.asarray(np.log(np.maximum(inside, 1e-300) / (ADDED * most)))
 
 
 def _learned(

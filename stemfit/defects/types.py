@@ -59,7 +59,7 @@ class Defect:
 
 def type_of(label: str, otherwise: str) -> str:
     """Contract type of a label; `otherwise` where the label alone does not say (SV or DV of another name)."""
-    if label in ("UNKNOWN", "TWIN"):
+    if label in ("UNKNOWN", "TWIN", "ADATOM"):
         return label
     if re.match(r"[SDC]VL-", label):
         return "LINE"

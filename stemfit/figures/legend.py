@@ -30,6 +30,9 @@ def legend_rows(analysis: Analysis) -> list[list[Sign]]:
         Line2D([], [], label=formula(marks.species) or "unnamed", **dot(on_paper(marks), 3.2))
         for marks in marks_of(analysis, species_of(analysis))
     ]
+    for fractions in (analysis.host.composition or {}).values():
+        text = ", ".join(f"{100 * f:.0f} % {element}" for element, (f, _) in fractions.items())
+        signs.append(Line2D([], [], linestyle="none", label=text))
     counts: list[Sign] = []
     if len(analysis.defects) > MOST_LABELS:
         counts = [Line2D([], [], label=text, **defect_style(1.0)) for text in _counts(analysis.defects)]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stemfit.defects import Defect
 from stemfit.figures.labels import bounds, place
 from stemfit.figures.legend import MOST_LABELS
-from stemfit.figures.marks import dot, marks_of, species_of
+from stemfit.figures.marks import blended, dot, marks_of, species_of
 from stemfit.figures.outlines import defect_style, draw_outline, rings, suspect_style
 from stemfit.figures.sheet import (
     POINTS_PER_MM,
@@ -36,6 +36,9 @@ LABEL_BACK = {"boxstyle": "square,pad=0.12", "facecolor": "black", "edgecolor": 
 SMALLEST_MARKER_PT = 0.7
 """Smaller dots are not seen in print: an image with so many columns is shown without them."""
 
+LEGIBLE_MARKER_PT = 2.0
+"""Dots of this size show their colour."""
+
 
 def draw_map(axes: Axes, analysis: Analysis, numbered: Sequence[Defect], height_mm: float) -> None:
     """Image with columns, unit cell, defects, regions and scale bar; `numbered` are the defects with a close-up."""
@@ -55,10 +58,16 @@ def _columns(axes: Axes, analysis: Analysis, points_per_px: float) -> None:
     size = _marker_pt(analysis, points_per_px)
     if size < SMALLEST_MARKER_PT:
         return
-    species = species_of(analysis)
+    species, colours = species_of(analysis), blended(analysis)
+    alone = ~np.isin(np.arange(len(species)), list(colours))
     for marks in marks_of(analysis, species):
-        xy = analysis.columns.xy_px[species == marks.species]
+        xy = analysis.columns.xy_px[(species == marks.species) & alone]
         axes.plot(*xy.T, **dot(marks, size))
+    if colours:  # these carry the composition: larger where the image has many columns
+        large = min(2.2 * size, max(size, LEGIBLE_MARKER_PT))
+        xy, edge = analysis.columns.xy_px[list(colours)], 0.1 * size if size > 2 else 0.0
+        shade = np.array(list(colours.values()))
+        axes.scatter(xy[:, 0], xy[:, 1], s=large**2, c=shade, edgecolors="black", linewidths=edge)
 
 
 def _marker_pt(analysis: Analysis, points_per_px: float) -> float:

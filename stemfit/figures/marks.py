@@ -9,14 +9,20 @@ from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.colors import to_hex, to_rgb
 from numpy.typing import NDArray
 
-from stemfit.figures.sheet import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
+from stemfit.figures.sheet import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, YELLOW
 from stemfit.optics.scattering import column_elements
 from stemfit.result.tables import columns_csv
 from stemfit.result.types import Analysis
 
+FloatArray = NDArray[np.float64]
+
 COLOURS = (ORANGE, SKY, GREEN, PURPLE, VERMILLION, BLUE)
+
+MIXED = {"M": (ORANGE, PURPLE), "X": (BLUE, YELLOW)}
+"""Colours of the first and the second element of a mixed sublattice; columns of both lie between them."""
 
 
 class Marks(NamedTuple):
@@ -32,17 +38,44 @@ def marks_of(analysis: Analysis, species: NDArray[np.str_]) -> list[Marks]:
 
     The host's own elements come first among the guests, so that a column with a vacancy has the same colour everywhere.
     """
-    own = list(dict.fromkeys(analysis.host.host.columns))
-    counted = Counter(name for name in species.tolist() if name and name not in own)
+    mixed = mixed_colours(analysis)
+    own = [c for c in dict.fromkeys(analysis.host.host.columns) if c not in mixed]
+    counted = Counter(name for name in species.tolist() if name and name not in own and name not in mixed)
     elements = {element for column in own for element in column_elements(column)}
     guests = sorted(counted, key=lambda name: (not elements.issuperset(column_elements(name)), -counted[name], name))
     others = COLOURS[max(2, len(own)) :] or COLOURS[2:]
     colours = [others[k % len(others)] for k in range(len(guests))]
     return [
         *(Marks(name, colour, True) for name, colour in zip(own, cycle(COLOURS), strict=False) if name in species),
+        *(Marks(name, colour, True) for name, colour in mixed.items() if name in species),
         *(Marks(name, colour, False) for name, colour in zip(guests, colours, strict=True)),
         *([Marks("", "white", False)] if "" in species else []),
     ]
+
+
+def mixed_colours(analysis: Analysis) -> dict[str, str]:
+    """Colour of each type of full columns of the mixed sublattices, from one element to the other."""
+    colours = {}
+    for posterior in analysis.mixed:
+        ends = np.array([to_rgb(c) for c in MIXED[str(analysis.sites.sublattice[posterior.site[0]])]])
+        size = max(len(column_elements(c)) for c in posterior.species)
+        full = [c for c in posterior.species if len(column_elements(c)) == size]
+        for column, share in zip(full, np.linspace(0, 1, len(full)), strict=True):
+            colours[column] = to_hex(ends[0] * (1 - share) + ends[1] * share)
+    return colours
+
+
+def blended(analysis: Analysis) -> dict[int, FloatArray]:
+    """Colour (3,) of each column of a mixed sublattice: those of all types that it may be, by their probabilities."""
+    colours, found = mixed_colours(analysis), {}
+    for posterior in analysis.mixed:
+        full = [k for k, column in enumerate(posterior.species) if column in colours]
+        palette = np.array([to_rgb(colours[posterior.species[k]]) for k in full])
+        p = np.asarray(posterior.p_species)[:, full]
+        column = analysis.sites.column[posterior.site]
+        for k in np.flatnonzero((column >= 0) & (p.sum(1) > 0.5)):
+            found[int(column[k])] = p[k] @ palette / p[k].sum()
+    return found
 
 
 def species_of(analysis: Analysis) -> NDArray[np.str_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemfit.hosts import INFERABLE, ProjectedHost, amplitude_ratio, projected
+from stemfit.lattice.alloy import Alloy
 from stemfit.lattice.cell import THIRDS, Grid
 from stemfit.lattice.sites import Brightness, Honeycomb
 from stemfit.lattice.types import Lattice, SiteMap
@@ -62,6 +64,8 @@ class Identity(NamedTuple):
         Over all hosts that are possible.
     doubts : tuple of str
         What cannot be told about the way in which the crystal lies.
+    alloy : Alloy or None
+        Where its columns are mixtures of elements; `host` is the majority's then.
     """
 
     host: ProjectedHost
@@ -71,6 +75,23 @@ class Identity(NamedTuple):
     metal_third: int
     metal_probability: float
     doubts: tuple[str, ...] = ()
+    alloy: Alloy | None = None
+
+    def of_alloy(self, alloy: Alloy, odd: float) -> Identity:
+        """The same where the columns turned out to be mixtures; `odd` as in `identify`."""
+        said = {self.host.name: self.probability, **dict(self.alternatives)}
+        mixed = {alloy.host.name: alloy.probability, **dict(alloy.alternatives)}
+        names = dict.fromkeys([*mixed, *said])
+        p = {name: (1 - odd) * mixed.get(name, 0.0) + odd * said.get(name, 0.0) for name in names}
+        own = p.pop(alloy.host.name)
+        others = tuple(sorted(p.items(), key=lambda item: -item[1]))
+        host = alloy.host if alloy.host.crystal else replace(alloy.host, a_A=alloy.a_A)
+        if self.source == "user":
+            own, others = self.probability, self.alternatives
+        return self._replace(
+            host=host, probability=own, alternatives=others, metal_third=alloy.metal_third,
+            metal_probability=alloy.metal_probability, alloy=alloy,
+        )
 
 
 def identify(

@@ -11,6 +11,7 @@ from stemfit.columns import Columns
 from stemfit.columns.resample import averaged
 from stemfit.errors import NotAnalysable
 from stemfit.hosts import INFERABLE, ProjectedHost, projected
+from stemfit.lattice.alloy import find_alloy
 from stemfit.lattice.cell import Grid, fit_grid
 from stemfit.lattice.factors import MISFIT
 from stemfit.lattice.identify import (
@@ -121,6 +122,13 @@ def _of_honeycomb(
     _resolved(found)
     odd = ODD_LAYERS if any(region.kind in ("second-layer", "step") for region in found.regions) else ODD
     identity = identify(found.sites, found.brightness, found.grid.a_px_iso, asked=asked, odd=odd, **optics._asdict())
+    sure = (identity.metal_probability, 1 - identity.metal_probability)
+    alloy = find_alloy(
+        found.sites, found.brightness, sure if identity.metal_third == 0 else sure[::-1],
+        asked if isinstance(asked, ProjectedHost) else None, optics.voltage_kV, optics.detector_mrad,
+        lambda a_A: scale_evidence(a_A / found.grid.a_px_iso, optics.stated_pixel_A, optics.stated_by_user),
+    )
+    identity = identity if alloy is None else identity.of_alloy(alloy, odd)
     lattice = name_lattice(found.grid, identity.metal_third)
     return Reading(found, identity, lattice, name_sites(found.sites, identity.host, identity.metal_third))
 

@@ -100,17 +100,21 @@ BESIDE = 0.6
 """Sites this near to where the crystal ends, in lattice constants, are not judged: the last row of atoms and the first
 empty one cannot be told from vacancies."""
 
+COVERED, BESIDE_COVER = ("second-layer", "contamination", "step"), 1.0
+"""The same beside what lies on the crystal: its outline, read in windows, is known to a lattice constant."""
+
 
 def _at_a_rim(
     xy_px: FloatArray, regions: tuple[Region, ...], region_map: NDArray[np.uint8], a_px: float
 ) -> NDArray[np.bool_]:
-    """Sites (S,) beside a hole or vacuum."""
-    ends = [k for k, region in enumerate(regions, 1) if region.kind in ("hole", "vacuum")]
-    if not ends:
-        return np.zeros(len(xy_px), dtype=bool)
-    distance = distance_transform_edt(~np.isin(region_map, ends))
-    at = np.rint(xy_px).astype(int)
-    return np.asarray(distance[at[:, 1], at[:, 0]] < BESIDE * a_px)
+    """Sites (S,) beside a hole or vacuum, or beside what lies on the crystal."""
+    beside, at = np.zeros(len(xy_px), dtype=bool), np.rint(xy_px).astype(int)
+    for kinds, reach in ((("hole", "vacuum"), BESIDE), (COVERED, BESIDE_COVER)):
+        which = [k for k, region in enumerate(regions, 1) if region.kind in kinds]
+        if which:
+            distance = distance_transform_edt(~np.isin(region_map, which))
+            beside |= distance[at[:, 1], at[:, 0]] < reach * a_px
+    return beside
 
 
 def _blank(image: FloatArray) -> NDArray[np.bool_]:

@@ -98,7 +98,7 @@ def _host(analysis: Analysis) -> dict[str, Any]:
         "source": call.source,
         "probability": call.probability,
         "alternatives": [{"name": name, "probability": p} for name, p in call.alternatives],
-        "composition": None,
+        "composition": call.composition,
     }
 
 

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from stemfit.defects import Defect, Site
+from stemfit.defects import Defect, Site, SitePosterior
 from stemfit.result.field import Frame
 from stemfit.result.species import species
 from stemfit.result.types import Analysis
@@ -81,7 +82,17 @@ def _identities(analysis: Analysis) -> list[_Identity]:
             site = (i, j, sublattice)
             name, p, defect = _species(site, pristine, claims.get(site), doubts.get(site))
             result[column] = _Identity(sublattice, name, p, i, j, defect)
+    for posterior in analysis.mixed:
+        _name_mixed(result, sites.column, posterior)
     return result
+
+
+def _name_mixed(result: list[_Identity], column: NDArray[np.int64], posterior: SitePosterior) -> None:
+    """The most likely type of every column of a mixed sublattice in place of the host's."""
+    for site, p in zip(posterior.site.tolist(), np.asarray(posterior.p_species), strict=True):
+        if column[site] >= 0:
+            best, here = int(np.argmax(p)), result[column[site]]
+            result[column[site]] = here._replace(species=posterior.species[best], p_species=float(p[best]))
 
 
 def _species(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stemfit.calibrate import Calibration
     from stemfit.candidates import Candidate
     from stemfit.columns import Columns
-    from stemfit.defects import Defect
+    from stemfit.defects import Defect, SitePosterior
     from stemfit.hosts import ProjectedHost
     from stemfit.imaging import Imaging
     from stemfit.lattice import Lattice, Region, SiteMap
@@ -26,12 +26,17 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class HostCall:
-    """Which crystal this is. `alternatives` lists (name, probability) of the others; `source` "user" or "inferred"."""
+    """Which crystal this is. `alternatives` lists (name, probability) of the others; `source` "user" or "inferred".
+
+    `composition` has the fraction of every element and its standard error for each mixed sublattice of an alloy, whose
+    host is that of the majority.
+    """
 
     host: ProjectedHost
     source: str
     probability: float
     alternatives: tuple[tuple[str, float], ...]
+    composition: Mapping[str, Mapping[str, tuple[float, float]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class Analysis:
     settings : mapping
         Everything that was asked or defaulted.
     timings_s : mapping of stage to seconds
+    mixed : tuple of SitePosterior
+        Of the mixed sublattices of an alloy.
     """
 
     micrograph: Micrograph
@@ -69,3 +76,4 @@ class Analysis:
     settings: Mapping[str, Any]
     environment: Mapping[str, str]
     timings_s: Mapping[str, float]
+    mixed: tuple[SitePosterior, ...] = ()

@@ -140,6 +140,7 @@ def rank(
             continue
         cs, rs = [c for c, _ in own], [r for _, r in own]
         others = measured_on([d for d in defects if d.id != defect.id], columns, sites, brightness)
+        others = _with_mixture(others, defect, imaging, sites, brightness)
         found, unknown = score_defect(defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others)
         scores.update({s.candidate: s for s in found})
         restated.append(_restated(defect, cs, found, unknown, sites))
@@ -175,6 +176,19 @@ def measured_on(defects: Sequence[Defect], columns: Columns, sites: SiteMap, bri
         np.vstack([sites.xy_px[own], columns.xy_px[stray]]),
         np.concatenate([brightness.value[own], columns.intensity[stray]]),
         np.concatenate([brightness.sigma[own], np.sqrt(columns.cov[stray, 2, 2])]),
+    )
+
+
+def _with_mixture(
+    others: Others, defect: Defect, imaging: Imaging, sites: SiteMap, brightness: Brightness
+) -> Others:
+    """Add what is measured on all mixed sites: the structure of a candidate does not know which atoms they hold."""
+    mixed = np.isin(sites.sublattice, list(imaging.mixtures))
+    for i, j, sublattice in defect.sites:
+        mixed &= ~((sites.ij == [i, j]).all(1) & (sites.sublattice == sublattice))
+    return Others(
+        np.vstack([others.xy_px, sites.xy_px[mixed]]), np.append(others.value, brightness.value[mixed]),
+        np.append(others.sigma, brightness.sigma[mixed]),
     )
 
 

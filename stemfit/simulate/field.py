@@ -12,7 +12,7 @@ from stemfit.candidates import Candidate
 from stemfit.columns.stamps import render
 from stemfit.defects import Defect
 from stemfit.hosts import ProjectedHost
-from stemfit.imaging import Imaging
+from stemfit.imaging import Imaging, expected_mixed
 from stemfit.lattice import Brightness, Lattice, SiteMap
 from stemfit.relax import Relaxed
 from stemfit.simulate.image import project
@@ -42,12 +42,15 @@ def whole_field(
     then shows what the explanation misses. Sites of a defect without a structure (UNKNOWN) are drawn as measured.
     """
     value = np.array([imaging.amplitudes[host.columns[host.sublattices.index(str(s))]].value for s in sites.sublattice])
-    amplitude = value * _gain(imaging, sites.xy_px)
+    gain = _gain(imaging, sites.xy_px)
+    flat = Brightness(brightness.value / gain, brightness.sigma / gain)
+    amplitude = gain * expected_mixed(sites, flat, imaging.mixtures, value)
     rows = {(int(i), int(j), str(s)): k for k, ((i, j), s) in enumerate(zip(sites.ij, sites.sublattice, strict=True))}
     for defect in defects:
         if defect.best_candidate is None:
             own = [rows[s] for s in defect.sites if s in rows]
             amplitude[own] = np.maximum(brightness.value[own], 0.0)
+    mixed = np.isin(sites.sublattice, list(imaging.mixtures))
     named = [d for d in defects if d.best_candidate is not None]
     if not named:
         return imaging.background + render(sites.xy_px, amplitude, imaging.profile, imaging.background.shape)
@@ -68,7 +71,7 @@ def whole_field(
         off, nearest = (np.asarray(a) for a in centres.query(ideal))
         own |= (away >= ON_SITE * lattice.a_px_iso) & (whose[nearest] == k) & (off < PATCH_REACH * lattice.a_px_iso)
         xy.append(place[own])
-        bright.append(value[own])
+        bright.append(np.where(mixed[site], amplitude[site], value)[own])
     drawn = render(np.vstack(xy), np.concatenate(bright), imaging.profile, imaging.background.shape)
     return np.asarray(imaging.background + drawn)
 
