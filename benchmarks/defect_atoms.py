@@ -19,7 +19,8 @@ REACH = 16
 """Cells on each side."""
 
 TAPER = (1.8, 3.0)
-"""Lattice constants from the nearest site of the defect: displacements are full up to the first, none from the second."""
+"""Lattice constants from the nearest site of the defect: displacements are whole up to the first, none from the second
+on."""
 
 HOLE_A, ISLAND_A = 8.0, 9.0
 """Radii."""

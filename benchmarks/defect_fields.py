@@ -1,8 +1,8 @@
-"""Fields of the benchmark of defects: put together from kept multislice renderings, then recorded as a microscope would.
+"""Fields of the benchmark of defects: put together from kept multislice renderings, then recorded as by a microscope.
 
 Each field is a crystal under one of the microscopes of `defect_stamps.py`, at a drawn rotation, pixel size and focus of
-the source, with defects at drawn places. `FAMILIES`: fields of many defects, pristine ones, and hard negatives: adatoms,
-a hole, islands of a second layer below, a film of contamination (added to the image, not by multislice), and an alloy
+the source, with defects at drawn places. `families`: fields of many defects, pristine ones, hard negatives: adatoms, a
+hole, islands of a second layer below, a film of contamination (added to the image, not by multislice), and an alloy
 region, in which a fifth of the chalcogen columns has one atom exchanged.
 """
 
@@ -176,6 +176,7 @@ class Frame(NamedTuple):
 
     @property
     def matrix(self) -> FloatArray:
+        """Rotation from the crystal's axes to the image's."""
         c, s = np.cos(self.turn_rad), np.sin(self.turn_rad)
         return np.array([[c, -s], [s, c]])
 
@@ -184,6 +185,7 @@ class Frame(NamedTuple):
         return np.asarray((xy_A @ self.matrix.T + self.origin_A) / self.pixel_A + (self.size - 1) / 2)
 
     def to_A(self, xy_px: FloatArray) -> FloatArray:
+        """Pixels to the crystal frame."""
         return np.asarray(((xy_px - (self.size - 1) / 2) * self.pixel_A - self.origin_A) @ self.matrix)
 
 
@@ -203,7 +205,7 @@ def _places(rng: np.random.Generator, lib: Library, wanted: list[str], frame: Fr
         uv = np.array([site[:2] for site in lib.stamps[label].sites])
         room = 4.0 + _reach_A(label)
         for i, j in rng.permutation(cells)[:400]:
-            xy = lattice_xy(lib.host, uv + (i, j))
+            xy = lattice_xy(lib.host, uv + np.array([i, j]))
             inside = np.abs(frame.to_px(xy) - (frame.size - 1) / 2).max() * frame.pixel_A < half - room
             gaps = np.hypot(*np.moveaxis(xy[:, None] - taken, -1, 0))
             if inside and (gaps.size == 0 or gaps.min() > APART_A + _reach_A(label)):
@@ -324,7 +326,7 @@ def _sites(name: str, frame: Frame) -> tuple[FloatArray, NDArray[np.str_]]:
 
 
 def _site_xy(lib: Library, placed: list[Placed]) -> FloatArray:
-    some = [np.array([s[:2] for s in lib.stamps[p.label].sites]) + (p.i, p.j) for p in placed]
+    some = [np.array([s[:2] for s in lib.stamps[p.label].sites]) + np.array([p.i, p.j]) for p in placed]
     return lattice_xy(lib.host, np.vstack(some)) if some else np.empty((0, 2))
 
 

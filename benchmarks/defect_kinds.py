@@ -1,9 +1,9 @@
 """Which defects the benchmark of defects shows, and how far their neighbours move, by a potential that taught nobody.
 
-The network that the analysis relaxes with learnt from CHGNet. The atoms here are where SevenNet-0 (Park et al., J. Chem.
-Theory Comput. 20, 4857 (2024)) puts them: every kind is relaxed once in a patch of 8 x 8 cells (lines: 9 x 7), and the
-displacements in the plane, in units of the cell vectors, are kept in `data/displacements.npz`. An adatom is not relaxed,
-and displaces nobody.
+The network that the analysis relaxes with learnt from CHGNet. The atoms here are where SevenNet-0 (Park et al., J.
+Chem. Theory Comput. 20, 4857 (2024)) puts them: every kind is relaxed once in a patch of 8 x 8 cells (lines: 9 x 7),
+and the displacements in the plane, in units of the cell vectors, are kept in `data/displacements.npz`. Adatoms, holes
+and second layers are not relaxed.
 
 Remake what is missing (needs SevenNet; half a minute of a core per kind):
 ``OMP_NUM_THREADS=1 python benchmarks/defect_kinds.py [--hosts MoS2,WSe2] [--labels V_S,T1]``
@@ -102,7 +102,8 @@ def _relaxed(name: str, label: str, calculator: object, crystal: object, a_A: fl
     shift[~defect.occupied] = 0
     ended = {
         "potential": POTENTIAL, "a_A": round(a_A, 4), "converged": minimum.converged, "calls": minimum.steps,
-        "fmax_eV_A": round(minimum.fmax_eV_A, 4), "energy_gained_eV": round(minimum.initial_energy_eV - minimum.energy_eV, 3),
+        "fmax_eV_A": round(minimum.fmax_eV_A, 4),
+        "energy_gained_eV": round(minimum.initial_energy_eV - minimum.energy_eV, 3),
     }  # fmt: skip
     return {f"{name}/{label}": shift.astype(np.float32), f"{name}/{label}/ended": json.dumps(ended)}
 

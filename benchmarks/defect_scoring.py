@@ -3,8 +3,8 @@
 A defect is found when a claim of its type and label has its middle within 1 A of the defect's. A line is found when one
 claim of type LINE covers half of its sites, runs along it within 15 degrees and is as long to within a column, whatever
 its label. A claim that names something else, but has the truth among its alternatives with P >= 0.1, is a near tie,
-which is counted apart. All other claims that touch a defect have a wrong name; one that touches none is false, unless it
-lies in an area that is no monolayer (counted there) or names the exchanged column of an alloy.
+which is counted apart. All other claims that touch a defect have a wrong name; one that touches none is false, unless
+it lies in an area that is no monolayer (counted there) or names the exchanged column of an alloy.
 """
 
 from __future__ import annotations
@@ -42,10 +42,12 @@ class Stated(NamedTuple):
 
     @property
     def center_px(self) -> FloatArray:
+        """Mean of the sites."""
         return np.asarray(self.sites_px.mean(0))
 
     @property
     def defective(self) -> float:
+        """Probability that anything is wrong here."""
         return 1.0 - self.alternatives.get("pristine", 0.0)
 
 
@@ -58,9 +60,9 @@ class Verdict(NamedTuple):
 
 
 class Statement(NamedTuple):
-    """A stated probability and whether it was so, of a name and of anything being wrong."""
+    """A stated probability and whether it was so, of a name and of anything being wrong; UNKNOWN is no name."""
 
-    named: float
+    named: float | None
     right: bool
     defective: float
     present: bool
@@ -180,7 +182,8 @@ def score(shot: Shot, claims: Sequence[Stated], suspects: Sequence[Stated] = ())
     for one in [*seen, *(s for s in suspects if inner(s.center_px) and not area_of(s.center_px))]:
         right = in_alloy(one) or any(matches(one, truth, shot) for truth in shot.defects)
         there = present(one) or (len(exchanged) > 0 and touches(one.sites_px, exchanged, reach))
-        result.statements.append(Statement(one.probability, right, one.defective, there))
+        named = None if one.type == "UNKNOWN" else one.probability
+        result.statements.append(Statement(named, right, one.defective, there))
     return result
 
 
@@ -202,4 +205,6 @@ def f1(true: int, found: int, claimed: int, right: int) -> float:
     """Harmonic mean of recall and precision; nan where nothing is there and nothing said."""
     if true + claimed == 0:
         return float("nan")
-    return 2 * right / (true + claimed) if found == right else 2 * found * right / max(found * claimed + right * true, 1)
+    if found == right:
+        return 2 * right / (true + claimed)
+    return 2 * found * right / max(found * claimed + right * true, 1)

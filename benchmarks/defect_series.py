@@ -52,6 +52,7 @@ class Series:
 
     @classmethod
     def fit(cls, k: FloatArray, xy_A: FloatArray, value: FloatArray) -> Series:
+        """Least squares on values (N,) at (N, 2) positions."""
         empty = cls(k, np.zeros(2 * len(k) + 1))
         return cls(k, np.linalg.lstsq(empty._basis(xy_A), value, rcond=None)[0])
 

@@ -1,4 +1,4 @@
-"""Perfect crystals and defects by abTEM multislice, rendered once and kept: what the fields of `defects.py` are made of.
+"""Perfect crystals and defects by abTEM multislice, rendered once and kept: the parts of the fields of `defects.py`.
 
 The dark-field image of a perfect layer is a short Fourier series with the periods of the lattice. A defect changes the
 image only nearby; its *stamp* is that change on the Nyquist grid of the scan. Fields with any number of defects, at any

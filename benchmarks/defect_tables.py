@@ -28,7 +28,11 @@ class Done(NamedTuple):
 
     @property
     def dose(self) -> str:
+        """Counts as written in the tables."""
         return f"{self.shot.counts:g}"
+
+
+Method = Callable[[Done], Score]
 
 
 def all_of(done: Sequence[Done]) -> Iterator[tuple[str, Row, list[Row]]]:
@@ -39,12 +43,12 @@ def all_of(done: Sequence[Done]) -> Iterator[tuple[str, Row, list[Row]]]:
     yield "Every label", LABEL_HEAD, _labels(fields)
     yield "False claims per 1000 columns of monolayer", FALSE_HEAD, _false(done)
     yield "Claims inside what is no monolayer, per 1000 columns there", AREA_HEAD, _areas(done)
-    for title, stated in (("the name", _named), ("any defect", _present)):
+    for title, stated in (("the name, UNKNOWN left out", _named), ("any defect", _present)):
         yield f"Claims and suspects: probability of {title}", CALIBRATION_HEAD, _calibration(done, stated)
-    baselines = [("threshold", lambda one: one.threshold)]
+    methods: list[tuple[str, Method]] = [("stemfit", lambda one: one.ours), ("threshold", lambda one: one.threshold)]
     if any(one.unet for one in done):
-        baselines.append(("U-Net", lambda one: one.unet or Score()))
-    yield "Baselines: F1 (found/true, claimed)", BASE_HEAD, _baselines(fields, [("stemfit", lambda one: one.ours), *baselines])
+        methods.append(("U-Net", lambda one: one.unet or Score()))
+    yield "Baselines: F1 (found/true, claimed)", BASE_HEAD, _baselines(fields, methods)
     yield "CPU time per field, s", TIME_HEAD, _times(done)
 
 
@@ -104,7 +108,7 @@ LABEL_HEAD = ("host", "label", *(f"{c:g}: found + tied / true" for c in COUNTS),
 def _labels(done: Sequence[Done]) -> list[Row]:
     keys = sorted({(one.shot.field.host, v.truth.type, v.truth.label) for one in done for v in one.ours.verdicts})
     rows = []
-    for host, kind, label in keys:
+    for host, _, label in keys:
         cells, others = [], Counter[str]()
         for dose in (f"{c:g}" for c in COUNTS):
             outcomes = Counter(
@@ -158,17 +162,18 @@ def _rate(number: int, columns: int) -> str:
 CALIBRATION_HEAD = ("stated", *(cell for c in COUNTS for cell in (f"{c:g}: stated", "so")))
 
 
-def _named(statement: Statement) -> tuple[float, bool]:
+def _named(statement: Statement) -> tuple[float | None, bool]:
     return statement.named, statement.right
 
 
-def _present(statement: Statement) -> tuple[float, bool]:
+def _present(statement: Statement) -> tuple[float | None, bool]:
     return statement.defective, statement.present
 
 
-def _calibration(done: Sequence[Done], stated: Callable[[Statement], tuple[float, bool]]) -> list[Row]:
+def _calibration(done: Sequence[Done], stated: Callable[[Statement], tuple[float | None, bool]]) -> list[Row]:
     """Stated probability against how often it was so, and the expected calibration error."""
-    by_dose = [[stated(s) for one in done if one.shot.counts == c for s in one.ours.statements] for c in COUNTS]
+    every = [[stated(s) for one in done if one.shot.counts == c for s in one.ours.statements] for c in COUNTS]
+    by_dose = [[(p, so) for p, so in some if p is not None] for some in every]
     rows, errors = [], [0.0] * len(COUNTS)
     for low, high in pairwise(BINS):
         cells = [f"{low:g} to {high:g}"]
@@ -191,7 +196,7 @@ BASE_HEAD = ("counts", "method", "SV", "DV", "false per 1000 columns")
 TIME_HEAD = ("field", "fields", "columns", "lattice and imaging", "defects", "largest", "failed")
 
 
-def _baselines(done: Sequence[Done], methods: Sequence[tuple[str, Callable[[Done], Score]]]) -> list[Row]:
+def _baselines(done: Sequence[Done], methods: Sequence[tuple[str, Method]]) -> list[Row]:
     rows = []
     for dose in _doses(done):
         for name, of in methods:
@@ -210,7 +215,8 @@ def _times(done: Sequence[Done]) -> list[Row]:
     for size in sorted({one.shot.recording.image.shape[0] for one in done}):
         some = [one for one in done if one.shot.recording.image.shape[0] == size]
         ran = [one.answer for one in some if not one.answer.failure]
-        means = [float(np.mean(values)) for values in zip(*((a.columns_s, a.lattice_s, a.defects_s) for a in ran), strict=True)]
+        parts = np.array([(a.columns_s, a.lattice_s, a.defects_s) for a in ran]).reshape(-1, 3)
+        means = parts.mean(0) if ran else np.full(3, np.nan)
         largest = max((a.defects_s for a in ran), default=0.0)
         rows.append((
             f"{size} x {size}", str(len(some)), *(f"{value:.2f}" for value in means), f"{largest:.2f}",

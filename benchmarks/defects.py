@@ -47,15 +47,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=41)
     parser.add_argument("--quick", action="store_true", help="one field of defects per microscope, fewer negatives")
     parser.add_argument("--full", action="store_true", help="relax and score candidates too")
-    parser.add_argument("--unet", action="store_true", help="compare with a small U-Net, trained first for two minutes")
-    parser.add_argument("--cache", type=Path, default=Path(__file__).parents[1] / "data" / "defects", help="of the U-Net")
+    parser.add_argument("--unet", action="store_true", help="compare with a small U-Net per host")
+    parser.add_argument("--unet-seconds", type=float, default=120, help="CPU time of its training, once per host")
+    parser.add_argument("--cache", type=Path, default=Path(__file__).parents[1] / "data" / "defects")
     parser.add_argument("--failures", type=Path, help="list what went wrong in this file")
     asked = parser.parse_args()
     net = None
     if asked.unet:
         from defect_unet import trained
 
-        net = trained(asked.cache)
+        net = trained(asked.cache, asked.unet_seconds)
     done: list[tables.Done] = []
     start = time.process_time()
     for field in fields(asked.seed, asked.rounds, asked.quick):

@@ -1,0 +1,154 @@
+"""A small U-Net that says of each pixel whether a metal, a full or a half chalcogen column or an empty site is there.
+
+As published ones, it is made for one material each: trained on images of Gaussian columns (`stemfit.synthetic`) with
+the brightness that this host's columns have at detectors of any kind, at the pixel size and doses of the benchmark. It
+is told the pixel size; it knows no lattice. Every connected spot of half columns is taken for a single vacancy, every
+one of empty sites for a double vacancy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from defect_fields import PIXEL_A, Shot
+from defect_scoring import Stated
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor, nn
+
+from definet.crystals import host
+from stemfit.synthetic import Acquisition, crystal, record
+
+FloatArray = NDArray[np.float64]
+
+CLASSES = ("background", "M", "X2", "X", "vacancy")
+WEIGHTS = (1.0, 1.0, 1.0, 3.0, 3.0)
+PAIRS = {"MoS2": (0.35, 0.80), "WS2": (0.12, 0.45), "MoSe2": (1.3, 2.0), "WSe2": (0.5, 1.2)}
+"""Brightness of a full chalcogen column over that of a metal, least and largest over detectors."""
+
+SPOT_A = 0.55
+"""Radius of a label."""
+
+SMALLEST = 0.35
+"""Spots of less than this share of a label's area are dropped."""
+
+SIDE = 112
+BATCH = 4
+
+
+class UNet(nn.Module):
+    """Two halvings, 16 to 64 channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down1, self.down2, self.bottom = _double(1, 16), _double(16, 32), _double(32, 64)
+        self.up2, self.up1 = _double(64 + 32, 32), _double(32 + 16, 16)
+        self.last = nn.Conv2d(16, len(CLASSES), 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 1, H, W) to (B, classes, H, W)."""
+        one = self.down1(image)
+        two = self.down2(nn.functional.max_pool2d(one, 2))
+        three = self.bottom(nn.functional.max_pool2d(two, 2))
+        two = self.up2(torch.cat([_larger(three), two], 1))
+        return self.last(self.up1(torch.cat([_larger(two), one], 1)))
+
+
+def _double(a: int, b: int) -> nn.Sequential:
+    layers = [part for n in (a, b) for part in (nn.Conv2d(n, b, 3, padding=1), nn.GroupNorm(4, b), nn.ReLU())]
+    return nn.Sequential(*layers)
+
+
+def _larger(image: Tensor) -> Tensor:
+    return nn.functional.interpolate(image, scale_factor=2, mode="nearest")
+
+
+def trained(cache: Path, seconds: float) -> Callable[[Shot], list[Stated]]:
+    """Function from a recorded field to claims; a net per host is trained once for so many CPU seconds and kept."""
+    nets: dict[str, UNet] = {}
+
+    def said(shot: Shot) -> list[Stated]:
+        name = shot.field.host
+        if name not in nets:
+            nets[name] = _net(name, cache, seconds)
+        return claims(nets[name], shot)
+
+    return said
+
+
+def _net(name: str, cache: Path, seconds: float) -> UNet:
+    path, net = cache / f"unet-{name}-{seconds:g}s.pt", UNet()
+    if path.exists():
+        net.load_state_dict(torch.load(path, weights_only=True))
+        return net.eval()
+    cache.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    optimiser = torch.optim.Adam(net.parameters(), 2e-3)
+    loss = nn.CrossEntropyLoss(torch.tensor(WEIGHTS))
+    start = time.process_time()
+    while (spent := time.process_time() - start) < seconds:
+        optimiser.param_groups[0]["lr"] = 2e-3 * (1 - 0.95 * spent / seconds)
+        images, labels = zip(*(_example(name, rng) for _ in range(BATCH)), strict=True)
+        value = loss(net(torch.stack(images)), torch.stack(labels))
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+    torch.save(net.state_dict(), path)
+    return net.eval()
+
+
+def _example(name: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """A recorded patch and the class of each of its pixels."""
+    sample = crystal(
+        (SIDE, SIDE), pixel_size_A=PIXEL_A, a_A=host(name).a_exp_A, rotation_deg=float(rng.uniform(0, 60)),
+        polarity=int(rng.choice([-1, 1])), brightness=(1.0, float(rng.uniform(*PAIRS[name]))),
+        half_share=float(rng.uniform(0.33, 0.55)), core_sigma_A=float(rng.uniform(0.4, 0.6)),
+        tail_fraction=float(rng.uniform(0, 0.25)), halved=int(rng.integers(0, 3)), removed=int(rng.integers(0, 2)),
+        position_rms_A=0.04, seed=int(rng.integers(2**31)),
+    )  # fmt: skip
+    how = Acquisition(
+        counts=float(np.exp(rng.uniform(np.log(4), np.log(150)))), jitter_px=float(rng.uniform(0.1, 0.6)),
+        distortion_px=0.3, background=float(rng.uniform(0, 0.2)),
+    )  # fmt: skip
+    recording, truth = record(sample, how, int(rng.integers(2**31)))
+    labels = np.zeros((SIDE, SIDE), np.int64)
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    kinds = {("M", "full"): 1, ("X", "full"): 2, ("X", "half"): 3, ("X", "empty"): 4}
+    seen = truth.columns
+    for (x, y), sublattice, state in zip(seen.xy_px, seen.sublattice, seen.state, strict=True):
+        labels[np.hypot(columns - x, rows - y) < SPOT_A / PIXEL_A] = kinds[str(sublattice), str(state)]
+    return torch.tensor(_normal(np.asarray(recording.image, float)))[None], torch.tensor(labels)
+
+
+def _normal(image: FloatArray) -> NDArray[np.float32]:
+    """Background off, spread one."""
+    level = image - ndimage.gaussian_filter(image, 6.0 / PIXEL_A, mode="reflect")
+    return np.asarray(level / level.std(), np.float32)
+
+
+def claims(net: UNet, shot: Shot) -> list[Stated]:
+    """Single and double vacancies that the net sees in a recorded field."""
+    image = np.asarray(shot.recording.image, float)
+    zoom = shot.field.pixel_A / PIXEL_A
+    shape = np.ceil(np.array(image.shape) * zoom / 4).astype(int) * 4
+    at = np.meshgrid(*(np.arange(n) / zoom for n in shape), indexing="ij")
+    scaled = ndimage.map_coordinates(image, at, order=1, mode="nearest")
+    with torch.no_grad():
+        share = net(torch.tensor(_normal(scaled))[None, None])[0].softmax(0).numpy()
+    best, x = share.argmax(0), host(shot.field.host).elements["X"]
+    found = []
+    for kind, (type_, label) in {3: ("SV", f"V_{x}"), 4: ("DV", f"V_{x}2")}.items():
+        spots, number = ndimage.label(best == kind)
+        for spot in range(1, number + 1):
+            yx = np.argwhere(spots == spot)
+            if len(yx) < SMALLEST * np.pi * (SPOT_A / PIXEL_A) ** 2:
+                continue
+            probability = float(share[kind][spots == spot].mean())
+            xy = yx.mean(0)[None, ::-1] / zoom
+            found.append(Stated(type_, label, probability, xy, {"pristine": 1 - probability}))
+    return found
