@@ -165,6 +165,26 @@ def _standing(ideal: FloatArray, number: IntArray, site: FloatArray) -> tuple[st
     return sublattice, "".join(names)
 
 
+def together(name: str, placed: list[tuple[str, int, int]], turn: int) -> Atoms:
+    """Several defects at (i, j) in one layer; what each does to the atoms is added."""
+    uv, number, layer, spacing = _layer(name)
+    perfect_xy = lattice_xy(name, uv)
+    xy, keep, number = perfect_xy.copy(), np.ones(len(uv), bool), number.copy()
+    for label, i, j in placed:
+        alone = atoms_of(name, label, turn)
+        centre = lattice_xy(name, np.array([[i, j]], float))[0]
+        near = np.flatnonzero(np.hypot(*(perfect_xy - centre).T) < 5 * host(name).a_exp_A)
+        gaps = np.hypot(*np.moveaxis(perfect_xy[near, None] - alone.xy_A - centre, -1, 0))
+        gaps[layer[near, None] != alone.layer] = np.inf
+        own, gap = gaps.argmin(1), gaps.min(1)
+        keep[near[gap > 1.0]] = False
+        here, there = near[gap <= 1.0], own[gap <= 1.0]
+        xy[here] += alone.xy_A[there] + centre - perfect_xy[here]
+        swapped = alone.number[there] != _layer(name)[1][here]
+        number[here[swapped]] = alone.number[there[swapped]]
+    return Atoms(number[keep], layer[keep], xy[keep], spacing, np.zeros((1, 2)), [("M", "")], 0.0, {})
+
+
 def _adatom(name: str, label: str) -> Atoms:
     """An atom in the upper chalcogen plane over a hollow, or a slice higher over a metal; nobody makes way."""
     element, _, where = label.partition("@")

@@ -28,11 +28,13 @@ with warnings.catch_warnings():
     import multislice  # before numpy: it settles the number of threads
 
 import numpy as np
-from defect_atoms import Atoms, atoms_of, extra_labels, perfect
+from defect_atoms import Atoms, atoms_of, extra_labels, perfect, together
 from defect_kinds import known
 from defect_series import Series, frequencies, lattice_xy
 from multislice import Optics
 from numpy.typing import NDArray
+
+from definet.crystals import host
 
 FloatArray = NDArray[np.float64]
 
@@ -146,7 +148,7 @@ def render_view(name: str, wanted: list[str] | None) -> None:
         _save(path, kept)
         print(name, "series", f"{time.process_time() - start:.0f} s", flush=True)
     crystal = Series(kept["series/k"], kept["series/terms"])
-    for label in [label for host, label in known() if host == view.host] + extra_labels(view.host):
+    for label in [label for name, label in known() if name == view.host] + extra_labels(view.host):
         if f"{label}/change" in kept or (wanted is not None and label not in wanted):
             continue
         start = time.process_time()
@@ -155,13 +157,43 @@ def render_view(name: str, wanted: list[str] | None) -> None:
         print(name, label, f"{time.process_time() - start:.0f} s", flush=True)
 
 
+CHECKED = (("V_{x}", 0, 0), ("V_{x}2", 2, 0), ("{n}_{m}", -1, 2), ("V_{x}", 1, 3))
+"""What is placed close together, 6 A and more, to compare the sum of stamps with one rendering of everything."""
+
+CHECKED_A = 11.0
+"""Radius of the comparison."""
+
+
+def check(name: str) -> str:
+    """Largest and rms difference, in per cent of a metal column, between stamps added up and one multislice."""
+    from defect_fields import Frame, Placed, assemble, library, peak
+
+    view, lib = VIEWS[name], library(name)
+    metal, x = (host(view.host).elements[letter] for letter in "MX")
+    other = "W" if metal == "Mo" else "Mo"
+    placed = [Placed(label.format(x=x, m=metal, n=other), i, j) for label, i, j in CHECKED]
+    middle = lattice_xy(view.host, np.array([[(1 + 1 / 3) / 2 + 0.2, 1.5]]))[0]
+    grid = multislice.grid_for(view.optics, 2 * (CHECKED_A + WINDOW_A))
+    xy = _box_xy(grid)
+    wanted = np.hypot(*np.moveaxis(xy, -1, 0)) < CHECKED_A
+    everything = together(view.host, [(one.label, one.i, one.j) for one in placed], view.turn)
+    direct = _render(everything.around(middle, grid.box_A), view, grid, wanted)
+    frame = Frame(0.0, -middle + grid.step_A / 2, grid.step_A, grid.n)
+    off = (assemble(lib, frame, placed, 0.0) - direct)[wanted] / peak(lib, 0.0)
+    return f"{name}: {len(placed)} defects, rms {100 * off.std():.2f} %, at most {100 * np.abs(off).max():.2f} %"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--views", default=",".join(VIEWS))
     parser.add_argument("--labels")
+    parser.add_argument("--check", action="store_true", help="compare with a direct rendering of several defects")
     asked = parser.parse_args()
     STORE.mkdir(parents=True, exist_ok=True)
     for name in asked.views.split(","):
+        if asked.check:
+            print(check(name))
+            continue
         render_view(name, asked.labels.split(",") if asked.labels else None)
 
 

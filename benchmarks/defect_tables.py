@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from defect_fields import COUNTS, Shot
+from defect_fields import COUNTS, Shot, library, separation
 from defect_scoring import Score, Statement, f1
 from defect_stages import Answer
 
@@ -41,6 +41,8 @@ def all_of(done: Sequence[Done]) -> Iterator[tuple[str, Row, list[Row]]]:
     yield "Found by type", TYPE_HEAD, _types(fields)
     yield "Single and double vacancies by host: F1 (found/true)", HOST_HEAD, _hosts(fields)
     yield "Every label", LABEL_HEAD, _labels(fields)
+    title = f"Single sites: those whose expected log-evidence against the rendered rival most like them is {EVIDENT:g}"
+    yield f"{title} or more, and the others", EVIDENT_HEAD, _evident(fields)
     yield "False claims per 1000 columns of monolayer", FALSE_HEAD, _false(done)
     yield "Claims inside what is no monolayer, per 1000 columns there", AREA_HEAD, _areas(done)
     for title, stated in (("the name, UNKNOWN left out", _named), ("any defect", _present)):
@@ -102,7 +104,9 @@ def _cell(scores: Sequence[Score], kind: str) -> str:
     return f"{_number(value)} ({outcomes['right']}/{outcomes.total()})"
 
 
-LABEL_HEAD = ("host", "label", *(f"{c:g}: found + tied / true" for c in COUNTS), "else mostly")
+LABEL_HEAD = (
+    "host", "label", "rival, log-evidence per count", *(f"{c:g}: found + tied / true" for c in COUNTS), "else mostly",
+)  # fmt: skip
 
 
 def _labels(done: Sequence[Done]) -> list[Row]:
@@ -117,7 +121,33 @@ def _labels(done: Sequence[Done]) -> list[Row]:
             )  # fmt: skip
             cells.append(f"{outcomes['right']} + {outcomes['tie']} / {outcomes.total()}")
             others += Counter({k: n for k, n in outcomes.items() if k in ("wrong", "unknown", "missed")})
-        rows.append((host, label, *cells, ", ".join(f"{n} {k}" for k, n in others.most_common()) or "-"))
+        views = sorted({one.shot.field.view for one in done if one.shot.field.host == host})
+        with_label = [v for v in views if label in library(v).stamps]
+        nearest = [separation(view, label) for view in with_label]
+        rivals = "; ".join(f"{rival} {value:.1f}" for value, rival in nearest if rival)
+        mostly = ", ".join(f"{n} {k}" for k, n in others.most_common()) or "-"
+        rows.append((host, label, rivals or "-", *cells, mostly))
+    return rows
+
+
+EVIDENT = 5.0
+EVIDENT_HEAD = ("counts", "type", "separable", "found", "near ties", "hardly separable", "found", "near ties")
+
+
+def _evident(done: Sequence[Done]) -> list[Row]:
+    """Whether what can be told apart is."""
+    rows = []
+    for dose in _doses(done):
+        for kind in ("SV", "DV", "SUB", "VM", "ANTI"):
+            clear, unclear = Counter[str](), Counter[str]()
+            for one in done:
+                for v in one.ours.verdicts if one.dose == dose else ():
+                    if v.truth.type == kind and len(v.truth.sites_px) == 1:
+                        evidence = separation(one.shot.field.view, v.truth.label)[0] * one.shot.counts
+                        (clear if evidence >= EVIDENT else unclear)[v.outcome] += 1
+            cells = [str(n) for c in (clear, unclear) for n in (c.total(), c["right"], c["tie"])]
+            if clear or unclear:
+                rows.append((dose, kind, *cells))
     return rows
 
 
