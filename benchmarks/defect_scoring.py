@@ -4,7 +4,8 @@ A defect is found when a claim of its type and label has its middle within 1 A o
 claim of type LINE covers half of its sites, runs along it within 15 degrees and is as long to within a column, whatever
 its label. A claim that names something else, but has the truth among its alternatives with P >= 0.1, is a near tie,
 which is counted apart. All other claims that touch a defect have a wrong name; one that touches none is false, unless
-it lies in an area that is no monolayer (counted there) or names the exchanged column of an alloy.
+it lies in an area that is no monolayer (counted there) or names the exchanged column of an alloy. Adatoms need no
+label.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ NEAR_A = 1.0
 TIE = 0.1
 DIRECTION_DEG = 15.0
 EDGE_A = 4.0
-"""Border in which nothing is placed and nothing counted."""
+"""Border in which no defect is placed; claims there are counted apart."""
+
+BORDER = "image border"
 
 AROUND_A = 2.0
 """Claims so near to an area that is no monolayer are counted there."""
@@ -113,7 +116,8 @@ def matches(claim: Stated, truth: Defect, shot: Shot) -> bool:
     if truth.type == "LINE":
         return claim.type == "LINE" and _along(claim.sites_px, truth.sites_px, shot, reach)
     near = np.hypot(*(claim.center_px - truth.sites_px.mean(0))) < reach
-    return bool(near) and (claim.type, claim.label) == (truth.type, truth.label)
+    named = claim.type == truth.type and (claim.label == truth.label or truth.type == "ADATOM")
+    return bool(near) and named
 
 
 def ties(claim: Stated, truth: Defect, shot: Shot) -> bool:
@@ -166,8 +170,12 @@ def score(shot: Shot, claims: Sequence[Stated], suspects: Sequence[Stated] = ())
         return bool(at_one and one.type == "SUB")
 
     counted = [one for one in claims if inner(one.center_px)]
+    at_edge = [one for one in claims if not inner(one.center_px) and not in_alloy(one)]
     seen = [one for one in counted if not area_of(one.center_px)]
     result.in_areas = Counter(area_of(one.center_px) for one in counted if area_of(one.center_px))
+    result.in_areas[BORDER] = len(at_edge)
+    shown = np.all((shot.columns_px >= 0) & (shot.columns_px <= np.array(shape[::-1]) - 1), axis=1)
+    result.columns_in[BORDER] = int(shown.sum()) - len(sites)
     used: set[int] = set()
     for truth in shot.defects:
         verdict = _verdict(truth, seen, used, shot, result)

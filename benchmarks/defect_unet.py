@@ -36,8 +36,8 @@ SPOT_A = 0.55
 SMALLEST = 0.35
 """Spots of less than this share of a label's area are dropped."""
 
-SIDE = 112
-BATCH = 4
+SIDE = 176
+BATCH = 2
 
 
 class UNet(nn.Module):
@@ -104,12 +104,13 @@ def _net(name: str, cache: Path, seconds: float) -> UNet:
 
 def _example(name: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """A recorded patch and the class of each of its pixels."""
+    halved = int(rng.integers(0, 2))
     sample = crystal(
         (SIDE, SIDE), pixel_size_A=PIXEL_A, a_A=host(name).a_exp_A, rotation_deg=float(rng.uniform(0, 60)),
         polarity=int(rng.choice([-1, 1])), brightness=(1.0, float(rng.uniform(*PAIRS[name]))),
         half_share=float(rng.uniform(0.33, 0.55)), core_sigma_A=float(rng.uniform(0.4, 0.6)),
-        tail_fraction=float(rng.uniform(0, 0.25)), halved=int(rng.integers(0, 3)), removed=int(rng.integers(0, 2)),
-        position_rms_A=0.04, seed=int(rng.integers(2**31)),
+        tail_fraction=float(rng.uniform(0, 0.25)), position_rms_A=0.04, seed=int(rng.integers(2**31)),
+        halved=halved, removed=1 - halved,
     )  # fmt: skip
     how = Acquisition(
         counts=float(np.exp(rng.uniform(np.log(4), np.log(150)))), jitter_px=float(rng.uniform(0.1, 0.6)),

@@ -73,7 +73,7 @@ def main() -> None:
     print(
         f"{headline()}; seed {asked.seed}, {len(done)} images of {len({one.shot.field.name for one in done})} fields, "
         f"{number} defects, {len(views())} microscopes{', relaxed and scored' if asked.full else ''}; "
-        f"a border of {EDGE_A:g} A is not counted"
+        f"a border of {EDGE_A:g} A is counted apart"
     )
     for title, head, rows in tables.all_of(done):
         print(f"\n**{title}**\n", table(head, rows), sep="\n")

@@ -126,7 +126,7 @@ def test_claims_in_a_film_are_counted_there(benchmark: Any) -> None:
     middle = shot.areas[0].sites_px.mean(0)
     claim = benchmark.scoring.Stated("SV", "V_S", 0.9, middle[None], {"pristine": 0.1})
     score = benchmark.scoring.score(shot, [claim])
-    assert score.in_areas == {"contamination": 1} and score.false == [] and not score.claimed
+    assert +score.in_areas == {"contamination": 1} and score.false == [] and not score.claimed
     assert score.columns_in["contamination"] > 50
 
 
