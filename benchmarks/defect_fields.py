@@ -424,7 +424,7 @@ SHARES = {"SV": 6, "DV": 4, "LINE": 2, "TREFOIL": 2, "SUB": 3, "VM": 2, "ANTI": 
 OBJECTS = 22
 
 
-def _wanted(lib: Library, rng: np.random.Generator, count: int = OBJECTS) -> list[str]:
+def drawn_labels(lib: Library, rng: np.random.Generator, count: int = OBJECTS) -> list[str]:
     """Labels for a field, extended ones first while there is room."""
     by_type: dict[str, list[str]] = {}
     for label in sorted(lib.stamps):
@@ -442,7 +442,7 @@ def families(seed: int, rounds: int) -> Iterator[Field]:
         for number, view in enumerate(views()):
             lib, start = library(view), int(np.random.default_rng([seed, turn, number]).integers(2**31))
             rng = np.random.default_rng(start)
-            yield build(f"{view}-{turn}", "defects", view, _wanted(lib, rng), start + 1)
+            yield build(f"{view}-{turn}", "defects", view, drawn_labels(lib, rng), start + 1)
             if turn == 0:
                 yield build(f"{view}-pristine", "pristine", view, [], start + 2)
                 yield from _negatives(lib, view, start + 3)

@@ -26,7 +26,7 @@ from stemfit.synthetic import Acquisition, crystal, record
 FloatArray = NDArray[np.float64]
 
 CLASSES = ("background", "M", "X2", "X", "vacancy")
-WEIGHTS = (1.0, 1.0, 1.0, 3.0, 3.0)
+WEIGHTS = (1.0, 1.0, 1.0, 5.0, 10.0)
 PAIRS = {"MoS2": (0.35, 0.80), "WS2": (0.12, 0.45), "MoSe2": (1.3, 2.0), "WSe2": (0.5, 1.2)}
 """Brightness of a full chalcogen column over that of a metal, least and largest over detectors."""
 
@@ -36,18 +36,18 @@ SPOT_A = 0.55
 SMALLEST = 0.35
 """Spots of less than this share of a label's area are dropped."""
 
-SIDE = 176
-BATCH = 2
+SIDE, POOL_SIDE = 104, 340
+BATCH, POOL = 4, 16
 
 
 class UNet(nn.Module):
-    """Two halvings, 16 to 64 channels."""
+    """Two halvings, 10 to 40 channels."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.down1, self.down2, self.bottom = _double(1, 16), _double(16, 32), _double(32, 64)
-        self.up2, self.up1 = _double(64 + 32, 32), _double(32 + 16, 16)
-        self.last = nn.Conv2d(16, len(CLASSES), 1)
+        self.down1, self.down2, self.bottom = _double(1, 10), _double(10, 20), _double(20, 40)
+        self.up2, self.up1 = _double(40 + 20, 20), _double(20 + 10, 10)
+        self.last = nn.Conv2d(10, len(CLASSES), 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1, H, W) to (B, classes, H, W)."""
@@ -59,7 +59,7 @@ class UNet(nn.Module):
 
 
 def _double(a: int, b: int) -> nn.Sequential:
-    layers = [part for n in (a, b) for part in (nn.Conv2d(n, b, 3, padding=1), nn.GroupNorm(4, b), nn.ReLU())]
+    layers = [part for n in (a, b) for part in (nn.Conv2d(n, b, 3, padding=1), nn.GroupNorm(5, b), nn.ReLU())]
     return nn.Sequential(*layers)
 
 
@@ -88,12 +88,13 @@ def _net(name: str, cache: Path, seconds: float) -> UNet:
     cache.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    optimiser = torch.optim.Adam(net.parameters(), 2e-3)
+    optimiser = torch.optim.Adam(net.parameters(), 4e-3)
     loss = nn.CrossEntropyLoss(torch.tensor(WEIGHTS))
     start = time.process_time()
+    pool = [_example(name, rng) for _ in range(POOL)]
     while (spent := time.process_time() - start) < seconds:
-        optimiser.param_groups[0]["lr"] = 2e-3 * (1 - 0.95 * spent / seconds)
-        images, labels = zip(*(_example(name, rng) for _ in range(BATCH)), strict=True)
+        optimiser.param_groups[0]["lr"] = 4e-3 * (1 - 0.95 * spent / seconds)
+        images, labels = zip(*(_patch(*pool[rng.integers(POOL)], rng) for _ in range(BATCH)), strict=True)
         value = loss(net(torch.stack(images)), torch.stack(labels))
         optimiser.zero_grad()
         value.backward()
@@ -102,28 +103,36 @@ def _net(name: str, cache: Path, seconds: float) -> UNet:
     return net.eval()
 
 
-def _example(name: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """A recorded patch and the class of each of its pixels."""
-    halved = int(rng.integers(0, 2))
+def _example(name: str, rng: np.random.Generator) -> tuple[FloatArray, NDArray[np.int64]]:
+    """Expected image, a metal column peaking at 1, and the class of each of its pixels."""
     sample = crystal(
-        (SIDE, SIDE), pixel_size_A=PIXEL_A, a_A=host(name).a_exp_A, rotation_deg=float(rng.uniform(0, 60)),
+        (POOL_SIDE, POOL_SIDE), pixel_size_A=PIXEL_A, a_A=host(name).a_exp_A, rotation_deg=float(rng.uniform(0, 60)),
         polarity=int(rng.choice([-1, 1])), brightness=(1.0, float(rng.uniform(*PAIRS[name]))),
         half_share=float(rng.uniform(0.33, 0.55)), core_sigma_A=float(rng.uniform(0.4, 0.6)),
         tail_fraction=float(rng.uniform(0, 0.25)), position_rms_A=0.04, seed=int(rng.integers(2**31)),
-        halved=halved, removed=1 - halved,
+        halved=3, removed=3,
     )  # fmt: skip
     how = Acquisition(
-        counts=float(np.exp(rng.uniform(np.log(4), np.log(150)))), jitter_px=float(rng.uniform(0.1, 0.6)),
-        distortion_px=0.3, background=float(rng.uniform(0, 0.2)),
-    )  # fmt: skip
+        jitter_px=float(rng.uniform(0.1, 0.6)), distortion_px=0.3, background=float(rng.uniform(0, 0.2))
+    )
     recording, truth = record(sample, how, int(rng.integers(2**31)))
-    labels = np.zeros((SIDE, SIDE), np.int64)
-    rows, columns = np.mgrid[:SIDE, :SIDE]
+    labels = np.zeros((POOL_SIDE, POOL_SIDE), np.int64)
+    rows, columns = np.mgrid[:POOL_SIDE, :POOL_SIDE]
     kinds = {("M", "full"): 1, ("X", "full"): 2, ("X", "half"): 3, ("X", "empty"): 4}
     seen = truth.columns
     for (x, y), sublattice, state in zip(seen.xy_px, seen.sublattice, seen.state, strict=True):
         labels[np.hypot(columns - x, rows - y) < SPOT_A / PIXEL_A] = kinds[str(sublattice), str(state)]
-    return torch.tensor(_normal(np.asarray(recording.image, float)))[None], torch.tensor(labels)
+    return recording.expected, labels
+
+
+def _patch(expected: FloatArray, labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """A piece, turned or mirrored, with shot noise."""
+    y, x = rng.integers(0, POOL_SIDE - SIDE + 1, 2)
+    counts = float(np.exp(rng.uniform(np.log(4), np.log(150))))
+    image, kind = expected[y : y + SIDE, x : x + SIDE], labels[y : y + SIDE, x : x + SIDE]
+    turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+    image, kind = (np.rot90(one[::-1] if mirrored else one, turns).copy() for one in (image, kind))
+    return torch.tensor(_normal(rng.poisson(image * counts).astype(float)))[None], torch.tensor(kind)
 
 
 def _normal(image: FloatArray) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ Run: ``OMP_NUM_THREADS=1 python benchmarks/defects.py [--quick] [--rounds 3] [--
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -20,8 +21,8 @@ from pathlib import Path
 
 import defect_tables as tables
 import numpy as np
-from defect_fields import COUNTS, Field, build, families, library, record, views
-from defect_fields import _wanted as drawn_labels
+import tifffile
+from defect_fields import COUNTS, Field, Shot, build, drawn_labels, families, library, record, views
 from defect_scoring import EDGE_A, Stated, score
 from defect_stages import analyse
 from machine import headline, table
@@ -41,6 +42,21 @@ def fields(seed: int, rounds: int, quick: bool) -> Iterator[Field]:
     yield build("large", "large", lib.name, wanted, seed, LARGE)
 
 
+def write(folder: Path, shots: Iterator[Shot]) -> None:
+    """Images as TIFF with their scale, and what is true of them as JSON, to look at."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shot in shots:
+        stem, per_nm = f"{shot.field.name}-{shot.counts:g}", 10 / shot.field.pixel_A
+        how = {"resolution": (per_nm, per_nm), "metadata": {"unit": "nm"}, "imagej": True}
+        tifffile.imwrite(folder / f"{stem}.tif", shot.recording.image, **how)
+        truth = [
+            {"type": d.type, "label": d.label, "center_px": list(d.sites_px.mean(0)), "extent_px": d.sites_px.tolist()}
+            for d in (*shot.defects, *shot.areas)
+        ]
+        facts = {"host": shot.field.host, "pixel_size_A": shot.field.pixel_A, "counts": shot.counts, "defects": truth}
+        (folder / f"{stem}.json").write_text(json.dumps(facts, indent=1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="fields of defects per microscope")
@@ -51,7 +67,12 @@ def main() -> None:
     parser.add_argument("--unet-seconds", type=float, default=120, help="CPU time of its training, once per host")
     parser.add_argument("--cache", type=Path, default=Path(__file__).parents[1] / "data" / "defects")
     parser.add_argument("--failures", type=Path, help="list what went wrong in this file")
+    parser.add_argument("--write", type=Path, metavar="DIR", help="write images and truths there, and analyse nothing")
     asked = parser.parse_args()
+    if asked.write:
+        some = (field for field in fields(asked.seed, asked.rounds, asked.quick) if field.family != "large")
+        write(asked.write, (record(field, counts, asked.seed) for field in some for counts in COUNTS))
+        return
     net = None
     if asked.unet:
         from defect_unet import trained
