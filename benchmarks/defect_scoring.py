@@ -79,7 +79,9 @@ class Score:
     ----------
     verdicts : list of Verdict
     claimed : Counter
-        Claims in the monolayer by type.
+        Claims in the monolayer by type, without `members`.
+    members : Counter
+        Claims of one site that are about a site of a larger defect: that defect has a wrong name, and is counted so.
     right, tied : Counter
         Those of them that found a defect, or nearly.
     false : list of Stated
@@ -96,6 +98,7 @@ class Score:
 
     verdicts: list[Verdict] = field(default_factory=list)
     claimed: Counter[str] = field(default_factory=Counter)
+    members: Counter[str] = field(default_factory=Counter)
     right: Counter[str] = field(default_factory=Counter)
     tied: Counter[str] = field(default_factory=Counter)
     false: list[Stated] = field(default_factory=list)
@@ -180,7 +183,12 @@ def score(shot: Shot, claims: Sequence[Stated], suspects: Sequence[Stated] = ())
     for truth in shot.defects:
         verdict = _verdict(truth, seen, used, shot, result)
         result.verdicts.append(verdict)
-    result.claimed = Counter(one.type for one in seen if not in_alloy(one))
+    larger = [truth.sites_px for truth in shot.defects if len(truth.sites_px) > 1]
+    within = [len(one.sites_px) == 1 and any(touches(one.sites_px, xy, reach) for xy in larger) for one in seen]
+    result.members = Counter(one.type for one, part in zip(seen, within, strict=True) if part)
+    result.claimed = Counter(
+        one.type for one, part in zip(seen, within, strict=True) if not part and not in_alloy(one)
+    )
     truths = [truth.sites_px for truth in shot.defects]
 
     def present(one: Stated) -> bool:

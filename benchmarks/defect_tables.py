@@ -57,8 +57,8 @@ def all_of(done: Sequence[Done]) -> Iterator[tuple[str, Row, list[Row]]]:
 # -- found ---------------------------------------------------------------------------------------------------------
 
 TYPE_HEAD = (
-    "counts", "type", "true", "found", "near ties", "wrong name", "UNKNOWN", "missed", "claimed", "recall", "precision",
-    "F1", "F1 with ties",
+    "counts", "type", "true", "found", "near ties", "wrong name", "UNKNOWN", "missed", "claimed", "in larger ones",
+    "recall", "precision", "F1", "F1 with ties",
 )  # fmt: skip
 
 
@@ -68,8 +68,8 @@ def _types(done: Sequence[Done]) -> list[Row]:
         scores = [one.ours for one in done if one.dose == dose]
         for kind in TYPES:
             outcomes = Counter(v.outcome for s in scores for v in s.verdicts if v.truth.type == kind)
-            claimed, right, tied = (
-                sum(getattr(s, what)[kind] for s in scores) for what in ("claimed", "right", "tied")
+            claimed, members, right, tied = (
+                sum(getattr(s, what)[kind] for s in scores) for what in ("claimed", "members", "right", "tied")
             )
             true = outcomes.total()
             if true + claimed:
@@ -77,7 +77,7 @@ def _types(done: Sequence[Done]) -> list[Row]:
                 lenient = f1(true, outcomes["right"] + outcomes["tie"], claimed, right + tied)
                 counts = (outcomes[k] for k in ("right", "tie", "wrong", "unknown", "missed"))
                 rows.append((
-                    dose, kind, str(true), *map(str, counts), str(claimed), _share(outcomes["right"], true),
+                    dose, kind, str(true), *map(str, counts), str(claimed), str(members), _share(outcomes["right"], true),
                     _share(right, claimed), _number(strict), _number(lenient),
                 ))  # fmt: skip
     return rows

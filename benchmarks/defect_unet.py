@@ -26,7 +26,7 @@ from stemfit.synthetic import Acquisition, crystal, record
 FloatArray = NDArray[np.float64]
 
 CLASSES = ("background", "M", "X2", "X", "vacancy")
-WEIGHTS = (1.0, 1.0, 1.0, 5.0, 10.0)
+WEIGHTS = (1.0, 1.0, 1.0, 10.0, 15.0)
 PAIRS = {"MoS2": (0.35, 0.80), "WS2": (0.12, 0.45), "MoSe2": (1.3, 2.0), "WSe2": (0.5, 1.2)}
 """Brightness of a full chalcogen column over that of a metal, least and largest over detectors."""
 
@@ -110,7 +110,7 @@ def _example(name: str, rng: np.random.Generator) -> tuple[FloatArray, NDArray[n
         polarity=int(rng.choice([-1, 1])), brightness=(1.0, float(rng.uniform(*PAIRS[name]))),
         half_share=float(rng.uniform(0.33, 0.55)), core_sigma_A=float(rng.uniform(0.4, 0.6)),
         tail_fraction=float(rng.uniform(0, 0.25)), position_rms_A=0.04, seed=int(rng.integers(2**31)),
-        halved=3, removed=3,
+        halved=3, removed=4,
     )  # fmt: skip
     how = Acquisition(
         jitter_px=float(rng.uniform(0.1, 0.6)), distortion_px=0.3, background=float(rng.uniform(0, 0.2))
@@ -126,8 +126,9 @@ def _example(name: str, rng: np.random.Generator) -> tuple[FloatArray, NDArray[n
 
 
 def _patch(expected: FloatArray, labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """A piece, turned or mirrored, with shot noise."""
-    y, x = rng.integers(0, POOL_SIDE - SIDE + 1, 2)
+    """A piece with a vacancy somewhere in it, turned or mirrored, with shot noise."""
+    vacancies = np.argwhere(labels >= 3)
+    y, x = (vacancies[rng.integers(len(vacancies))] - rng.integers(0, SIDE, 2)).clip(0, POOL_SIDE - SIDE)
     counts = float(np.exp(rng.uniform(np.log(4), np.log(150))))
     image, kind = expected[y : y + SIDE, x : x + SIDE], labels[y : y + SIDE, x : x + SIDE]
     turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
