@@ -166,7 +166,7 @@ CHECKED_A = 11.0
 
 def check(name: str) -> str:
     """Largest and rms difference, in per cent of a metal column, between stamps added up and one multislice."""
-    from defect_fields import Frame, Placed, assemble, library, peak
+    from defect_library import Frame, Placed, assemble, library, peak
 
     view, lib = VIEWS[name], library(name)
     metal, x = (host(view.host).elements[letter] for letter in "MX")

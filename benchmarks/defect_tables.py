@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from defect_fields import COUNTS, Shot, library, separation
+from defect_fields import COUNTS, Shot
+from defect_library import library, separation
 from defect_scoring import Score, Statement, f1
 from defect_stages import Answer
 
@@ -77,8 +78,8 @@ def _types(done: Sequence[Done]) -> list[Row]:
                 lenient = f1(true, outcomes["right"] + outcomes["tie"], claimed, right + tied)
                 counts = (outcomes[k] for k in ("right", "tie", "wrong", "unknown", "missed"))
                 rows.append((
-                    dose, kind, str(true), *map(str, counts), str(claimed), str(members), _share(outcomes["right"], true),
-                    _share(right, claimed), _number(strict), _number(lenient),
+                    dose, kind, str(true), *map(str, counts), str(claimed), str(members),
+                    _share(outcomes["right"], true), _share(right, claimed), _number(strict), _number(lenient),
                 ))  # fmt: skip
     return rows
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from defect_fields import PIXEL_A, Shot
+from defect_fields import Shot
+from defect_library import PIXEL_A
 from defect_scoring import Stated
 from numpy.typing import NDArray
 from scipy import ndimage

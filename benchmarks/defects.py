@@ -22,7 +22,8 @@ from pathlib import Path
 import defect_tables as tables
 import numpy as np
 import tifffile
-from defect_fields import COUNTS, Field, Shot, build, drawn_labels, families, library, record, views
+from defect_fields import COUNTS, Field, Shot, build, drawn_labels, families, record
+from defect_library import library, views
 from defect_scoring import EDGE_A, Stated, score
 from defect_stages import analyse
 from machine import headline, table

@@ -21,7 +21,7 @@ def benchmark() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         yield SimpleNamespace(
-            **{name: importlib.import_module(f"defect_{name}") for name in ("fields", "scoring", "kinds")}
+            **{name: importlib.import_module(f"defect_{name}") for name in ("fields", "library", "scoring", "kinds")}
         )
 
 
@@ -42,16 +42,16 @@ def at(image: np.ndarray, xy: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_rendering_agrees_with_its_truth(benchmark: Any, view: str) -> None:
     """One of each kind beside perfect crystal: what is emptied is darker than it was, what is added is brighter."""
-    library = benchmark.fields.library(view)
+    library = benchmark.library.library(view)
     change = {"": -1, "S": -1, "Se": -1, "SSe": 1 if library.host.endswith("S2") else -1}
     metal = "Mo" if library.host.startswith("Mo") else "W"
-    frame = benchmark.fields.Frame(0.7, np.zeros(2), 0.12, 260)
-    bare = benchmark.fields.assemble(library, frame, [], 0.8)
+    frame = benchmark.library.Frame(0.7, np.zeros(2), 0.12, 260)
+    bare = benchmark.library.assemble(library, frame, [], 0.8)
     series = importlib.import_module("defect_series")
     for label, stamp in library.stamps.items():
         if stamp.sites[0].sublattice == "-":
             continue
-        image = benchmark.fields.assemble(library, frame, [benchmark.fields.Placed(label, 0, 0)], 0.8)
+        image = benchmark.library.assemble(library, frame, [benchmark.library.Placed(label, 0, 0)], 0.8)
         xy = frame.to_px(series.lattice_xy(library.host, np.array([site[:2] for site in stamp.sites])))
         off = (at(image, xy) - at(bare, xy)) / bare.max()
         for site, value in zip(stamp.sites, off, strict=True):
@@ -138,7 +138,7 @@ def test_claims_in_a_film_are_counted_there(benchmark: Any) -> None:
     ],
 )  # fmt: skip
 def test_labels_have_the_type_of_the_contract(benchmark: Any, label: str, kind: str) -> None:
-    assert benchmark.fields.type_of(label) == kind
+    assert benchmark.library.type_of(label) == kind
 
 
 def perfect(benchmark: Any, shot: Any) -> list[Any]:
