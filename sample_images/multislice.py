@@ -95,9 +95,12 @@ def grid_for(optics: Optics, at_least_A: float, reach_A: float = math.inf) -> Gr
     return Grid(n, step, factor, fine, 2 * half_window, reach_A)
 
 
-def thermal_displacements(layer: NDArray[np.int64], rms_A: float, seed: int) -> NDArray[np.float64]:
-    """(configurations, atoms, 2) displacements in the plane; layer 2 goes round twice as fast as the others."""
-    phase = np.random.default_rng(seed).uniform(0, 2 * np.pi, len(layer))
+def thermal_displacements(layer: NDArray[np.int64], rms_A: float, seed: int | None) -> NDArray[np.float64]:
+    """(configurations, atoms, 2) displacements in the plane; layer 2 goes round twice as fast as the others.
+
+    Without a seed the atoms of a layer move together, and equal columns are equal to the last digit.
+    """
+    phase = np.zeros(len(layer)) if seed is None else np.random.default_rng(seed).uniform(0, 2 * np.pi, len(layer))
     turns = np.where(layer == 2, 2, 1) * np.arange(CONFIGURATIONS)[:, None]
     angle = phase + 2 * np.pi * turns / CONFIGURATIONS
     return np.sqrt(2) * rms_A * np.stack([np.cos(angle), np.sin(angle)], -1)
@@ -110,7 +113,8 @@ def adf_image(
     layer_spacing_A: float,
     optics: Optics,
     grid: Grid,
-    seed: int = 0,
+    seed: int | None = 0,
+    wanted: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
     """Scattered fraction of the beam at each scan position.
 
@@ -126,8 +130,10 @@ def adf_image(
         Distance between layers.
     optics : Optics
     grid : Grid
-    seed : int
-        Of the thermal displacements.
+    seed : int or None
+        Of the thermal displacements, see `thermal_displacements`.
+    wanted : (n, n) bool array, optional
+        Where to send the beam, instead of what is within the grid's reach; of each row, all from first to last.
 
     Returns
     -------
@@ -137,7 +143,7 @@ def adf_image(
     total = np.zeros((grid.n, grid.n))
     for shift in thermal_displacements(layer, optics.thermal_A, seed):
         slices = _transmission(numbers, yx_A + shift, layer, layer_spacing_A, optics, grid)
-        total += _scan(slices, layer_spacing_A, optics, grid)
+        total += _scan(slices, layer_spacing_A, optics, grid, wanted)
     return total / CONFIGURATIONS
 
 
@@ -176,7 +182,8 @@ def _band_limit(fine: NDArray[np.complex64], n: int) -> NDArray[np.complex64]:
 
 
 def _scan(
-    slices: list[NDArray[np.complex64]], spacing: float, optics: Optics, grid: Grid
+    slices: list[NDArray[np.complex64]], spacing: float, optics: Optics, grid: Grid,
+    wanted: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
     window, extent = grid.window, grid.window * grid.sampling_A
     probe_waves = abtem.Probe(
@@ -202,7 +209,7 @@ def _scan(
     backward = pyfftw.FFTW(waves, waves, axes=(1, 2), direction="FFTW_BACKWARD", flags=("FFTW_MEASURE",))
     image = np.zeros((grid.n, grid.n))
     for i in range(grid.n):
-        begin, end = _reached(i, grid)
+        begin, end = _reached(i, grid) if wanted is None else _ends(wanted[i])
         for start in range(begin, end, BATCH):
             stop = min(start + BATCH, end)
             used = waves[: stop - start]
@@ -225,6 +232,12 @@ def _reached(i: int, grid: Grid) -> tuple[int, int]:
         return 0, grid.n
     half = math.sqrt(max(0.0, grid.reach_A**2 - (i * grid.step_A - grid.box_A / 2) ** 2))
     return math.ceil((grid.box_A / 2 - half) / grid.step_A), math.floor((grid.box_A / 2 + half) / grid.step_A) + 1
+
+
+def _ends(row: NDArray[np.bool_]) -> tuple[int, int]:
+    """First and last + 1 of what is true."""
+    true = np.flatnonzero(row)
+    return (int(true[0]), int(true[-1]) + 1) if len(true) else (0, 0)
 
 
 def resample(
