@@ -254,7 +254,7 @@ def test_a_strain_of_the_whole_patch_decides_nothing(monkeypatch: pytest.MonkeyP
 
     assert lost() < 6.0
     monkeypatch.setattr(import_module("stemfit.score.fit"), "STRAIN", 1e-6)  # the package has a function of that name
-    assert lost() > 20.0
+    assert lost() > 12.0  # at most this much: the unrelaxed structure is weighed beside it
 
 
 def test_a_patch_that_nothing_explains_is_unknown() -> None:

@@ -28,7 +28,8 @@ TIE = 1.0
 
 MISLED = 0.1
 """Probability that a relaxed structure is no better known than the unrelaxed one: networks and potentials fail on some
-kinds of defects, lines above all, and a vacancy is one also where its neighbours moved otherwise than predicted."""
+kinds of defects, lines above all, and a vacancy is one also where its neighbours moved otherwise than predicted. Then
+nothing tells apart what looks the same before it relaxes."""
 
 
 @dataclass(frozen=True)
@@ -98,17 +99,19 @@ def score_defect(
     fits = _fits(list(zip(candidates, relaxed, strict=True)), scene, imaging, sigma_px, lattice)
     unrelaxed = _fits([(c, keep([c])[0]) for c in candidates], scene, imaging, sigma_px, lattice)
     evidence = np.logaddexp(
-        np.log(1 - MISLED) + [f.log_evidence for f in fits], np.log(MISLED) + [u.log_evidence for u in unrelaxed]
+        np.log(1 - MISLED) + [f.log_evidence for f in fits], np.log(MISLED) + _alike(candidates, unrelaxed)
     )
     log_posterior = evidence + [c.log_prior for c in candidates]
-    top = int(np.argmax(log_posterior))
-    better = relaxed[top] if fits[top].log_evidence > unrelaxed[top].log_evidence else keep([candidates[top]])[0]
-    free = fit(candidates[top], better, scene, imaging, sigma_px, lattice, loose=True).log_evidence
+    geometries = [*zip(candidates, relaxed, strict=True), *((c, keep([c])[0]) for c in candidates)]
+    each = zip([*fits, *unrelaxed], geometries, strict=True)
+    top = int(np.argmax([f.log_evidence + c.log_prior for f, (c, _) in each]))
+    free = fit(*geometries[top], scene, imaging, sigma_px, lattice, loose=True).log_evidence
     moved = [_largest(c, r) > 1e-6 for c, r in zip(candidates, relaxed, strict=True)]
     unrelaxed = [u if m else f for m, f, u in zip(moved, fits, unrelaxed, strict=True)]
     everything = np.append(log_posterior, free + np.log(unknown_prior))
     total = float(logsumexp(everything))
-    posterior = np.exp(log_posterior - float(logsumexp(log_posterior)))
+    posterior = np.exp(log_posterior - log_posterior.max())
+    posterior /= posterior.sum()
     chosen = _credible(posterior)
     scores = tuple(
         Score(
@@ -150,6 +153,20 @@ def rank(
         tuple(d for d in restated if pristine[d.id] < CLAIM),
         tuple(d for d in restated if pristine[d.id] >= CLAIM),
     )
+
+
+def _alike(candidates: Sequence[Candidate], unrelaxed: Sequence[Fit]) -> FloatArray:
+    """Logarithm of the mean evidence (C,) of all unrelaxed structures with the same name on the same sites.
+
+    They differ by layers, which are not seen, and by the start of the relaxation, which is none of the crystal's.
+    """
+    keys = []
+    for c in candidates:
+        places = c.structure.structure.cart_coords[list(c.structure.sites), :2]
+        keys.append((c.label, frozenset(map(tuple, np.round(places, 1)))))
+    value = np.array([u.log_evidence for u in unrelaxed])
+    same = [[n for n, other in enumerate(keys) if other == key] for key in keys]
+    return np.array([logsumexp(value[rows]) - np.log(len(rows)) for rows in same])
 
 
 def _fits(
@@ -206,8 +223,9 @@ def _restated(
     for c, s in zip(candidates, scores, strict=True):
         evidence[c.label] = max(evidence[c.label], s.log_likelihood)
     best = max(
-        ((s.posterior, c.id) for c, s in zip(candidates, scores, strict=True) if c.label == label), default=(0.0, None)
-    )[1]
+        ((round(s.posterior, 6), s.ncc, c.id) for c, s in zip(candidates, scores, strict=True) if c.label == label),
+        default=(0.0, 0.0, None),
+    )[2]
     if label != defect.label and best is not None and len(defect.sites) > 1 and defect.type in ("LINE", "VM"):
         own, extent = sites_of(next(c for c in candidates if c.id == best), sites)
         defect = replace(defect, sites=own, extent_px=extent, center_px=extent.mean(0))
