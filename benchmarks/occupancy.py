@@ -140,11 +140,12 @@ def claims(found: Any) -> tuple[Sequence[Any], Any]:
     from stemfit.defects import Evidence, find_defects, occupancy
     from stemfit.imaging import fit_imaging
 
-    (_, _, columns, _, _, brightness, _, region_map), identity, lattice, sites = found
+    (image, _, columns, _, _, brightness, regions, region_map), identity, lattice, sites = found
     host = identity.host
     imaging = fit_imaging(columns, sites, brightness, host, None, None)
     posteriors = [occupancy(sites, brightness, imaging, host, s) for s in host.sublattices]
-    return find_defects(Evidence(columns, sites, tuple(posteriors), lattice, host, region_map))[0], sites
+    measured = Evidence(columns, sites, tuple(posteriors), lattice, host, region_map, imaging, image, regions)
+    return find_defects(measured)[0], sites
 
 
 def judged(scene: Scene, found: Any, name: str) -> Counter[str]:

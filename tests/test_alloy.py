@@ -116,8 +116,9 @@ def test_columns_of_an_alloy_are_named_and_only_vacancies_are_listed() -> None:
     assert np.mean(best[full] == truth[full]) > 0.95
     assert abs(np.mean(best[full] == truth[full]) - p.max(1)[full].mean()) < 0.04  # a frequency
     polarity = Lattice(A, B, np.array([170.0, 150.0]), 1, np.zeros((6, 6)), np.zeros((2, 2, 2)), (320, 360), 0.1)
+    none = np.zeros((320, 360), np.uint8)
     unmatched = replace(SITES, column=np.full(len(METAL), -1))
-    evidence = Evidence(COLUMNS, unmatched, posteriors, polarity, alloy.host, np.zeros((320, 360), np.uint8))
+    evidence = Evidence(COLUMNS, unmatched, posteriors, polarity, alloy.host, none, imaging, COLUMNS.model)
     claims = [d for d in find_defects(evidence)[0] if d.type != "LINE"]
     gone = {tuple(SITES.xy_px[k].round(3)) for k in on_x.site[~full]}
     dark = {tuple(d.center_px.round(3)) for d in claims if d.label.startswith("V_") and d.label.endswith("2")}

@@ -28,7 +28,7 @@ def with_naming_doubt(
 def _shared(defect: Defect, twins: dict[str, str], sure: float) -> Defect:
     weight: dict[str, float] = {}
     for label, p in ((defect.label, defect.probability), *defect.alternatives):
-        fixed = label in ("pristine", "UNKNOWN")
+        fixed = label in ("pristine", "UNKNOWN", "ADATOM")
         weight[label] = weight.get(label, 0.0) + p * (1.0 if fixed else sure)
         other = label if fixed else twins.get(label, "UNKNOWN")
         weight[other] = weight.get(other, 0.0) + (0.0 if fixed else p * (1 - sure))
