@@ -219,6 +219,7 @@ def test_what_resembles_a_trefoil_is_not_called_one() -> None:
         assert found.type == found.label == "UNKNOWN"
         assert "T1" in dict(found.alternatives)
         assert len(found.sites) == 8
+        assert found.log_bayes_factor > 50
 
 
 def test_both_of_the_multislice_sample_are_found() -> None:

@@ -244,18 +244,21 @@ def _said(odds: Sequence[Odds], seen: Measured) -> tuple[Defect | None, Trefoil 
     extent = np.array([seen.evidence.xy_px(site) for site in sites])
     probability = weight.pop(label)
     others = tuple(sorted(weight.items(), key=lambda item: -item[1]))
-    factor = _against_pristine(best, seen.evidence)
+    factor = _against_pristine(sites, seen)
     kind = type_of(label, "UNKNOWN")
     return Defect(0, kind, label, probability, extent.mean(0), sites, extent, others, factor), best
 
 
-def _against_pristine(shape: Trefoil, evidence: Evidence) -> float:
-    """Evidence of the empty sites and of the columns in the hollows against the perfect crystal."""
-    empty = 0.0
-    for site in shape.emptied:
-        say = evidence.log_likelihood(site)
-        empty += say[f"V_{evidence.host.columns[1]}"] - say["pristine"] if say else 0.0
-    return empty
+def _against_pristine(sites: Sequence[Site], seen: Measured) -> float:
+    """Evidence of what is not as in the perfect crystal, and of the columns in the hollows, against that crystal."""
+    columns, total = seen.evidence.columns, 0.0
+    for site in sites:
+        say, stray = seen.evidence.log_likelihood(site), seen.loose.strays_of.get(site[:2], -1)
+        if site[2] == "H" and stray >= 0:
+            total += 0.5 * float(columns.intensity[stray] ** 2 / columns.cov[stray, 2, 2])
+        elif say:
+            total += max(say.values()) - say["pristine"]
+    return total
 
 
 def _own(
