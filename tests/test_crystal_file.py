@@ -137,4 +137,4 @@ def test_every_atom_of_a_stack_has_a_brightness(tmp_path: Path) -> None:
     host = read_host(write_cif(tmp_path / "janus.cif", (3.25, 3.25, 20, 90, 90, 120), janus))
     assert host.columns == ("Mo", "SSe")
     assert set(foreign_columns(host)) == {"S", "Se"}
-    assert [h.label for h in hypotheses(host, "B")] == ["pristine", "V_SSe", "UNKNOWN"]
+    assert [h.label for h in hypotheses(host, "B")] == ["pristine", "V_SSe", "ADATOM", "UNKNOWN"]
