@@ -21,6 +21,7 @@ from stemfit.candidates import Candidate, propose
 from stemfit.columns import find
 from stemfit.defects import Defect
 from stemfit.defects import trefoil_shapes as shapes
+from stemfit.defects.trefoils import _clusters
 from stemfit.micrograph import read
 from stemfit.simulate.image import ProjectedColumns, project
 from stemfit.synthetic import Crystal, crystal
@@ -297,3 +298,12 @@ def test_rivals_are_proposed() -> None:
     metals = places([(5, 3, "M"), (5, 4, "M")], -1)
     assert sorted(map(tuple, np.round(centres, 0))) == sorted(map(tuple, np.round(metals, 0)))
     assert made[0].log_prior > made[1].log_prior > made[2].log_prior
+
+
+def test_another_stacking_is_not_read_as_trefoils() -> None:
+    """Hollows that are occupied everywhere; a whole chain of four is within what is read."""
+    everywhere = {(i, j) for i in range(8) for j in range(8)}
+    assert _clusters(everywhere, set(), 1) == []
+    chain = shapes.trefoil(frozenset((k, 0) for k in range(4)), 1)
+    (read,) = _clusters({site[:2] for site in chain.hollows}, set(), 1)
+    assert {(k, 0) for k in range(4)} <= read

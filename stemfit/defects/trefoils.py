@@ -51,6 +51,10 @@ HOPELESS = 20.0
 
 Metals = frozenset[Cell]
 
+LARGEST = 24
+"""Metals of a cluster that is read as trefoils; more of them together are another stacking or disorder, and reading them
+takes minutes."""
+
 
 class Place(NamedTuple):
     """Natural logarithms of likelihoods at one place of a trefoil, relative to one independent of its neighbours.
@@ -173,7 +177,8 @@ def _clusters(occupied: set[Cell], vacant: set[Cell], polarity: int) -> list[Met
             edge = beside(edge) & free
             free -= edge
         clusters.append(frozenset(joined))
-    return sorted(clusters, key=lambda metals: (len(metals), sorted(metals)))
+    small = [metals for metals in clusters if len(metals) <= LARGEST]
+    return sorted(small, key=lambda metals: (len(metals), sorted(metals)))
 
 
 def _weighed(cluster: Metals, used: set[Site], seen: Measured) -> list[Odds]:
