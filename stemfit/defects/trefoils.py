@@ -52,8 +52,8 @@ HOPELESS = 20.0
 Metals = frozenset[Cell]
 
 LARGEST = 24
-"""Metals of a cluster that is read as trefoils; more of them together are another stacking or disorder, and reading them
-takes minutes."""
+"""Metals of a cluster that is read as trefoils; more of them together are another stacking or disorder, and take
+minutes to read."""
 
 
 class Place(NamedTuple):
