@@ -63,12 +63,12 @@ def expected_label(shot: Shot, k: int) -> str:
     return f"V_{column}" if shot.left[k] == 0 else f"V_{column.rstrip('2')}"
 
 
-def assert_found(analysis: Analysis, shot: Shot) -> None:
+def assert_found(analysis: Analysis, shot: Shot, unjudged: int = 0) -> None:
     """Every vacancy that is judged has its name, nothing else is claimed, and the scale is that of the crystal."""
     missing = np.flatnonzero(shot.left < 1)
     sites = analysis.sites
     judged = [sites.analysed[int(np.argmin(np.hypot(*(sites.xy_px - shot.xy[k]).T)))] for k in missing]
-    assert sum(judged) >= len(missing) - 1  # a part of black phosphorus is taken for a second layer here
+    assert len(missing) - sum(judged) == unjudged
     missing = missing[judged]
     assert len(analysis.defects) == len(missing) > 0
     for k in missing:
@@ -87,7 +87,8 @@ def assert_found(analysis: Analysis, shot: Shot) -> None:
 def test_vacancies_of_a_named_host(name: str) -> None:
     analysis, shot = analysed(name, name)
     assert analysis.host.host.name == name
-    assert_found(analysis, shot)
+    # A known fault: a part of this black phosphorus is taken for a second layer; what is beside that is not judged.
+    assert_found(analysis, shot, unjudged=1 if name == "blackP" else 0)
     types = {"V_Ga": "VM", "V_Ga2": "VM", "V_In": "VM", "V_In2": "VM", "V_Se": "SV", "V_Se2": "DV", "V_P": "SV"}
     assert all(d.type == types[d.label] for d in analysis.defects)
 
