@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from stemfit.candidate_lines import line_patch
 from stemfit.candidate_sheets import SHARES, is_pair, middle_px, pair_structures, stays_as_built
 from stemfit.candidate_trefoils import trefoil_patch
-from stemfit.defects import Defect, type_of
+from stemfit.defects import Defect, hypotheses, type_of
 from stemfit.defects.complexes import complex_rate
 from stemfit.defects.types import Site
 from stemfit.hosts import HONEYCOMB, ProjectedHost
@@ -107,12 +107,14 @@ def propose(
     matrix, center_px = _frame(defect, host, lattice, sites)
     center_px = middle_px(defect) if is_pair(defect, host) else center_px
     count = {s.label: sum(t.label == s.label for t in structures) for s in structures}
+    # A label alone does not say whether the defect, first taken for an antisite, is a foreign atom.
+    kinds = {h.label: h.type for name in host.sublattices for h in hypotheses(host, name)}
     made = []
     for k, structure in enumerate(structures[:most], 1):
         center = _center(structure, structures)
         rate = rates.get(structure.label) or complex_rate(structure.label) or 1e-6
         prior = float(np.log(rate / count[structure.label]))
-        kind = "" if structure.label == "pristine" else type_of(structure.label, defect.type)
+        kind = kinds[structure.label] if structure.label in kinds else type_of(structure.label, defect.type)
         made.append(
             Candidate(
                 f"{defect.id}-{k}", defect.id, kind, structure.label, structure, center, matrix,

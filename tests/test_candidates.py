@@ -136,6 +136,13 @@ def test_no_more_than_asked() -> None:
     assert len(propose(one, HOST, crystal, site_map, RATES, most=2)) == 2
 
 
+def test_what_is_taken_for_an_antisite_may_be_a_foreign_atom() -> None:
+    others = (("W_Mo", 0.05), ("vanadium_Mo", 0.03), ("V_Mo", 0.02))
+    _, made = proposals(1, "ANTI", "Se_Mo", (5, 3, "M"), others=others)
+    kinds = {c.label: c.type for c in made}
+    assert kinds == {"pristine": "", "Se_Mo": "ANTI", "W_Mo": "SUB", "vanadium_Mo": "SUB", "V_Mo": "VM"}
+
+
 def test_the_local_frame_follows_the_bent_scan() -> None:
     crystal = lattice()
     site_map = sites(crystal)

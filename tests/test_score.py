@@ -77,6 +77,14 @@ def test_the_true_label_wins_over_the_one_that_was_claimed() -> None:
         assert restated.type == {"V_S": "SV", "V_S2": "DV", "V_Mo": "VM"}[label]
 
 
+def test_the_type_follows_the_name_that_wins() -> None:
+    chain = vacancies()
+    half = next(d for d in chain.truth.defects if d.label == "V_S")
+    antisite = replace(claim(chain, site_near(chain, half.center_px), "Mo_S2", "ANTI"), alternatives=(("O_S", 0.1),))
+    _, ranking = judged(chain, [antisite])
+    assert [(d.label, d.type) for d in ranking.claimed] == [("O_S", "SUB")]
+
+
 def test_the_best_candidate_is_the_highest_of_its_label() -> None:
     for label, made, ranking in all_true():
         own = {s.candidate: s.posterior for c, s in zip(made, ranking.scores, strict=True) if c.label == label}

@@ -230,9 +230,10 @@ def _restated(
         own, extent = sites_of(next(c for c in candidates if c.id == best), sites)
         defect = replace(defect, sites=own, extent_px=extent, center_px=extent.mean(0))
     factor = evidence.get(label, max(evidence.values())) - evidence["pristine"]
+    kinds = {c.label: c.type for c in candidates}
     return replace(
-        defect, type=type_of(label, defect.type), label=label, probability=weight[label], alternatives=tuple(others),
-        log_bayes_factor=float(factor), best_candidate=best,
+        defect, type=kinds.get(label) or type_of(label, defect.type), label=label, probability=weight[label],
+        alternatives=tuple(others), log_bayes_factor=float(factor), best_candidate=best,
     )
 
 
