@@ -34,7 +34,7 @@ def complexes(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect]
     """Recognise V_MX3 and V_MX6 round claimed metal sites; what is recognised, and what is left of the findings."""
     named: list[Defect] = []
     taken: set[Site] = set()
-    if evidence.host.sublattices != ("M", "X") or [c.endswith("2") for c in evidence.host.columns] != [False, True]:
+    if not evidence.host.dichalcogenide:
         return [], list(found)
     metals = [d for d in found if len(d.sites) == 1 and d.sites[0][2] == "M" and _may_miss(d, evidence)]
     for metal in sorted(metals, key=lambda d: -d.log_bayes_factor):

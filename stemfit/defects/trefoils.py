@@ -23,7 +23,6 @@ from stemfit.defects.loose import IN_HOLLOW, STRAY, Loose
 from stemfit.defects.occupancy import PRIOR_RATES
 from stemfit.defects.trefoil_shapes import Cell, Trefoil, beside, grown, metals_bound, metals_round, trefoil
 from stemfit.defects.types import Defect, Site, type_of
-from stemfit.hosts import ProjectedHost
 
 FloatArray = NDArray[np.float64]
 
@@ -124,18 +123,11 @@ class Odds(NamedTuple):
     unnamed: float
 
 
-def has_trefoils(host: ProjectedHost) -> bool:
-    """Whether a host is a layer of single metals between chalcogen pairs."""
-    if not host.honeycomb or host.sublattices != ("M", "X"):
-        return False
-    return host.columns[1].endswith("2") and not host.columns[0].endswith("2")
-
-
 def trefoils(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], list[Defect]]:
     """Recognise trefoils; what is recognised, and what is left of the findings."""
     named: list[Defect] = []
     left = list(found)
-    if not has_trefoils(evidence.host):
+    if not evidence.host.dichalcogenide:
         return named, left
     seen = Measured(evidence)
     occupied = set(seen.loose.strays_of)
