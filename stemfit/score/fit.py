@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
+from scipy.spatial import cKDTree
 
 from stemfit.candidates import Candidate
 from stemfit.columns import Profile
@@ -14,6 +15,7 @@ from stemfit.columns.stamps import drawn
 from stemfit.imaging import Imaging
 from stemfit.lattice import Lattice
 from stemfit.relax import Relaxed
+from stemfit.score.misfit import Misfit, misfit_of
 from stemfit.score.scene import Scene, columns_of
 
 FloatArray = NDArray[np.float64]
@@ -27,12 +29,17 @@ STRAIN = 0.01
 up part of the field of a defect that draws its surroundings in: else the one with the shorter field would win."""
 
 
+TESTED = 0.75
+"""Columns are held against a structure within this many lattice constants of a site that it changes: the site and the
+columns bound to it. The next equal sites, 1.0 away, may have defects of their own."""
+
 class Fit(NamedTuple):
     """One candidate on one scene."""
 
     log_evidence: float
     model: FloatArray
     residual_chi2: float
+    misfit: Misfit
 
 
 def fit(
@@ -65,7 +72,9 @@ def fit(
     answer = solve_triangular(factor.T, half, lower=False)
     best = model + np.tensordot(answer, design, 1)
     rest = (scene.image - best).ravel()
-    return Fit(log_evidence, best, float(w @ rest**2) / max(1, int((w > 0).sum())))
+    near = cKDTree(scene.extent).query(xy)[0] < TESTED * lattice.a_px_iso / scene.pixel
+    misfit = misfit_of(matrix - np.eye(len(matrix)), right, np.flatnonzero(np.tile(near, 3)))
+    return Fit(log_evidence, best, float(w @ rest**2) / max(1, int((w > 0).sum())), misfit)
 
 
 def _design(

@@ -91,8 +91,8 @@ def score_defect(
     -------
     scores : tuple of Score
     unknown : float
-        Posterior probability that none of the candidates is right: the same geometry as the best, with the columns of
-        the defect free.
+        Posterior probability that none of the candidates is right. Half of its prior is the geometry of the best one
+        with a column of any brightness at its centre and neighbours that moved further, half any greater misfit.
     """
     scene = make_scene(defect, micrograph_image, columns, imaging, lattice, others)
     sigma_px = position_scatter(columns, lattice)
@@ -105,7 +105,11 @@ def score_defect(
     geometries = [*zip(candidates, relaxed, strict=True), *((c, keep([c])[0]) for c in candidates)]
     each = zip([*fits, *unrelaxed], geometries, strict=True)
     top = int(np.argmax([f.log_evidence + c.log_prior for f, (c, _) in each]))
-    free = fit(*geometries[top], scene, imaging, sigma_px, lattice, loose=True).log_evidence
+    best = [*fits, *unrelaxed][top]
+    free = np.logaddexp(
+        fit(*geometries[top], scene, imaging, sigma_px, lattice, loose=True).log_evidence,
+        best.log_evidence + best.misfit.log_bayes_factor,
+    ) - np.log(2)
     moved = [_largest(c, r) > 1e-6 for c, r in zip(candidates, relaxed, strict=True)]
     unrelaxed = [u if m else f for m, f, u in zip(moved, fits, unrelaxed, strict=True)]
     everything = np.append(log_posterior, free + np.log(unknown_prior))
