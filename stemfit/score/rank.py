@@ -147,7 +147,7 @@ def rank(
             continue
         cs, rs = [c for c, _ in own], [r for _, r in own]
         others = measured_on([d for d in defects if d.id != defect.id], columns, sites, brightness)
-        others = _with_mixture(others, defect, imaging, sites, brightness)
+        others = _with_unpredicted(others, defect, imaging, sites, brightness)
         found, unknown = score_defect(defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others)
         scores.update({s.candidate: s for s in found})
         restated.append(_restated(defect, cs, found, unknown, sites))
@@ -200,11 +200,11 @@ def measured_on(defects: Sequence[Defect], columns: Columns, sites: SiteMap, bri
     )
 
 
-def _with_mixture(
+def _with_unpredicted(
     others: Others, defect: Defect, imaging: Imaging, sites: SiteMap, brightness: Brightness
 ) -> Others:
-    """Add what is measured on all mixed sites: the structure of a candidate does not know which atoms they hold."""
-    mixed = np.isin(sites.sublattice, list(imaging.mixtures))
+    """Add what is measured on all mixed sites, which atoms they hold no structure knows, and on those not judged."""
+    mixed = np.isin(sites.sublattice, list(imaging.mixtures)) | ~sites.analysed
     for i, j, sublattice in defect.sites:
         mixed &= ~((sites.ij == [i, j]).all(1) & (sites.sublattice == sublattice))
     return Others(
