@@ -52,6 +52,7 @@ def test_a_misfit_as_allowed_is_evidence_for_the_structure() -> None:
     for freedom in (5, 20, 80):
         assert Misfit(float(freedom), freedom).log_bayes_factor < -0.5
         assert Misfit(freedom + 6.0 * np.sqrt(2 * freedom), freedom).log_bayes_factor > 1.0
+        assert Misfit(0.3 * freedom, freedom).log_bayes_factor < Misfit(float(freedom), freedom).log_bayes_factor - 1
     assert Misfit(0.0, 0).log_bayes_factor == 0.0
 
 

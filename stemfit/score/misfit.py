@@ -35,14 +35,17 @@ class Misfit(NamedTuple):
         """Natural logarithm of the odds of "something else is here" against this structure, given the misfit.
 
         A structure that is wrong leaves a misfit larger by a factor of which nothing is known but that it lies between
-        one and `WRONG`; its logarithm is integrated out.
+        one and `WRONG`; its logarithm is integrated out. A right one may leave less than is allowed to it: its factor
+        is the one below one that suits the misfit best.
         """
         if self.freedom == 0:
             return 0.0
         scale = np.linspace(0.0, np.log(WRONG), 200)
-        return float(
-            logsumexp(-0.5 * self.freedom * scale - 0.5 * self.chi2 * np.expm1(-scale)) - np.log(len(scale))
-        )
+        wrong = float(logsumexp(self._log_likelihood(scale)) - np.log(len(scale)))
+        return wrong - float(self._log_likelihood(np.minimum(np.log(max(self.chi2, 1e-3) / self.freedom), 0.0)))
+
+    def _log_likelihood(self, log_scale: FloatArray) -> FloatArray:
+        return np.asarray(-0.5 * self.freedom * log_scale - 0.5 * self.chi2 * np.exp(-log_scale))
 
 
 def misfit_of(gram: FloatArray, projected: FloatArray, tested: NDArray[np.intp]) -> Misfit:
