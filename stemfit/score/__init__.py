@@ -1,8 +1,9 @@
 """How well each candidate explains the image, and how sure that makes us."""
 
 from stemfit.score.fit import Fit, fit
+from stemfit.score.others import Others
 from stemfit.score.rank import Ranking, Score, ncc, rank, score_defect
-from stemfit.score.scene import Others, Scene, columns_of, make_scene, position_error_A, position_scatter
+from stemfit.score.scene import Scene, columns_of, make_scene, position_error_A, position_scatter
 
 __all__ = [
     "Fit",

@@ -18,7 +18,8 @@ from stemfit.imaging import Imaging
 from stemfit.lattice import Brightness, Lattice, SiteMap
 from stemfit.relax import Relaxed, keep
 from stemfit.score.fit import Fit, fit
-from stemfit.score.scene import Others, Scene, columns_of, make_scene, position_scatter
+from stemfit.score.others import Others, field_of, others_of
+from stemfit.score.scene import Scene, columns_of, make_scene, position_scatter, relaxation_error_A
 
 FloatArray = NDArray[np.float64]
 
@@ -95,6 +96,7 @@ def score_defect(
         with a column of any brightness at its centre and neighbours that moved further, half any greater misfit.
     """
     scene = make_scene(defect, micrograph_image, columns, imaging, lattice, others)
+    scene = scene._replace(relaxation_A=relaxation_error_A(list(zip(candidates, relaxed, strict=True))))
     sigma_px = position_scatter(columns, lattice)
     fits = _fits(list(zip(candidates, relaxed, strict=True)), scene, imaging, sigma_px, lattice)
     unrelaxed = _fits([(c, keep([c])[0]) for c in candidates], scene, imaging, sigma_px, lattice)
@@ -140,14 +142,14 @@ def rank(
     """
     scores: dict[str, Score] = {}
     restated = []
+    fields = {d.id: field_of(d, candidates, relaxed) for d in defects}
     for defect in defects:
         own = [(c, r) for c, r in zip(candidates, relaxed, strict=True) if c.defect == defect.id]
         if not own:
             restated.append(defect)
             continue
         cs, rs = [c for c, _ in own], [r for _, r in own]
-        others = measured_on([d for d in defects if d.id != defect.id], columns, sites, brightness)
-        others = _with_unpredicted(others, defect, imaging, sites, brightness)
+        others = others_of(defect, defects, fields, columns, imaging, sites, brightness)
         found, unknown = score_defect(defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others)
         scores.update({s.candidate: s for s in found})
         restated.append(_restated(defect, cs, found, unknown, sites))
@@ -185,32 +187,6 @@ def _fits(
         if keys[-1] not in known:
             known[keys[-1]] = fit(candidate, relaxed, scene, imaging, sigma_px, lattice)
     return [known[key] for key in keys]
-
-
-def measured_on(defects: Sequence[Defect], columns: Columns, sites: SiteMap, brightness: Brightness) -> Others:
-    """Brightness on the sites of these defects; stray columns as they were found."""
-    rows = {(int(i), int(j), str(s)): k for k, ((i, j), s) in enumerate(zip(sites.ij, sites.sublattice, strict=True))}
-    own = [rows[site] for d in defects for site in d.sites if site in rows]
-    stray_px = [xy for d in defects for site, xy in zip(d.sites, d.extent_px, strict=True) if site[2] == "-"]
-    stray = [int(np.argmin(np.sum((columns.xy_px - xy) ** 2, axis=1))) for xy in stray_px]
-    return Others(
-        np.vstack([sites.xy_px[own], columns.xy_px[stray]]),
-        np.concatenate([brightness.value[own], columns.intensity[stray]]),
-        np.concatenate([brightness.sigma[own], np.sqrt(columns.cov[stray, 2, 2])]),
-    )
-
-
-def _with_unpredicted(
-    others: Others, defect: Defect, imaging: Imaging, sites: SiteMap, brightness: Brightness
-) -> Others:
-    """Add what is measured on all mixed sites, which atoms they hold no structure knows, and on those not judged."""
-    mixed = np.isin(sites.sublattice, list(imaging.mixtures)) | ~sites.analysed
-    for i, j, sublattice in defect.sites:
-        mixed &= ~((sites.ij == [i, j]).all(1) & (sites.sublattice == sublattice))
-    return Others(
-        np.vstack([others.xy_px, sites.xy_px[mixed]]), np.append(others.value, brightness.value[mixed]),
-        np.append(others.sigma, brightness.sigma[mixed]),
-    )
 
 
 def _restated(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from stemfit.defects import MODEL_FLOOR, RELAXED_ERROR, Defect
 from stemfit.imaging import Imaging
 from stemfit.lattice import Lattice
 from stemfit.relax import Relaxed
+from stemfit.score.others import Others
 from stemfit.simulate.image import project
 
 FloatArray = NDArray[np.float64]
@@ -31,26 +33,17 @@ RESIDUAL_A, UNRELAXED_A, FADE_A = 0.08, 0.15, 2.0
 which potentials and a network taught by them leave; all of it where nothing was relaxed. It fades over `FADE_A` beyond
 the first neighbours (2 A). It is the same for all candidates of a defect: widths that differ would decide by volume."""
 
+BOUND_A = 2.2
+"""Columns this close to a site, in projection, are bound to it."""
+
+LEFT = 0.5
+"""Error over displacement, both in the plane: the same half, where atoms move by more (lines, trefoils)."""
+
 NEIGHBOUR_ERROR = 0.05
 """Extra uncertainty of a neighbouring defect's column, of the brightest column: it may have relaxed."""
 
 NEIGHBOUR_REACH = 0.35
 """A predicted column this close to a site of another defect, in lattice constants, is that site's column."""
-
-
-class Others(NamedTuple):
-    """What is measured on the sites of all other defects: a candidate must not be blamed for its neighbours.
-
-    Attributes
-    ----------
-    xy_px : (K, 2) array
-    value, sigma : (K,) array
-        Integrated intensity and its standard error, image units x px^2.
-    """
-
-    xy_px: FloatArray
-    value: FloatArray
-    sigma: FloatArray
 
 
 class Scene(NamedTuple):
@@ -65,6 +58,7 @@ class Scene(NamedTuple):
     gain: float
     extent: FloatArray  # (K, 2) sites of the defect, relative to the corner, on these pixels
     others: Others  # relative to the corner, on these pixels
+    relaxation_A: float = RESIDUAL_A  # error of relaxed positions beside the defect, per axis
 
 
 def position_scatter(columns: Columns, lattice: Lattice) -> float:
@@ -98,7 +92,7 @@ def make_scene(
     disc = np.hypot(n * x + corner[0] - centre[0], n * y + corner[1] - centre[1]) < size
     shape = averaged_profile(imaging.profile, n)
     seen = np.hypot(*(others.xy_px - centre).T) < size + 0.25 * lattice.a_px_iso
-    near = Others((others.xy_px[seen] - corner) / n, others.value[seen] / n**2, others.sigma[seen] / n**2)
+    near = others.at(seen, corner, n)
     extent = (defect.extent_px - corner) / n
     return Scene(small[0], small[1], disc / small[2], corner, float(n), shape, gain, extent, near)
 
@@ -140,8 +134,13 @@ def columns_of(
     value = np.append(value, np.zeros(len(doubt_there)))
     error = np.append(error, brighter * doubt_there)
     scale = pixels_per_A / scene.pixel
-    doubt = scale * position_error_A(candidate, relaxed, np.asarray(cKDTree(scene.extent).query(xy)[0]) / scale)
-    return _with_others(xy, value, error, doubt, scene.others, a_px)
+    away = np.asarray(cKDTree(scene.extent).query(xy)[0]) / scale
+    doubt = position_error_A(candidate, relaxed, away, scene.relaxation_A)
+    for field in scene.others.fields:
+        error_A = max(RESIDUAL_A, LEFT * field.largest_px / scale) if len(field.nodes_px) else UNRELAXED_A
+        doubt = np.hypot(doubt, _faded(error_A, np.asarray(cKDTree(field.sites_px).query(xy)[0]) / scale))
+        xy = xy + field.at(xy, NEIGHBOUR_REACH * a_px)
+    return _with_others(xy, value, error, scale * doubt, scene.others, a_px)
 
 
 def _light_at_changes(candidate: Candidate, imaging: Imaging) -> tuple[FloatArray, FloatArray]:
@@ -179,9 +178,32 @@ def _with_others(
     )
 
 
-def position_error_A(candidate: Candidate, relaxed: Relaxed, away_A: FloatArray) -> FloatArray:
+def relaxation_error_A(pairs: Sequence[tuple[Candidate, Relaxed]]) -> float:
+    """Error of relaxed positions beside a defect, per axis, Angstrom: that of the candidate which moves the most."""
+    moves = [relaxed.positions_A - c.structure.structure.cart_coords for c, relaxed in pairs]
+    beside = [_beside(c) for c, _ in pairs]
+    each = [float(np.sqrt(np.mean(m[near, :2] ** 2))) for m, near in zip(moves, beside, strict=True) if near.any()]
+    return max([RESIDUAL_A, *(LEFT * move for move in each)])
+
+
+def _beside(candidate: Candidate) -> NDArray[np.bool_]:
+    """Atoms (N,) bound to a site that a candidate changes."""
+    places = candidate.structure.structure.cart_coords
+    if not candidate.structure.sites:
+        return np.zeros(len(places), dtype=bool)
+    away = cKDTree(places[list(candidate.structure.sites), :2]).query(places[:, :2])[0]
+    return np.asarray(candidate.structure.occupied & (away < BOUND_A))
+
+
+def position_error_A(
+    candidate: Candidate, relaxed: Relaxed, away_A: FloatArray, relaxation_A: float = RESIDUAL_A
+) -> FloatArray:
     """Standard error (N,) of predicted positions per axis, Angstrom, `away_A` (N,) from the defect's nearest site."""
     if relaxed.sigma_A is not None:
         return np.full(len(away_A), float(np.sqrt(np.mean(relaxed.sigma_A[candidate.structure.occupied] ** 2))))
-    least = UNRELAXED_A if relaxed.relaxer == "keep" else RESIDUAL_A
-    return np.asarray(least * np.exp(-np.maximum(away_A - 2.0, 0.0) / FADE_A))
+    return _faded(max(UNRELAXED_A, relaxation_A / LEFT) if relaxed.relaxer == "keep" else relaxation_A, away_A)
+
+
+def _faded(error_A: float, away_A: FloatArray) -> FloatArray:
+    """Error of a position (N,) so far from a defect's nearest site."""
+    return np.asarray(error_A * np.exp(-np.maximum(away_A - 2.0, 0.0) / FADE_A))

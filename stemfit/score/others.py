@@ -1,0 +1,114 @@
+"""What other defects do to the surroundings of one: a candidate must not be blamed for its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from stemfit.candidates import Candidate
+from stemfit.columns import Columns
+from stemfit.defects import Defect
+from stemfit.imaging import Imaging
+from stemfit.lattice import Brightness, SiteMap
+from stemfit.relax import Relaxed
+
+FloatArray = NDArray[np.float64]
+
+
+class Field(NamedTuple):
+    """How a defect moves the columns round it; the fields of several add up.
+
+    Attributes
+    ----------
+    sites_px : (K, 2) array
+        The defect's sites.
+    nodes_px, shift_px : (N, 2) array
+        Columns of the perfect crystal, and how far its structure moves them; empty if it has none.
+    """
+
+    sites_px: FloatArray
+    nodes_px: FloatArray
+    shift_px: FloatArray
+
+    @property
+    def largest_px(self) -> float:
+        """Largest component of a displacement."""
+        return float(np.abs(self.shift_px).max(initial=0.0))
+
+    def at(self, xy_px: FloatArray, reach_px: float) -> FloatArray:
+        """Displacement (M, 2) of columns near `xy_px` (M, 2); none where no node is within reach."""
+        if len(self.nodes_px) == 0:
+            return np.zeros_like(xy_px)
+        distance, nearest = (np.asarray(a) for a in cKDTree(self.nodes_px).query(xy_px))
+        return np.where(distance[:, None] < reach_px, self.shift_px[nearest], 0.0)
+
+
+class Others(NamedTuple):
+    """What is measured on the sites of all other defects, and how far they move what is around them.
+
+    Attributes
+    ----------
+    xy_px : (K, 2) array
+    value, sigma : (K,) array
+        Integrated intensity and its standard error, image units x px^2.
+    fields : tuple of Field
+    """
+
+    xy_px: FloatArray
+    value: FloatArray
+    sigma: FloatArray
+    fields: tuple[Field, ...] = ()
+
+    def at(self, seen: NDArray[np.bool_], corner: FloatArray, pixel: float) -> Others:
+        """Those `seen`, relative to a corner, on pixels of another size."""
+        fields = tuple(
+            Field((f.sites_px - corner) / pixel, (f.nodes_px - corner) / pixel, f.shift_px / pixel) for f in self.fields
+        )
+        return Others(
+            (self.xy_px[seen] - corner) / pixel, self.value[seen] / pixel**2, self.sigma[seen] / pixel**2, fields
+        )
+
+
+def field_of(defect: Defect, candidates: Sequence[Candidate], relaxed: Sequence[Relaxed]) -> Field:
+    """Field of what a defect was taken for, before it was compared with the image."""
+    own = [(c, r) for c, r in zip(candidates, relaxed, strict=True) if (c.defect, c.label) == (defect.id, defect.label)]
+    if not own:
+        return Field(defect.extent_px, np.empty((0, 2)), np.empty((0, 2)))
+    candidate, result = max(own, key=lambda pair: pair[0].log_prior)
+    there = candidate.structure.occupied
+    before = candidate.structure.structure.cart_coords[there, :2]
+    _, column = np.unique(np.round(before, 1), axis=0, return_inverse=True)
+    count = np.bincount(column)
+
+    def mean(values: FloatArray) -> FloatArray:
+        return np.column_stack([np.bincount(column, values[:, k]) / count for k in (0, 1)])
+
+    shift = mean(result.positions_A[there, :2] - before) @ candidate.matrix.T
+    return Field(defect.extent_px, mean(before) @ candidate.matrix.T + candidate.offset_px, shift)
+
+
+def others_of(
+    defect: Defect, defects: Sequence[Defect], fields: Mapping[int, Field], columns: Columns, imaging: Imaging,
+    sites: SiteMap, brightness: Brightness,
+) -> Others:
+    """All but one defect, and all sites of which no structure knows what they hold: mixed ones, and those not judged.
+
+    Brightness is that measured on the sites; stray columns count as they were found.
+    """
+    rest = [d for d in defects if d.id != defect.id]
+    rows = {(int(i), int(j), str(s)): k for k, ((i, j), s) in enumerate(zip(sites.ij, sites.sublattice, strict=True))}
+    told = np.isin(sites.sublattice, list(imaging.mixtures)) | ~sites.analysed
+    told[[rows[site] for d in rest for site in d.sites if site in rows]] = True
+    told[[rows[site] for site in defect.sites if site in rows]] = False
+    stray_px = [xy for d in rest for site, xy in zip(d.sites, d.extent_px, strict=True) if site[2] == "-"]
+    stray = [int(np.argmin(np.sum((columns.xy_px - xy) ** 2, axis=1))) for xy in stray_px]
+    return Others(
+        np.vstack([sites.xy_px[told], columns.xy_px[stray]]),
+        np.concatenate([brightness.value[told], columns.intensity[stray]]),
+        np.concatenate([brightness.sigma[told], np.sqrt(columns.cov[stray, 2, 2])]),
+        tuple(fields[d.id] for d in rest if d.id in fields),
+    )

@@ -1,0 +1,66 @@
+"""What neighbours do to a defect's surroundings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from chain import PIXEL_A, Chain, redrawn, row_of, run, taken
+from test_score import EMPTY, MOVE_A, Relaxer, claim, judged, neighbours, pulled, site_near
+
+from stemfit.candidates import propose
+from stemfit.relax import keep
+from stemfit.score.others import Field
+from stemfit.score.scene import LEFT, RESIDUAL_A, relaxation_error_A
+from stemfit.synthetic import crystal
+
+BESIDE = (0, 1, "X")
+"""It shares a metal with the empty column."""
+
+
+def test_a_field_moves_what_is_near_its_nodes_and_nothing_else() -> None:
+    field = Field(np.zeros((1, 2)), np.array([[0.0, 0.0], [10.0, 0.0]]), np.array([[1.0, 0.0], [0.0, -2.0]]))
+    moved = field.at(np.array([[0.5, 0.5], [9.0, 0.0], [5.0, 0.0]]), 2.0)
+    assert moved.tolist() == [[1.0, 0.0], [0.0, -2.0], [0.0, 0.0]]
+    assert field.largest_px == 2.0
+    nothing = Field(np.zeros((1, 2)), np.empty((0, 2)), np.empty((0, 2)))
+    assert nothing.at(np.array([[0.5, 0.5]]), 2.0).tolist() == [[0.0, 0.0]]
+
+
+@cache
+def pair() -> Chain:
+    """A double vacancy whose three metals have moved toward it, and a single one beside it."""
+    sample = crystal((200, 220), pixel_size_A=PIXEL_A, rotation_deg=23.0, seed=6)
+    centre = sample.columns.xy_px[row_of(sample.columns, EMPTY)]
+    moves = {}
+    for site in neighbours(sample):
+        inward = centre - sample.columns.xy_px[row_of(sample.columns, site)]
+        moves[site] = inward / np.linalg.norm(inward) * MOVE_A / PIXEL_A
+    image, truth = taken(redrawn(sample, {EMPTY: 0.0, BESIDE: 0.42}, moves))
+    return run(truth, image, "MoS2")
+
+
+def beside(relaxer: Relaxer) -> float:
+    """Evidence of the single vacancy."""
+    chain = pair()
+    rows = [site_near(chain, chain.truth.columns.xy_px[row_of(chain.truth.columns, s)]) for s in (EMPTY, BESIDE)]
+    claims = [claim(chain, rows[0], "V_S2", "DV"), replace(claim(chain, rows[1], "V_S", rivals=("O_S",)), id=2)]
+    made, ranking = judged(chain, claims, relaxer)
+    return max(s.log_likelihood for c, s in zip(made, ranking.scores, strict=True) if (c.defect, c.label) == (2, "V_S"))
+
+
+def test_the_field_of_a_neighbour_is_part_of_the_surroundings() -> None:
+    right, wrong = beside(pulled(MOVE_A)), beside(pulled(-MOVE_A))
+    assert right > beside(keep) + 1.0
+    assert right > wrong + 3.0
+
+
+@pytest.mark.parametrize("move_A, expected", [(0.05, RESIDUAL_A), (0.6, LEFT * 0.6 / np.sqrt(2))])
+def test_what_moves_far_is_known_less_well(move_A: float, expected: float) -> None:
+    chain = pair()
+    row = int(np.flatnonzero(chain.sites.sublattice == "X")[0])
+    made = propose(claim(chain, row, "V_S2", "DV"), chain.host, chain.lattice, chain.sites, {})
+    error = relaxation_error_A(list(zip(made, pulled(move_A)(made), strict=True)))
+    assert error == pytest.approx(expected, rel=0.02)
