@@ -13,7 +13,6 @@ from stemfit.defects.occupancy import (
     PRIOR_RATES,
     PRIOR_SITES,
     RELAXED_ERROR,
-    RESOLVED,
     Hypothesis,
     SitePosterior,
     hypotheses,
@@ -22,6 +21,7 @@ from stemfit.defects.occupancy import (
 from stemfit.hosts import ProjectedHost
 from stemfit.imaging import USUAL_TAIL, Imaging
 from stemfit.lattice import Brightness, Populations, SiteMap, log_densities
+from stemfit.lattice.populations import RESOLVED
 from stemfit.optics.scattering import column_elements
 
 FloatArray = NDArray[np.float64]

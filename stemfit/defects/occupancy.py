@@ -12,8 +12,9 @@ from scipy.special import ndtr
 
 from stemfit.defects.types import type_of
 from stemfit.hosts import ProjectedHost, column_type
-from stemfit.imaging import CHALCOGENS, METALS, PAIRED_METALS, USUAL_TAIL, Amplitude, Imaging
+from stemfit.imaging import CHALCOGENS, METALS, MODEL_FLOOR, PAIRED_METALS, USUAL_TAIL, Amplitude, Imaging
 from stemfit.lattice import Brightness, SiteMap
+from stemfit.lattice.populations import RESOLVED
 from stemfit.optics.scattering import column_elements
 
 FloatArray = NDArray[np.float64]
@@ -38,19 +39,16 @@ RELAXED_ERROR = 0.08
 """Error of the brightness measured at a vacancy, relative to the full column: its neighbours have moved towards it by
 up to a tenth of an Angstrom, and what they shed there moves with them."""
 
-RESOLVED = 2.5
-"""Separation of half and full columns from which their densities are learned: closer populations cannot be unmixed, and
-the density would follow the shape of the scatter."""
-
 HALF_RANGE = (0.28, 0.62)
 """What one of two stacked atoms can be worth, of the pair: from coherent (1/3.5, at 40 mrad) to incoherent scattering
 (1/2), and beyond by a tenth. Outside it the half column would learn to be an empty or a full one."""
 
+ROUNDS = 12
+"""Of expectation-maximisation."""
+
 LEARNED = ("SV", "DV", "VM")
-
-MODEL_FLOOR = 0.03
-"""Relative error of a column's brightness from the shape of the probe model, added to its statistics."""
-
+"""Types of vacancies, whose densities are learned where half and full columns are `RESOLVED`: the density of closer ones
+would follow the shape of the scatter."""
 
 NAMES = {"V": "vanadium"}
 """In a label V means vacancy: V_Mo is a missing molybdenum, vanadium_Mo an exchanged one."""
@@ -158,14 +156,17 @@ def occupancy(
     prior = np.array([_prior_rate(h) for h in options])
     prior[0] = 1 - prior.sum()
     rate, level = prior.copy(), half
-    for _ in range(12 if _separation(half, full, sigma, imaging.rms_scatter(sublattice)) > RESOLVED else 1):
+    scatter = imaging.rms_scatter(sublattice)
+    told = _separation(half, full, sigma, scatter) > RESOLVED
+    more = _brighter(options, imaging, full.value + RESOLVED * np.hypot(_median(sigma), scatter * full.value))
+    for _ in range(ROUNDS):
         each = [_log_likelihood(value, sigma, h, imaging, level, full, sublattice) for h in options]
         likelihood = np.stack(each, axis=1)
         joint = likelihood + np.log(rate)
         probability = np.exp(joint - joint.max(1, keepdims=True))
         probability /= probability.sum(1, keepdims=True)
-        rate = _densities(options, probability, prior)
-        if half is not None:
+        rate = _densities(options, probability, prior, told, more)
+        if half is not None and told:
             level = _learned(half, full.value, value, sigma, probability[:, 1] * (probability[:, 1] > 0.5))
     return SitePosterior(rows, options, probability, likelihood, rate, level)
 
@@ -178,15 +179,35 @@ def _prior_rate(h: Hypothesis) -> float:
     return ISOVALENT_RATE if isovalent else PRIOR_RATES.get(h.type, 0.0)
 
 
-def _densities(options: Sequence[Hypothesis], probability: FloatArray, prior: FloatArray) -> FloatArray:
-    """Share of sites of each hypothesis: vacancies as the image has them, everything foreign as known beforehand.
+def _brighter(options: Sequence[Hypothesis], imaging: Imaging, level: float) -> NDArray[np.bool_]:
+    """Which hypotheses (H,) make a column brighter than a level; an added atom always does."""
+    return np.array([
+        h.type == "ADATOM" or (h.type in ("SUB", "ANTI") and imaging.amplitudes[h.column].value > level)
+        for h in options
+    ])  # fmt: skip
+
+
+def _densities(
+    options: Sequence[Hypothesis], probability: FloatArray, prior: FloatArray, told: bool, more: NDArray[np.bool_]
+) -> FloatArray:
+    """Share of sites of each hypothesis: vacancies and bright columns as the image has them, others as known before.
 
     Foreign atoms nearly as bright as a vacancy would otherwise take over its sites, each a little, round by round.
+    Whether vacancies can be `told` from full columns decides whether their densities follow the image. Nothing else is
+    as bright as what is brighter than full columns (`more`): the image says how many there are, by those that stand
+    out; which atoms they are, it is asked of each one.
     """
     learned = (probability.sum(0) + PRIOR_SITES * prior) / (len(probability) + PRIOR_SITES)
-    rate = np.where([h.type in LEARNED for h in options], learned, prior)
+    rate = np.where([told and h.type in LEARNED for h in options], learned, prior)
+    together, before = probability[:, more].sum(1), prior[more].sum()
+    share = (together.sum() + 1) / (len(probability) + 1 / before)  # the prior weighs one column
+    rate[more] *= share / before
     rate[0] = max(1.0 - rate[1:].sum(), 0.05)
     return np.asarray(rate / rate.sum())
+
+
+def _median(values: FloatArray) -> float:
+    return float(np.median(values)) if len(values) else 0.0
 
 
 def _separation(half: Amplitude | None, full: Amplitude, sigma: FloatArray, scatter: float) -> float:
@@ -217,9 +238,8 @@ def _log_likelihood(
     if h.type:
         return np.asarray(normal)
     share, width = imaging.tails[sublattice]
-    # What was measured widens as measured here; the errors of the model, which no image shows alone, as usual.
-    measured = sigma**2 + (imaging.scatter[sublattice] * level.value) ** 2
-    wider = USUAL_TAIL.width**2 * (variance - measured) + width**2 * measured
+    # Counts have no tail. Scatter widens as measured here; the level, which no single column shows, as usual.
+    wider = sigma**2 + USUAL_TAIL.width**2 * (variance - sigma**2 - spread**2) + (width * spread) ** 2
     wide = -0.5 * (value - level.value) ** 2 / wider - 0.5 * np.log(2 * np.pi * wider)
     return np.asarray(np.logaddexp(normal + np.log(1 - share), wide + np.log(share)))
 
