@@ -120,8 +120,8 @@ MODEL_FLOOR = 0.03
 """Relative error of a column's brightness from the shape of the probe model, added to its statistics."""
 
 FOREIGN, NOT_A_FEW = 4.0, 0.05
-"""Spreads from the majority beyond which a column is not asked how columns scatter (by the core of the scatter alone one
-in 15,000 lies there; other atoms do), and the share from which bright ones are no exception."""
+"""Spreads from the majority beyond which a column is not asked how columns scatter (by the core of the scatter alone
+one in 15,000 lies there; other atoms do), and the share from which bright ones are no exception."""
 
 SHOWN = 0.02
 """Share of a mixture's columns from which the brightness of a type counts as measured."""
@@ -281,9 +281,9 @@ def _tail(off: FloatArray, error: FloatArray, scatter: float) -> Tail:
     """Tail of the scatter of pristine columns, from the side that shows less of it.
 
     What scatters does so both ways. Atoms that are missing make columns darker, atoms that were added brighter, and
-    neither makes the others wider; those beyond `FOREIGN` spreads are not asked. Only where bright ones are no exception
-    do they count: the sublattice is not uniform. The dark side says nothing where no column at all is so near the full
-    one.
+    neither makes the others wider; those beyond `FOREIGN` spreads are not asked. Only where bright ones are no
+    exception do they count: the sublattice is not uniform. The dark side says nothing where an empty site is so near
+    the full column.
 
     Parameters
     ----------

@@ -15,6 +15,7 @@ from stemfit.defects.occupancy import (
     occupancy,
     with_learned_halves,
 )
+from stemfit.defects.offsets import offsets
 from stemfit.defects.types import Defect, Site, type_of
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "label_rates",
     "occupancies",
     "occupancy",
+    "offsets",
     "type_of",
     "with_learned_halves",
     "with_naming_doubt",

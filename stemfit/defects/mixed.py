@@ -18,6 +18,7 @@ from stemfit.defects.occupancy import (
     hypotheses,
     occupancy,
 )
+from stemfit.defects.offsets import Offsets
 from stemfit.hosts import ProjectedHost
 from stemfit.imaging import USUAL_TAIL, Imaging
 from stemfit.lattice import Brightness, Populations, SiteMap, log_densities
@@ -30,11 +31,13 @@ ROUNDS = 12
 
 
 def occupancies(
-    sites: SiteMap, brightness: Brightness, imaging: Imaging, host: ProjectedHost
+    sites: SiteMap, brightness: Brightness, imaging: Imaging, host: ProjectedHost, positions: Offsets | None = None
 ) -> tuple[SitePosterior, ...]:
     """Posterior of every analysed site, sublattice by sublattice in the order of the host."""
     return tuple(
-        (mixed_occupancy if s in imaging.mixtures else occupancy)(sites, brightness, imaging, host, s)
+        mixed_occupancy(sites, brightness, imaging, host, s)
+        if s in imaging.mixtures
+        else occupancy(sites, brightness, imaging, host, s, positions)
         for s in host.sublattices
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from stemfit.defects.offsets import MERGED, OFF_CENTRE, Offsets, log_ratio
 from stemfit.defects.types import type_of
 from stemfit.hosts import ProjectedHost, column_type
 from stemfit.imaging import CHALCOGENS, METALS, MODEL_FLOOR, PAIRED_METALS, USUAL_TAIL, Amplitude, Imaging
@@ -47,8 +48,8 @@ ROUNDS = 12
 """Of expectation-maximisation."""
 
 LEARNED = ("SV", "DV", "VM")
-"""Types of vacancies, whose densities are learned where half and full columns are `RESOLVED`: the density of closer ones
-would follow the shape of the scatter."""
+"""Types of vacancies, whose densities are learned where half and full columns are `RESOLVED`: that of closer ones would
+follow the shape of the scatter."""
 
 NAMES = {"V": "vanadium"}
 """In a label V means vacancy: V_Mo is a missing molybdenum, vanadium_Mo an exchanged one."""
@@ -139,9 +140,13 @@ def _vacancies(column: str) -> list[Hypothesis]:
 
 
 def occupancy(
-    sites: SiteMap, brightness: Brightness, imaging: Imaging, host: ProjectedHost, sublattice: str
+    sites: SiteMap, brightness: Brightness, imaging: Imaging, host: ProjectedHost, sublattice: str,
+    positions: Offsets | None = None,
 ) -> SitePosterior:
     """Posterior of every analysed site of a sublattice, with densities and the half-column ratio learned on the image.
+
+    Brightness decides and, where `positions` are measured, where the column stands: an added atom beside it and a metal
+    off-centre on the site of chalcogens pull it to their side, an exchanged atom does not.
 
     Expectation-maximisation: densities are the mean posterior plus a weak prior; the brightness of a column that lost
     one of its two atoms starts from the scattering table and follows the columns that it explains.
@@ -159,9 +164,10 @@ def occupancy(
     scatter = imaging.rms_scatter(sublattice)
     told = _separation(half, full, sigma, scatter) > RESOLVED
     more = _brighter(options, imaging, full.value + RESOLVED * np.hypot(_median(sigma), scatter * full.value))
+    place = _placed(options, rows, value, full.value, positions)
     for _ in range(ROUNDS):
         each = [_log_likelihood(value, sigma, h, imaging, level, full, sublattice) for h in options]
-        likelihood = np.stack(each, axis=1)
+        likelihood = np.stack(each, axis=1) + place
         joint = likelihood + np.log(rate)
         probability = np.exp(joint - joint.max(1, keepdims=True))
         probability /= probability.sum(1, keepdims=True)
@@ -177,6 +183,22 @@ def _prior_rate(h: Hypothesis) -> float:
         return BOTH_EXCHANGED
     isovalent = h.type == "SUB" and h.column in ISOVALENT and h.label.endswith(tuple(f"_{m}" for m in ISOVALENT))
     return ISOVALENT_RATE if isovalent else PRIOR_RATES.get(h.type, 0.0)
+
+
+def _placed(
+    options: Sequence[Hypothesis], rows: NDArray[np.int64], value: FloatArray, full: float, positions: Offsets | None
+) -> FloatArray:
+    """Logarithm of the likelihood (N, H) of where columns stand, over that of a column that stays on its site."""
+    place = np.zeros((len(rows), len(options)))
+    if positions is None:
+        return place
+    found = Offsets(positions.away[rows], positions.sigma[rows])
+    for k, h in enumerate(options):
+        if h.type == "ADATOM":  # of light that two shed together, the fit stands nearer to the brighter one
+            place[:, k] = log_ratio(found, MERGED * np.clip(1 - full / np.maximum(value, 1e-9 * full), 0.0, 1.0))
+        elif h.type == "ANTI" and set(METALS) & set(column_elements(h.column)):
+            place[:, k] = log_ratio(found, OFF_CENTRE)
+    return place
 
 
 def _brighter(options: Sequence[Hypothesis], imaging: Imaging, level: float) -> NDArray[np.bool_]:
