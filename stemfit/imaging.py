@@ -119,9 +119,10 @@ USUAL_TAIL, TAIL_PRIOR = Tail(0.02, 2.5), 100.0
 MODEL_FLOOR = 0.03
 """Relative error of a column's brightness from the shape of the probe model, added to its statistics."""
 
-FOREIGN, NOT_A_FEW = 4.0, 0.05
+FOREIGN, NOT_A_FEW, BY_CHANCE = 4.0, 0.05, 0.05
 """Spreads from the majority beyond which a column is not asked how columns scatter (by the core of the scatter alone
-one in 15,000 lies there; other atoms do), and the share from which bright ones are no exception."""
+one in 15,000 lies there; other atoms do); the share from which bright ones are no exception, and the probability with
+which that share gives as many: of thirty columns two may be foreign."""
 
 SHOWN = 0.02
 """Share of a mixture's columns from which the brightness of a type counts as measured."""
@@ -309,7 +310,7 @@ def _exceptional(z: FloatArray) -> bool:
     bright = z[z > 0]
     far = bright > FOREIGN
     own = far.any() and far.sum() < MOST_GUESTS * len(z) and _apart(bright, float(np.median(bright[far])))
-    return bool(own or far.sum() < NOT_A_FEW * len(bright))
+    return bool(own or binom.sf(far.sum() - 1, len(bright), NOT_A_FEW) > BY_CHANCE)
 
 
 def _one_sided(off: FloatArray, error: FloatArray, scatter: float, widening: bool) -> Tail:

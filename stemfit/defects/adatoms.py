@@ -33,9 +33,10 @@ PULLED = 0.8
 def adatoms(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], list[Defect]]:
     """Recognise single columns where the crystal has none, or more light on a site than any exchange explains.
 
-    The layer around must be intact: every site within a lattice constant judged, without a finding, its column in
-    place. A column beside an empty site may be the one that left it; what lies beside a finding stays unnamed. Light
-    added to two columns side by side, or beside a stray one, is one atom if that is more likely than several events.
+    The layer around must be intact: every site within a lattice constant judged, without a finding, and, round a stray
+    column, its own column in place. A column beside an empty site may be the one that left it; what lies beside a
+    finding stays unnamed. Light added to two columns side by side, or beside a stray one, is one atom if that is more
+    likely than several events.
 
     Returns
     -------
@@ -107,7 +108,11 @@ def _intact(defect: Defect, others_px: FloatArray, evidence: Evidence) -> bool:
     away = np.hypot(*(sites.xy_px - here_px).T)
     own = np.hypot(*(sites.xy_px[:, None] - defect.extent_px[None]).transpose(2, 0, 1)).min(1) < 0.1 * reach
     near = np.flatnonzero((away < reach) & ~own)
-    if len(near) < LEAST or not sites.analysed[near].all() or (sites.column[near] < 0).any():
+    if len(near) < LEAST or not sites.analysed[near].all():
+        return False
+    if all(site[2] != "-" for site in defect.sites):  # whoever came to this site would have left one empty
+        return True
+    if (sites.column[near] < 0).any():
         return False
     moved = evidence.columns.xy_px[sites.column[near]] - sites.xy_px[near]
     off = np.hypot(*moved.T)

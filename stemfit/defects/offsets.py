@@ -17,9 +17,9 @@ AROUND = 13
 """Columns whose median displacement is taken off that of the one in their middle, itself included: what strain and scan
 displace goes with its neighbours."""
 
-DISPLACED, DISPLACED_SHARE = 0.15, 0.02
+DISPLACED, DISPLACED_SHARE = 0.1, 0.02
 """How far columns beside defects move per axis, in distances of neighbours, and the share of columns that do: 5 to 10
-pm of some 180 beside single vacancies, up to 50 beside lines."""
+pm of some 180 beside single vacancies, 20 to 30 beside double ones."""
 
 MERGED = 0.5
 """An added atom nearer to a column than this, in distances of neighbours, is fitted as one with it."""

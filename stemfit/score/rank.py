@@ -150,7 +150,7 @@ def rank(
         others = _with_unpredicted(others, defect, imaging, sites, brightness)
         found, unknown = score_defect(defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others)
         scores.update({s.candidate: s for s in found})
-        restated.append(_restated(defect, cs, found, unknown, sites))
+        restated.append(_with_adatom(defect, _restated(defect, cs, found, unknown, sites)))
     pristine = {d.id: dict(d.alternatives).get("pristine", 0.0) for d in restated}
     return Ranking(
         tuple(scores[c.id] for c in candidates),
@@ -239,6 +239,26 @@ def _restated(
         defect, type=kinds.get(label) or type_of(label, defect.type), label=label, probability=weight[label],
         alternatives=tuple(others), log_bayes_factor=float(factor), best_candidate=best,
     )
+
+
+def _with_adatom(before: Defect, after: Defect) -> Defect:
+    """Let an added atom keep the odds that it had against the name that the sites gave.
+
+    It has no structure that could be compared with the image, because its element is not known: what is as bright and
+    stands where an added atom would make it stand stays as probable as it was beside its likeness.
+    """
+    added = dict(before.alternatives).get("ADATOM", 0.0)
+    weight = {after.label: after.probability, **dict(after.alternatives)}
+    if added == 0.0 or before.probability == 0.0 or before.label not in weight:
+        return after
+    weight["ADATOM"] = weight[before.label] * added / before.probability
+    total = sum(weight.values())
+    named = {label: p for label, p in weight.items() if label != "pristine"}
+    label = max(named, key=lambda name: named[name])
+    others = sorted(((n, p / total) for n, p in weight.items() if n != label), key=lambda item: -item[1])
+    if label == "ADATOM" != after.label:
+        after = replace(after, type="ADATOM", label=label, best_candidate=None)
+    return replace(after, probability=weight[label] / total, alternatives=tuple(others))
 
 
 def _credible(posterior: FloatArray) -> NDArray[np.bool_]:
