@@ -242,16 +242,18 @@ def _restated(
 
 
 def _with_adatom(before: Defect, after: Defect) -> Defect:
-    """Let an added atom keep the odds that it had against the name that the sites gave.
+    """Let an added atom keep the odds that it had against exchanged ones.
 
     It has no structure that could be compared with the image, because its element is not known: what is as bright and
-    stands where an added atom would make it stand stays as probable as it was beside its likeness.
+    stands where an added atom would make it stand stays as probable as it was beside its likenesses.
     """
-    added = dict(before.alternatives).get("ADATOM", 0.0)
+    known = {before.label: before.probability, **dict(before.alternatives)}
     weight = {after.label: after.probability, **dict(after.alternatives)}
-    if added == 0.0 or before.probability == 0.0 or before.label not in weight:
+    foreign = [n for n in known if n in weight and n != "pristine" and type_of(n, "SUB") in ("SUB", "ANTI")]
+    against = sum(known[n] for n in foreign)
+    if known.get("ADATOM", 0.0) == 0.0 or against == 0.0:
         return after
-    weight["ADATOM"] = weight[before.label] * added / before.probability
+    weight["ADATOM"] = sum(weight[n] for n in foreign) * known["ADATOM"] / against
     total = sum(weight.values())
     named = {label: p for label, p in weight.items() if label != "pristine"}
     label = max(named, key=lambda name: named[name])
