@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemfit.defects.evidence import Evidence
-from stemfit.defects.groups import NEIGHBOURS, neighbours, pristine
+from stemfit.defects.groups import NEIGHBOURS, neighbours, pristine, unnamed
 from stemfit.defects.types import Defect
 
 FloatArray = NDArray[np.float64]
@@ -25,6 +25,9 @@ SOMETHING_ELSE = 0.1
 
 BESIDE = 0.7
 """Findings closer than this, in lattice constants, may be one atom between two columns: neighbours are 0.58 apart."""
+
+LIKENESS = 0.01
+"""Probability of an added atom from which a finding is one of more light: no vacancy has as much."""
 
 PULLED = 0.8
 """Least cosine of a column's displacement with the way to an added atom whose light pulls it."""
@@ -60,7 +63,17 @@ def adatoms(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], 
             named.append(_beside_sites(defect) if stray else defect)
         else:
             left.append(defect if stray else _unnamed(defect))
-    return named, left
+    return named, _clumps(left, evidence)
+
+
+def _clumps(left: Sequence[Defect], evidence: Evidence) -> list[Defect]:
+    """More light on sites side by side, one of which alone would be an added atom, is a heap of them without a name."""
+    brighter = [d for d in left if _is_stray(d) or _added(d) > LIKENESS or d.type == "UNKNOWN"]
+    rest = [d for d in left if not any(d is b for b in brighter)]
+    for members in neighbours(brighter, NEIGHBOURS * evidence.lattice.a_px_iso):
+        heap = len(members) > 1 and any(d.type == "UNKNOWN" and "-" not in {s[2] for s in d.sites} for d in members)
+        rest += [unnamed(members)] if heap else members
+    return rest
 
 
 def _is_stray(defect: Defect) -> bool:

@@ -10,9 +10,10 @@ from scipy.spatial import cKDTree
 
 from stemfit.columns.stamps import drawn
 from stemfit.defects.evidence import Evidence
-from stemfit.defects.occupancy import MODEL_FLOOR, PRIOR_RATES, RELAXED_ERROR
+from stemfit.defects.occupancy import PRIOR_RATES, RELAXED_ERROR
 from stemfit.defects.trefoil_shapes import Cell
 from stemfit.defects.types import Site
+from stemfit.imaging import MODEL_FLOOR
 
 FloatArray = NDArray[np.float64]
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from stemfit.defects.occupancy import (
-    MODEL_FLOOR,
     PRIOR_RATES,
     PRIOR_SITES,
     RELAXED_ERROR,
@@ -20,7 +19,7 @@ from stemfit.defects.occupancy import (
 )
 from stemfit.defects.offsets import Offsets
 from stemfit.hosts import ProjectedHost
-from stemfit.imaging import USUAL_TAIL, Imaging
+from stemfit.imaging import MODEL_FLOOR, USUAL_TAIL, Imaging
 from stemfit.lattice import Brightness, Populations, SiteMap, log_densities
 from stemfit.lattice.populations import RESOLVED
 from stemfit.optics.scattering import column_elements
