@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from skimage.metrics import structural_similarity
 
-from stemfit.candidates import Candidate, sites_of
+from stemfit.candidates import MIN_ALTERNATIVE, Candidate, sites_of
 from stemfit.columns import Columns
 from stemfit.defects import CLAIM, Defect, type_of
 from stemfit.imaging import Imaging
@@ -251,7 +251,7 @@ def _with_adatom(before: Defect, after: Defect) -> Defect:
     weight = {after.label: after.probability, **dict(after.alternatives)}
     foreign = [n for n in known if n in weight and n != "pristine" and type_of(n, "SUB") in ("SUB", "ANTI")]
     against = sum(known[n] for n in foreign)
-    if known.get("ADATOM", 0.0) == 0.0 or against == 0.0:
+    if known.get("ADATOM", 0.0) < MIN_ALTERNATIVE or against == 0.0:
         return after
     weight["ADATOM"] = sum(weight[n] for n in foreign) * known["ADATOM"] / against
     total = sum(weight.values())
