@@ -20,9 +20,10 @@ from stemfit.optics.scattering import column_elements
 
 FloatArray = NDArray[np.float64]
 
-PRIOR_RATES = {"SV": 1e-2, "DV": 3e-3, "VM": 1e-3, "SUB": 5e-4, "ANTI": 2e-4, "ADATOM": 2e-4, "UNKNOWN": 1e-4}
+PRIOR_RATES = {"SV": 1e-2, "DV": 3e-3, "VM": 1e-3, "SUB": 5e-4, "ANTI": 2e-4, "ADATOM": 1e-3, "UNKNOWN": 1e-4}
 """Share of sites that a type takes before the image is asked (per label for SUB and ANTI): orders of magnitude from
-Hong et al., Nat. Commun. 2015. The image's own densities replace them as far as it holds evidence."""
+Hong et al., Nat. Commun. 2015; adatoms are no more frequent than vacancies. The image's own densities replace them as
+far as it holds evidence."""
 
 ISOVALENT, ISOVALENT_RATE = ("Mo", "W"), 2e-3
 """Metals of the same group are exchanged more often than others: their precursors contaminate each other."""
