@@ -84,6 +84,6 @@ def test_an_exchanged_atom_stays_on_its_site_and_an_added_one_beside_it_does_not
 
 def test_a_metal_on_the_site_of_chalcogens_may_stand_off_centre() -> None:
     centred, off = posterior(1000.0, 0.0), posterior(1000.0, 0.28)
-    assert off["Mo_S2"] > 2 * centred["Mo_S2"] or off["Mo_S2"] > 0.8
+    assert off["Mo_S2"] > 1.4 * centred["Mo_S2"]
     assert off["Mo_S2"] + off["ADATOM"] > 0.9
     assert off["Se_S"] + off["Te_S"] < 0.05 < centred["Se_S"] + centred["Te_S"]
