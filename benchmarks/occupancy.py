@@ -137,13 +137,14 @@ def surveyed(name: str, image: FloatArray, cache: Path | None) -> Any:
 
 def claims(found: Any) -> tuple[Sequence[Any], Any]:
     """Defects that are claimed, and the sites."""
-    from stemfit.defects import Evidence, find_defects, occupancy
+    from stemfit.defects import Evidence, find_defects, occupancy, offsets
     from stemfit.imaging import fit_imaging
 
     (image, _, columns, _, _, brightness, regions, region_map), identity, lattice, sites = found
     host = identity.host
     imaging = fit_imaging(columns, sites, brightness, host, None, None)
-    posteriors = [occupancy(sites, brightness, imaging, host, s) for s in host.sublattices]
+    placed = offsets(columns, sites)
+    posteriors = [occupancy(sites, brightness, imaging, host, s, placed) for s in host.sublattices]
     measured = Evidence(columns, sites, tuple(posteriors), lattice, host, region_map, imaging, image, regions)
     return find_defects(measured)[0], sites
 

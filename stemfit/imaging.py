@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
+from scipy.special import ndtr
 from scipy.stats import binom
 
 from stemfit.columns import Columns, Noise, Profile
@@ -44,7 +45,10 @@ class Amplitude:
 
 
 class Tail(NamedTuple):
-    """Pristine columns whose brightness scatters more than the rest: this share of them, this many times wider."""
+    """Pristine columns whose brightness scatters more than the rest: this share of them, this many times wider.
+
+    Beyond the error of measurement, that is: counts have no such tail.
+    """
 
     share: float
     width: float
@@ -110,11 +114,15 @@ class Imaging:
 
 
 USUAL_TAIL, TAIL_PRIOR = Tail(0.02, 2.5), 100.0
-"""What is expected of the scatter before the image is asked (jitter, stray light, a passing adatom), in columns."""
+"""What is expected of the scatter before the image is asked (jitter, stray light), with a weight in columns."""
 
-FOREIGN, NOT_A_FEW = 6.0, 0.05
-"""Spreads above the majority beyond which a bright column is another atom, and the share from which such columns are no
-exception."""
+MODEL_FLOOR = 0.03
+"""Relative error of a column's brightness from the shape of the probe model, added to its statistics."""
+
+FOREIGN, NOT_A_FEW, BY_CHANCE = 4.0, 0.05, 0.05
+"""Spreads from the majority beyond which a column is not asked how columns scatter (by the core of the scatter alone
+one in 15,000 lies there; other atoms do); the share from which bright ones are no exception, and the probability with
+which that share gives as many: of thirty columns two may be foreign."""
 
 SHOWN = 0.02
 """Share of a mixture's columns from which the brightness of a type counts as measured."""
@@ -168,7 +176,8 @@ def fit_imaging(
         value, spread = _majority(flat[use])
         own = _median(brightness.sigma[use]) / value
         scatter[sublattice] = float(np.sqrt(max((spread / value) ** 2 - own**2, 0.0)))
-        tails[sublattice] = _bright_tail((flat[use] - value) / spread)
+        error = brightness.sigma[use] / gain[at[use, 1], at[use, 0]] / value
+        tails[sublattice] = _tail(flat[use] / value - 1, error, float(np.hypot(scatter[sublattice], MODEL_FLOOR)))
         if column not in amplitudes:
             amplitudes[column] = Amplitude(value, 1.25 * spread / np.sqrt(max(use.sum(), 1)), "image")
     for column in foreign_columns(host):
@@ -269,27 +278,61 @@ def _gain_field(sites: SiteMap, relative: FloatArray, shape: tuple[int, int]) ->
     return np.asarray(gain / gain.mean())
 
 
-def _bright_tail(z: FloatArray) -> Tail:
-    """Tail of the scatter from the columns brighter than most: no vacancy can make them so.
+def _tail(off: FloatArray, error: FloatArray, scatter: float) -> Tail:
+    """Tail of the scatter of pristine columns, from the side that shows less of it.
 
-    Two zero-mean normal distributions of half-width are fitted to the bright half, starting from `USUAL_TAIL` with the
-    weight of `TAIL_PRIOR` columns. A few columns beyond `FOREIGN` are other atoms and do not speak about the scatter,
-    nor do up to `MOST_GUESTS` that are a population of their own; more are a sublattice that is not uniform.
+    What scatters does so both ways. Atoms that are missing make columns darker, atoms that were added brighter, and
+    neither makes the others wider; those beyond `FOREIGN` spreads are not asked. Only where bright ones are no
+    exception do they count: the sublattice is not uniform. The dark side says nothing where an empty site is so near
+    the full column.
+
+    Parameters
+    ----------
+    off : (K,) array
+        Brightness over that of the full column, less one.
+    error : (K,) array
+        Of measurement, in that unit.
+    scatter : float
+        Of most columns beyond it.
     """
+    z = off / np.hypot(error, scatter)
+    bright, dark = z > 0, (z < 0) & (z > -FOREIGN)
+    few = _exceptional(z)
+    asked = bright & (z < FOREIGN) if few else bright
+    sides = [_one_sided(off[asked], error[asked], scatter, widening=not few)]
+    if few and dark.any() and 1 / np.hypot(np.median(error), scatter) > FOREIGN:
+        sides.append(_one_sided(off[dark], error[dark], scatter, widening=False))
+    return min(sides, key=lambda tail: tail.share * ndtr(-FOREIGN / tail.width))
+
+
+def _exceptional(z: FloatArray) -> bool:
+    """Whether columns far brighter than most are few, or up to `MOST_GUESTS` that are a population of their own."""
     bright = z[z > 0]
     far = bright > FOREIGN
     own = far.any() and far.sum() < MOST_GUESTS * len(z) and _apart(bright, float(np.median(bright[far])))
-    if own or (far.mean() < NOT_A_FEW if len(bright) else False):
-        bright = bright[~far]
+    return bool(own or binom.sf(far.sum() - 1, len(bright), NOT_A_FEW) > BY_CHANCE)
+
+
+def _one_sided(off: FloatArray, error: FloatArray, scatter: float, widening: bool) -> Tail:
+    """Two zero-mean normal distributions of half-width, from `USUAL_TAIL` with the weight of `TAIL_PRIOR` columns.
+
+    The width is asked for (`widening`) where columns far out are among them; else they tell how many, not how far.
+    """
+    square, noise = off**2, error**2
     share, width = USUAL_TAIL
+    few = TAIL_PRIOR * USUAL_TAIL.share
     for _ in range(50):
-        core, wide = (1 - share) * np.exp(-0.5 * bright**2), share / width * np.exp(-0.5 * (bright / width) ** 2)
-        of_tail = wide / (core + wide)
-        share = float((of_tail.sum() + TAIL_PRIOR * USUAL_TAIL.share) / (len(bright) + TAIL_PRIOR))
-        few = TAIL_PRIOR * USUAL_TAIL.share
-        variance = (of_tail @ bright**2 + few * USUAL_TAIL.width**2) / (of_tail.sum() + few)
-        width = max(float(np.sqrt(variance)), USUAL_TAIL.width)
+        core, wide = (_half_normal(square, noise + (times * scatter) ** 2) for times in (1.0, width))
+        of_tail = share * wide / ((1 - share) * core + share * wide + 1e-300)
+        share = float((of_tail.sum() + few) / (len(square) + TAIL_PRIOR))
+        if widening:
+            excess = of_tail @ (square - noise) / scatter**2 + few * USUAL_TAIL.width**2
+            width = float(np.sqrt(max(excess / (of_tail.sum() + few), USUAL_TAIL.width**2)))
     return Tail(share, width)
+
+
+def _half_normal(square: FloatArray, variance: FloatArray) -> FloatArray:
+    return np.asarray(np.exp(-0.5 * square / variance) / np.sqrt(variance))
 
 
 def _apart(bright: FloatArray, level: float) -> bool:

@@ -25,6 +25,7 @@ from stemfit.defects import (
     find_defects,
     label_rates,
     occupancies,
+    offsets,
     with_learned_halves,
     with_naming_doubt,
 )
@@ -114,7 +115,7 @@ def analyze(
     with clock("defects"):
         if settings.roi is not None:
             regions, region_map, sites = outside(settings.roi, regions, region_map, sites)
-        posteriors = occupancies(sites, brightness, imaging, host)
+        posteriors = occupancies(sites, brightness, imaging, host, offsets(seen, sites))
         measured = Evidence(seen, sites, posteriors, lattice, host, region_map, imaging, image, regions)
         found, suspects = find_defects(measured)
     with clock("candidates"):

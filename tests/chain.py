@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemfit.columns import Columns, Noise, Profile, find
-from stemfit.defects import Defect, Evidence, SitePosterior, find_defects, label_rates, occupancy
+from stemfit.defects import Defect, Evidence, SitePosterior, find_defects, label_rates, occupancy, offsets
 from stemfit.hosts import ProjectedHost, projected
 from stemfit.imaging import Imaging, fit_imaging
 from stemfit.lattice import (
@@ -145,7 +145,8 @@ def run(truth: Crystal, image: FloatArray, host: str, asked: str = "", fitted: C
     crystal_host = projected(host)
     sites = name_sites(honey, crystal_host, identity.metal_third)
     imaging = fit_imaging(seen, sites, brightness, crystal_host, None, None)
-    posteriors = [occupancy(sites, brightness, imaging, crystal_host, s) for s in crystal_host.sublattices]
+    placed = offsets(seen, sites)
+    posteriors = [occupancy(sites, brightness, imaging, crystal_host, s, placed) for s in crystal_host.sublattices]
     measured = Evidence(seen, sites, tuple(posteriors), lattice, crystal_host, region_map, imaging, image, regions)
     found, suspects = find_defects(measured)
     return Chain(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from chain import pristine
+import pytest
+from chain import PIXEL_A, Chain, pristine, redrawn, run, taken
 from test_imaging import HOST, METAL, SITES, fitted, planted
 
 from stemfit.defects import Defect, occupancy
 from stemfit.defects.adatoms import adatoms
+from stemfit.synthetic import crystal
 
 
 def stray_at(xy: np.ndarray) -> Defect:
@@ -35,13 +37,65 @@ def test_a_stray_column_on_an_intact_layer_is_an_adatom_and_beside_a_vacancy_it_
     site = (*(int(v) for v in chain.sites.ij[near]), str(chain.sites.sublattice[near]))
     gone = replace(stray_at(chain.sites.xy_px[near]), type="DV", label="V_S2", sites=(site,))
     named, left = adatoms([stray_at(hollow), gone], evidence)
-    assert (named, [d.label for d in left]) == ([], ["UNKNOWN", "V_S2"])
+    assert (named, sorted(d.label for d in left)) == ([], ["UNKNOWN", "V_S2"])
     # And where a column beside it has been displaced.
     column = chain.sites.column[near]
     xy = chain.columns.xy_px.copy()
     xy[column] += 0.15 * lattice.a_px
     moved = replace(evidence, columns=replace(chain.columns, xy_px=xy))
     assert adatoms([stray_at(hollow)], moved)[0] == []
+
+
+def bridged(counts: float) -> tuple[Chain, np.ndarray]:
+    """MoS2 with an atom as bright as Mo half way between a metal and a chalcogen column."""
+    sample = crystal((200, 220), pixel_size_A=PIXEL_A, rotation_deg=23.1, seed=6)
+    middle = np.array(sample.image.shape[::-1]) / 2
+    metals, others = (sample.columns.xy_px[sample.columns.sublattice == s] for s in "MX")
+    metal = metals[np.argmin(np.hypot(*(metals - middle).T))]
+    place = (metal + others[np.argmin(np.hypot(*(others - metal).T))]) / 2
+    image, truth = taken(redrawn(sample, {}, added=[(*place, 1.0)]), counts=counts)
+    return run(truth, image, "MoS2"), place
+
+
+@pytest.mark.parametrize("counts", [100.0, 20.0])
+def test_an_atom_between_two_columns_is_one_adatom_and_no_exchange(counts: float) -> None:
+    chain, place = bridged(counts)
+    (only,) = chain.found
+    assert only.label == only.type == "ADATOM"
+    assert only.probability > 0.8
+    assert np.hypot(*(only.center_px - place)) * PIXEL_A < 1.0
+    assert abs(total(only) - 1) < 1e-9
+
+
+def test_light_added_far_apart_is_two_adatoms() -> None:
+    chain = pristine()
+    evidence = chain.evidence
+    inside = np.flatnonzero((chain.sites.sublattice == "M") & chain.sites.analysed)
+    middle = np.array(chain.image.shape[::-1]) / 2
+    away = np.hypot(*(chain.sites.xy_px[inside] - middle).T) / chain.lattice.a_px_iso
+    first = int(inside[np.argmin(away)])
+    apart = np.hypot(*(chain.sites.xy_px[inside] - chain.sites.xy_px[first]).T) / chain.lattice.a_px_iso
+    second = int(inside[np.flatnonzero((apart > 1.5) & (apart < 2.1))[0]])
+    found = [on_site(chain, row) for row in (first, second)]
+    assert [len(d.sites) for d in adatoms(found, evidence)[0]] == [1, 1]
+    # Side by side they are one: a second event beside the first is as rare as the first.
+    near = np.hypot(*(chain.sites.xy_px - chain.sites.xy_px[first]).T) / chain.lattice.a_px_iso
+    beside = int(np.flatnonzero((near > 0.4) & (near < 0.7))[0])
+    (one,), left = adatoms([on_site(chain, row) for row in (first, beside)], evidence)
+    assert (len(one.sites), left) == (2, [])
+    assert one.probability > 0.99
+    # And not where one of them cannot be an added atom.
+    vacancy = replace(on_site(chain, beside), type="DV", label="V_S2", alternatives=(("pristine", 0.1),))
+    named, left = adatoms([on_site(chain, first), vacancy], evidence)
+    assert (named, sorted(d.label for d in left)) == ([], ["UNKNOWN", "V_S2"])
+
+
+def on_site(chain: Chain, row: int) -> Defect:
+    """More light on a site: an adatom or an exchanged atom."""
+    site = (*(int(v) for v in chain.sites.ij[row]), str(chain.sites.sublattice[row]))
+    xy = chain.sites.xy_px[row]
+    others = (("W_Mo", 0.29), ("pristine", 0.01))
+    return Defect(0, "ADATOM", "ADATOM", 0.7, xy, (site,), xy[None], others, 20.0)
 
 
 def test_more_light_than_any_exchange_gives_is_an_adatom() -> None:

@@ -93,8 +93,9 @@ def test_a_heavier_metal_is_a_substitution() -> None:
     found = at(chain.found, chain.truth.defects[3].center_px)
     assert found.type == "SUB"
     labels = dict(found.alternatives) | {found.label: found.probability}
-    # Re and W differ by one electron: together they explain it, either alone may not.
-    assert labels["W_Mo"] + labels["Re_Mo"] > 0.95
+    # Re and W differ by one electron: together they explain it, either alone may not. An atom on top may, more rarely.
+    assert labels["W_Mo"] + labels["Re_Mo"] > 0.9
+    assert labels["W_Mo"] + labels["Re_Mo"] + labels["ADATOM"] > 0.99
 
 
 def test_a_stray_column_on_an_intact_layer_is_an_adatom() -> None:

@@ -162,6 +162,27 @@ def test_the_bright_side_tells_how_pristine_columns_scatter() -> None:
     assert fitted(Brightness(doped, seen.sigma)).tails["X"].width < 1.2 * USUAL_TAIL.width
 
 
+def test_one_bright_column_does_not_make_the_others_scatter() -> None:
+    seen = planted(scatter=0.04, error=0.05)
+    site = np.flatnonzero(METAL & SITES.analysed)[100]
+    bright = seen.value.copy()
+    bright[site] = 1350.0  # five spreads
+    before, after = fitted(seen).tails["M"], fitted(Brightness(bright, seen.sigma)).tails["M"]
+    assert after.share * after.width**2 == pytest.approx(before.share * before.width**2, rel=0.1)
+
+
+def test_atoms_added_to_many_columns_do_not_make_the_others_scatter_where_the_dark_side_is_clean() -> None:
+    seen = planted(scatter=0.03)
+    more = seen.value.copy()
+    chosen = np.random.default_rng(6).permutation(np.flatnonzero(METAL))[:40]
+    more[chosen] *= 1.14  # three spreads: hardly any is far out
+    assert fitted(Brightness(more, seen.sigma)).tails["M"].share < 0.04
+    # Broken twin: as many made darker, and it is the scatter.
+    both = more.copy()
+    both[np.random.default_rng(6).permutation(np.flatnonzero(METAL))[40:80]] *= 0.86
+    assert fitted(Brightness(both, seen.sigma)).tails["M"].share > 0.05
+
+
 @pytest.mark.parametrize("chain", [pristine, vacancies])
 def test_an_image_gives_the_brightness_that_was_drawn(chain) -> None:  # type: ignore[no-untyped-def]
     seen = chain()

@@ -85,6 +85,21 @@ def test_the_type_follows_the_name_that_wins() -> None:
     assert [(d.label, d.type) for d in ranking.claimed] == [("O_S", "SUB")]
 
 
+def test_an_added_atom_keeps_its_odds_though_it_has_no_structure() -> None:
+    chain = pristine()
+    row = site_near(chain, np.array(chain.image.shape[::-1]) / 2)
+    metal = int(np.flatnonzero(chain.sites.sublattice == "M")[0]) if chain.sites.sublattice[row] != "M" else row
+    near = np.hypot(*(chain.sites.xy_px - chain.sites.xy_px[row]).T)
+    metal = int(np.argmin(np.where(chain.sites.sublattice == "M", near, np.inf)))
+    plain = claim(chain, metal, "W_Mo", "SUB", rivals=("W_Mo", "V_Mo"))
+    doubtful = replace(plain, probability=0.5, alternatives=(*plain.alternatives, ("ADATOM", 0.4)))
+    (before,), (after,) = ((*r.claimed, *r.doubted) for r in (judged(chain, [d])[1] for d in (plain, doubtful)))
+    weight = {after.label: after.probability, **dict(after.alternatives)}
+    assert sum(weight.values()) == pytest.approx(1.0)
+    assert weight["ADATOM"] == pytest.approx(0.8 * weight["W_Mo"])  # a vacancy is no likeness
+    assert "ADATOM" not in dict(before.alternatives)
+
+
 def test_the_best_candidate_is_the_highest_of_its_label() -> None:
     for label, made, ranking in all_true():
         own = {s.candidate: s.posterior for c, s in zip(made, ranking.scores, strict=True) if c.label == label}

@@ -5,7 +5,6 @@ from stemfit.defects.find import CLAIM, find_defects
 from stemfit.defects.mixed import occupancies
 from stemfit.defects.naming import with_naming_doubt
 from stemfit.defects.occupancy import (
-    MODEL_FLOOR,
     RELAXED_ERROR,
     Hypothesis,
     SitePosterior,
@@ -15,7 +14,9 @@ from stemfit.defects.occupancy import (
     occupancy,
     with_learned_halves,
 )
+from stemfit.defects.offsets import offsets
 from stemfit.defects.types import Defect, Site, type_of
+from stemfit.imaging import MODEL_FLOOR
 
 __all__ = [
     "CLAIM",
@@ -32,6 +33,7 @@ __all__ = [
     "label_rates",
     "occupancies",
     "occupancy",
+    "offsets",
     "type_of",
     "with_learned_halves",
     "with_naming_doubt",

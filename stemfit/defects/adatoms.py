@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemfit.defects.evidence import Evidence
-from stemfit.defects.groups import NEIGHBOURS
+from stemfit.defects.groups import NEIGHBOURS, neighbours, pristine, unnamed
 from stemfit.defects.types import Defect
 
 FloatArray = NDArray[np.float64]
@@ -23,12 +23,23 @@ LEAST = 4
 SOMETHING_ELSE = 0.1
 """Share of stray columns on a layer that looks intact which are no adatoms but something that nobody thought of."""
 
+BESIDE = 0.7
+"""Findings closer than this, in lattice constants, may be one atom between two columns: neighbours are 0.58 apart."""
+
+LIKENESS = 0.01
+"""Probability of an added atom from which a finding is one of more light: no vacancy has as much."""
+
+PULLED = 0.8
+"""Least cosine of a column's displacement with the way to an added atom whose light pulls it."""
+
 
 def adatoms(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], list[Defect]]:
     """Recognise single columns where the crystal has none, or more light on a site than any exchange explains.
 
-    The layer around must be intact: every site within a lattice constant judged, without a finding, its column in
-    place. A column beside an empty site may be the one that left it; what lies beside a finding stays unnamed.
+    The layer around must be intact: every site within a lattice constant judged, without a finding, and, round a stray
+    column, its own column in place. A column beside an empty site may be the one that left it; what lies beside a
+    finding stays unnamed. Light added to two columns side by side, or beside a stray one, is one atom if that is more
+    likely than several events.
 
     Returns
     -------
@@ -39,33 +50,89 @@ def adatoms(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], 
     """
     named: list[Defect] = []
     left: list[Defect] = []
-    places = np.array([d.center_px for d in found]).reshape(-1, 2)
-    for k, defect in enumerate(found):
-        stray = len(defect.sites) == 1 and defect.sites[0][2] == "-" and defect.type == "UNKNOWN"
+    groups = [_as_one(members, evidence) for members in neighbours(found, BESIDE * evidence.lattice.a_px_iso)]
+    each = [defect for group in groups for defect in group]
+    places = np.array([d.center_px for d in each]).reshape(-1, 2)
+    for k, defect in enumerate(each):
+        stray = _is_stray(defect)
         if not stray and defect.type != "ADATOM":
             left.append(defect)
             continue
         others = np.delete(places, k, axis=0)
-        if _intact(defect.center_px, others, evidence):
+        if _intact(defect, others, evidence):
             named.append(_beside_sites(defect) if stray else defect)
         else:
             left.append(defect if stray else _unnamed(defect))
-    return named, left
+    return named, _clumps(left, evidence)
 
 
-def _intact(here_px: FloatArray, others_px: FloatArray, evidence: Evidence) -> bool:
-    """Whether the layer around a place is as it should be."""
+def _clumps(left: Sequence[Defect], evidence: Evidence) -> list[Defect]:
+    """More light on sites side by side, one of which alone would be an added atom, is a heap of them without a name."""
+    brighter = [d for d in left if _is_stray(d) or _added(d) > LIKENESS or d.type == "UNKNOWN"]
+    rest = [d for d in left if not any(d is b for b in brighter)]
+    for members in neighbours(brighter, NEIGHBOURS * evidence.lattice.a_px_iso):
+        heap = len(members) > 1 and any(d.type == "UNKNOWN" and "-" not in {s[2] for s in d.sites} for d in members)
+        rest += [unnamed(members)] if heap else members
+    return rest
+
+
+def _is_stray(defect: Defect) -> bool:
+    return len(defect.sites) == 1 and defect.sites[0][2] == "-" and defect.type == "UNKNOWN"
+
+
+def _as_one(members: Sequence[Defect], evidence: Evidence) -> list[Defect]:
+    """One adatom in place of findings side by side that all have more light; else what they were.
+
+    Apart from each other they are several events, of which each may be an adatom; one event that gave all of them light
+    is as much more likely as a second one is rare.
+    """
+    strays = sum(_is_stray(d) for d in members)
+    chance = [1 - SOMETHING_ELSE if _is_stray(d) else _added(d) for d in members]
+    if len(members) < 2 or strays > 1 or min(chance) <= 0.0:
+        return list(members)
+    rates = [evidence.rate(site).get("ADATOM", 0.0) for d in members for site in d.sites if site[2] != "-"]
+    against = float(np.sum(np.log1p(-np.minimum(chance, 1 - 1e-12)) - np.log(chance)))
+    p = float(1 / (1 + np.exp(np.clip(against + (len(members) - 1) * np.log(max(rates)), -700, 700))))
+    if p < 0.5:
+        return list(members)
+    doubt, extent = pristine(members), np.vstack([d.extent_px for d in members])
+    alternatives = (("UNKNOWN", (1 - p) * (1 - doubt)), ("pristine", doubt))
+    return [
+        Defect(
+            0, "ADATOM", "ADATOM", p * (1 - doubt), extent.mean(0), tuple(s for d in members for s in d.sites), extent,
+            alternatives, float(sum(d.log_bayes_factor for d in members)),
+        )
+    ]
+
+
+def _added(defect: Defect) -> float:
+    """Probability that a finding on one site is an atom added to it; zero for one that is not about a single site."""
+    if len(defect.sites) != 1:
+        return 0.0
+    return defect.probability if defect.label == "ADATOM" else dict(defect.alternatives).get("ADATOM", 0.0)
+
+
+def _intact(defect: Defect, others_px: FloatArray, evidence: Evidence) -> bool:
+    """Whether the layer around a defect is as it should be, but for columns that its light pulls towards it."""
+    here_px = defect.center_px
     sites, reach = evidence.sites, NEIGHBOURS * evidence.lattice.a_px_iso
     if len(others_px) and np.hypot(*(others_px - here_px).T).min() < reach:
         return False
     away = np.hypot(*(sites.xy_px - here_px).T)
-    near = np.flatnonzero((away < reach) & (away > 0.1 * reach))
-    if len(near) < LEAST or not sites.analysed[near].all() or (sites.column[near] < 0).any():
+    own = np.hypot(*(sites.xy_px[:, None] - defect.extent_px[None]).transpose(2, 0, 1)).min(1) < 0.1 * reach
+    near = np.flatnonzero((away < reach) & ~own)
+    if len(near) < LEAST or not sites.analysed[near].all():
         return False
-    off = np.hypot(*(evidence.columns.xy_px[sites.column[near]] - sites.xy_px[near]).T)
+    if all(site[2] != "-" for site in defect.sites):  # whoever came to this site would have left one empty
+        return True
+    if (sites.column[near] < 0).any():
+        return False
+    moved = evidence.columns.xy_px[sites.column[near]] - sites.xy_px[near]
+    off = np.hypot(*moved.T)
     error = np.sqrt(evidence.columns.cov[sites.column[near], 0, 0] + evidence.columns.cov[sites.column[near], 1, 1])
     usual = np.hypot(np.sqrt(2) * evidence.lattice.residual_rms_px, error)
-    return bool((off < MOVED * usual).all())
+    pulled = np.sum(moved * (here_px - sites.xy_px[near]), axis=1) > PULLED * off * away[near]
+    return bool(((off < MOVED * usual) | pulled).all())
 
 
 def _beside_sites(stray: Defect) -> Defect:

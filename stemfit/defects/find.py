@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from stemfit.columns import Columns
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.motifs import join
-from stemfit.defects.occupancy import MODEL_FLOOR, SitePosterior
+from stemfit.defects.occupancy import SitePosterior
 from stemfit.defects.types import Defect
+from stemfit.imaging import MODEL_FLOOR
 from stemfit.lattice import SiteMap
 
 CLAIM, SUSPECT = 0.5, 0.1

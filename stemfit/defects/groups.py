@@ -29,3 +29,12 @@ def neighbours(found: Sequence[Defect], reach_px: float) -> list[list[Defect]]:
 def pristine(members: Sequence[Defect]) -> float:
     """Probability that all of several findings are none."""
     return float(np.prod([dict(d.alternatives).get("pristine", 0.0) for d in members]))
+
+
+def unnamed(members: Sequence[Defect]) -> Defect:
+    """Several findings as one that nobody can name."""
+    doubt = pristine(members)
+    extent = np.vstack([d.extent_px for d in members])
+    evidence = float(sum(d.log_bayes_factor for d in members))
+    sites = tuple(s for d in members for s in d.sites)
+    return Defect(0, "UNKNOWN", "UNKNOWN", 1 - doubt, extent.mean(0), sites, extent, (("pristine", doubt),), evidence)

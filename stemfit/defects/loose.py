@@ -10,9 +10,10 @@ from scipy.spatial import cKDTree
 
 from stemfit.columns.stamps import drawn
 from stemfit.defects.evidence import Evidence
-from stemfit.defects.occupancy import MODEL_FLOOR, PRIOR_RATES, RELAXED_ERROR
+from stemfit.defects.occupancy import PRIOR_RATES, RELAXED_ERROR
 from stemfit.defects.trefoil_shapes import Cell
 from stemfit.defects.types import Site
+from stemfit.imaging import MODEL_FLOOR
 
 FloatArray = NDArray[np.float64]
 
@@ -32,8 +33,8 @@ potentials, which miss up to half of the displacements that DFT finds at vacanci
 HOLLOW_AREA = np.sqrt(3) / 6
 """Share of a hollow of the plane, in squared lattice constants."""
 
-STRAY = 1e-3
-"""Probability that a column stands in a hollow for another reason, an adatom: no more frequent than vacancies."""
+STRAY = PRIOR_RATES["ADATOM"]
+"""Probability that a column stands in a hollow for another reason, an adatom."""
 
 DISC, BESIDE = 0.62, 0.8
 """Radius of what is looked at about a hollow, and distance of the columns that shed light on it, lattice constants."""

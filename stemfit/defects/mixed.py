@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from stemfit.defects.occupancy import (
-    MODEL_FLOOR,
     PRIOR_RATES,
     PRIOR_SITES,
     RELAXED_ERROR,
-    RESOLVED,
     Hypothesis,
     SitePosterior,
     hypotheses,
     occupancy,
 )
+from stemfit.defects.offsets import Offsets
 from stemfit.hosts import ProjectedHost
-from stemfit.imaging import USUAL_TAIL, Imaging
+from stemfit.imaging import MODEL_FLOOR, USUAL_TAIL, Imaging
 from stemfit.lattice import Brightness, Populations, SiteMap, log_densities
+from stemfit.lattice.populations import RESOLVED
 from stemfit.optics.scattering import column_elements
 
 FloatArray = NDArray[np.float64]
@@ -30,11 +30,13 @@ ROUNDS = 12
 
 
 def occupancies(
-    sites: SiteMap, brightness: Brightness, imaging: Imaging, host: ProjectedHost
+    sites: SiteMap, brightness: Brightness, imaging: Imaging, host: ProjectedHost, positions: Offsets | None = None
 ) -> tuple[SitePosterior, ...]:
     """Posterior of every analysed site, sublattice by sublattice in the order of the host."""
     return tuple(
-        (mixed_occupancy if s in imaging.mixtures else occupancy)(sites, brightness, imaging, host, s)
+        mixed_occupancy(sites, brightness, imaging, host, s)
+        if s in imaging.mixtures
+        else occupancy(sites, brightness, imaging, host, s, positions)
         for s in host.sublattices
     )
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from stemfit.defects.adatoms import adatoms
 from stemfit.defects.complexes import complexes
 from stemfit.defects.evidence import Evidence
-from stemfit.defects.groups import NEIGHBOURS, neighbours, pristine
+from stemfit.defects.groups import NEIGHBOURS, neighbours, unnamed
 from stemfit.defects.rings import sheet
 from stemfit.defects.rows import rows
 from stemfit.defects.trefoils import trefoils
@@ -44,15 +42,7 @@ def _unnamed_together(found: Sequence[Defect], a_px: float) -> list[Defect]:
     joined: list[Defect] = []
     for members in neighbours(found, NEIGHBOURS * a_px):
         if len(members) > 1 and any(d.sites[0][2] == "-" for d in members):
-            joined.append(_unnamed(members))
+            joined.append(unnamed(members))
         else:
             joined.extend(members)
     return joined
-
-
-def _unnamed(members: Sequence[Defect]) -> Defect:
-    doubt = pristine(members)
-    extent = np.vstack([d.extent_px for d in members])
-    evidence = float(sum(d.log_bayes_factor for d in members))
-    sites = tuple(s for d in members for s in d.sites)
-    return Defect(0, "UNKNOWN", "UNKNOWN", 1 - doubt, extent.mean(0), sites, extent, (("pristine", doubt),), evidence)

@@ -10,17 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from stemfit.defects.offsets import MERGED, OFF_CENTRE, Offsets, log_ratio
 from stemfit.defects.types import type_of
 from stemfit.hosts import ProjectedHost, column_type
-from stemfit.imaging import CHALCOGENS, METALS, PAIRED_METALS, USUAL_TAIL, Amplitude, Imaging
+from stemfit.imaging import CHALCOGENS, METALS, MODEL_FLOOR, PAIRED_METALS, USUAL_TAIL, Amplitude, Imaging
 from stemfit.lattice import Brightness, SiteMap
+from stemfit.lattice.populations import RESOLVED
 from stemfit.optics.scattering import column_elements
 
 FloatArray = NDArray[np.float64]
 
-PRIOR_RATES = {"SV": 1e-2, "DV": 3e-3, "VM": 1e-3, "SUB": 5e-4, "ANTI": 2e-4, "ADATOM": 2e-4, "UNKNOWN": 1e-4}
+PRIOR_RATES = {"SV": 1e-2, "DV": 3e-3, "VM": 1e-3, "SUB": 5e-4, "ANTI": 2e-4, "ADATOM": 1e-3, "UNKNOWN": 1e-4}
 """Share of sites that a type takes before the image is asked (per label for SUB and ANTI): orders of magnitude from
-Hong et al., Nat. Commun. 2015. The image's own densities replace them as far as it holds evidence."""
+Hong et al., Nat. Commun. 2015; adatoms are no more frequent than vacancies. The image's own densities replace them as
+far as it holds evidence."""
 
 ISOVALENT, ISOVALENT_RATE = ("Mo", "W"), 2e-3
 """Metals of the same group are exchanged more often than others: their precursors contaminate each other."""
@@ -38,19 +41,16 @@ RELAXED_ERROR = 0.08
 """Error of the brightness measured at a vacancy, relative to the full column: its neighbours have moved towards it by
 up to a tenth of an Angstrom, and what they shed there moves with them."""
 
-RESOLVED = 2.5
-"""Separation of half and full columns from which their densities are learned: closer populations cannot be unmixed, and
-the density would follow the shape of the scatter."""
-
 HALF_RANGE = (0.28, 0.62)
 """What one of two stacked atoms can be worth, of the pair: from coherent (1/3.5, at 40 mrad) to incoherent scattering
 (1/2), and beyond by a tenth. Outside it the half column would learn to be an empty or a full one."""
 
+ROUNDS = 12
+"""Of expectation-maximisation."""
+
 LEARNED = ("SV", "DV", "VM")
-
-MODEL_FLOOR = 0.03
-"""Relative error of a column's brightness from the shape of the probe model, added to its statistics."""
-
+"""Types of vacancies, whose densities are learned where half and full columns are `RESOLVED`: that of closer ones would
+follow the shape of the scatter."""
 
 NAMES = {"V": "vanadium"}
 """In a label V means vacancy: V_Mo is a missing molybdenum, vanadium_Mo an exchanged one."""
@@ -141,9 +141,13 @@ def _vacancies(column: str) -> list[Hypothesis]:
 
 
 def occupancy(
-    sites: SiteMap, brightness: Brightness, imaging: Imaging, host: ProjectedHost, sublattice: str
+    sites: SiteMap, brightness: Brightness, imaging: Imaging, host: ProjectedHost, sublattice: str,
+    positions: Offsets | None = None,
 ) -> SitePosterior:
     """Posterior of every analysed site of a sublattice, with densities and the half-column ratio learned on the image.
+
+    Brightness decides and, where `positions` are measured, where the column stands: an added atom beside it and a metal
+    off-centre on the site of chalcogens pull it to their side, an exchanged atom does not.
 
     Expectation-maximisation: densities are the mean posterior plus a weak prior; the brightness of a column that lost
     one of its two atoms starts from the scattering table and follows the columns that it explains.
@@ -158,14 +162,18 @@ def occupancy(
     prior = np.array([_prior_rate(h) for h in options])
     prior[0] = 1 - prior.sum()
     rate, level = prior.copy(), half
-    for _ in range(12 if _separation(half, full, sigma, imaging.rms_scatter(sublattice)) > RESOLVED else 1):
+    scatter = imaging.rms_scatter(sublattice)
+    told = _separation(half, full, sigma, scatter) > RESOLVED
+    more = _brighter(options, imaging, full.value + RESOLVED * np.hypot(_median(sigma), scatter * full.value))
+    place = _placed(options, rows, value, full.value, positions)
+    for _ in range(ROUNDS):
         each = [_log_likelihood(value, sigma, h, imaging, level, full, sublattice) for h in options]
-        likelihood = np.stack(each, axis=1)
+        likelihood = np.stack(each, axis=1) + place
         joint = likelihood + np.log(rate)
         probability = np.exp(joint - joint.max(1, keepdims=True))
         probability /= probability.sum(1, keepdims=True)
-        rate = _densities(options, probability, prior)
-        if half is not None:
+        rate = _densities(options, probability, prior, told, more)
+        if half is not None and told:
             level = _learned(half, full.value, value, sigma, probability[:, 1] * (probability[:, 1] > 0.5))
     return SitePosterior(rows, options, probability, likelihood, rate, level)
 
@@ -178,15 +186,51 @@ def _prior_rate(h: Hypothesis) -> float:
     return ISOVALENT_RATE if isovalent else PRIOR_RATES.get(h.type, 0.0)
 
 
-def _densities(options: Sequence[Hypothesis], probability: FloatArray, prior: FloatArray) -> FloatArray:
-    """Share of sites of each hypothesis: vacancies as the image has them, everything foreign as known beforehand.
+def _placed(
+    options: Sequence[Hypothesis], rows: NDArray[np.int64], value: FloatArray, full: float, positions: Offsets | None
+) -> FloatArray:
+    """Logarithm of the likelihood (N, H) of where columns stand, over that of a column that stays on its site."""
+    place = np.zeros((len(rows), len(options)))
+    if positions is None:
+        return place
+    found = Offsets(positions.away[rows], positions.sigma[rows])
+    for k, h in enumerate(options):
+        if h.type == "ADATOM":  # of light that two shed together, the fit stands nearer to the brighter one
+            place[:, k] = log_ratio(found, MERGED * np.clip(1 - full / np.maximum(value, 1e-9 * full), 0.0, 1.0))
+        elif h.type == "ANTI" and set(METALS) & set(column_elements(h.column)):
+            place[:, k] = log_ratio(found, OFF_CENTRE)
+    return place
+
+
+def _brighter(options: Sequence[Hypothesis], imaging: Imaging, level: float) -> NDArray[np.bool_]:
+    """Which hypotheses (H,) make a column brighter than a level; an added atom always does."""
+    return np.array([
+        h.type == "ADATOM" or (h.type in ("SUB", "ANTI") and imaging.amplitudes[h.column].value > level)
+        for h in options
+    ])  # fmt: skip
+
+
+def _densities(
+    options: Sequence[Hypothesis], probability: FloatArray, prior: FloatArray, told: bool, more: NDArray[np.bool_]
+) -> FloatArray:
+    """Share of sites of each hypothesis: vacancies and bright columns as the image has them, others as known before.
 
     Foreign atoms nearly as bright as a vacancy would otherwise take over its sites, each a little, round by round.
+    Whether vacancies can be `told` from full columns decides whether their densities follow the image. Nothing else is
+    as bright as what is brighter than full columns (`more`): the image says how many there are, by those that stand
+    out; which atoms they are, it is asked of each one.
     """
     learned = (probability.sum(0) + PRIOR_SITES * prior) / (len(probability) + PRIOR_SITES)
-    rate = np.where([h.type in LEARNED for h in options], learned, prior)
+    rate = np.where([told and h.type in LEARNED for h in options], learned, prior)
+    together, before = probability[:, more].sum(1), prior[more].sum()
+    share = (together.sum() + 1) / (len(probability) + 1 / before)  # the prior weighs one column
+    rate[more] *= share / before
     rate[0] = max(1.0 - rate[1:].sum(), 0.05)
     return np.asarray(rate / rate.sum())
+
+
+def _median(values: FloatArray) -> float:
+    return float(np.median(values)) if len(values) else 0.0
 
 
 def _separation(half: Amplitude | None, full: Amplitude, sigma: FloatArray, scatter: float) -> float:
@@ -217,9 +261,8 @@ def _log_likelihood(
     if h.type:
         return np.asarray(normal)
     share, width = imaging.tails[sublattice]
-    # What was measured widens as measured here; the errors of the model, which no image shows alone, as usual.
-    measured = sigma**2 + (imaging.scatter[sublattice] * level.value) ** 2
-    wider = USUAL_TAIL.width**2 * (variance - measured) + width**2 * measured
+    # Counts have no tail. Scatter widens as measured here; the level, which no single column shows, as usual.
+    wider = sigma**2 + USUAL_TAIL.width**2 * (variance - sigma**2 - spread**2) + (width * spread) ** 2
     wide = -0.5 * (value - level.value) ** 2 / wider - 0.5 * np.log(2 * np.pi * wider)
     return np.asarray(np.logaddexp(normal + np.log(1 - share), wide + np.log(share)))
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from skimage.metrics import structural_similarity
 
-from stemfit.candidates import Candidate, sites_of
+from stemfit.candidates import MIN_ALTERNATIVE, Candidate, sites_of
 from stemfit.columns import Columns
 from stemfit.defects import CLAIM, Defect, type_of
 from stemfit.imaging import Imaging
@@ -152,7 +152,7 @@ def rank(
         others = others_of(defect, defects, fields, columns, imaging, sites, brightness)
         found, unknown = score_defect(defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others)
         scores.update({s.candidate: s for s in found})
-        restated.append(_restated(defect, cs, found, unknown, sites))
+        restated.append(_with_adatom(defect, _restated(defect, cs, found, unknown, sites)))
     pristine = {d.id: dict(d.alternatives).get("pristine", 0.0) for d in restated}
     return Ranking(
         tuple(scores[c.id] for c in candidates),
@@ -215,6 +215,28 @@ def _restated(
         defect, type=kinds.get(label) or type_of(label, defect.type), label=label, probability=weight[label],
         alternatives=tuple(others), log_bayes_factor=float(factor), best_candidate=best,
     )
+
+
+def _with_adatom(before: Defect, after: Defect) -> Defect:
+    """Let an added atom keep the odds that it had against exchanged ones.
+
+    It has no structure that could be compared with the image, because its element is not known: what is as bright and
+    stands where an added atom would make it stand stays as probable as it was beside its likenesses.
+    """
+    known = {before.label: before.probability, **dict(before.alternatives)}
+    weight = {after.label: after.probability, **dict(after.alternatives)}
+    foreign = [n for n in known if n in weight and n != "pristine" and type_of(n, "SUB") in ("SUB", "ANTI")]
+    against = sum(known[n] for n in foreign)
+    if known.get("ADATOM", 0.0) < MIN_ALTERNATIVE or against == 0.0:
+        return after
+    weight["ADATOM"] = sum(weight[n] for n in foreign) * known["ADATOM"] / against
+    total = sum(weight.values())
+    named = {label: p for label, p in weight.items() if label != "pristine"}
+    label = max(named, key=lambda name: named[name])
+    others = sorted(((n, p / total) for n, p in weight.items() if n != label), key=lambda item: -item[1])
+    if label == "ADATOM" != after.label:
+        after = replace(after, type="ADATOM", label=label, best_candidate=None)
+    return replace(after, probability=weight[label] / total, alternatives=tuple(others))
 
 
 def _credible(posterior: FloatArray) -> NDArray[np.bool_]:
