@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from stemfit.defects.adatoms import adatoms
+from stemfit.defects.closed_rows import closed_rows
 from stemfit.defects.complexes import complexes
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.groups import NEIGHBOURS, neighbours, pristine
@@ -21,7 +22,7 @@ Reading = tuple[list[Defect], list[Defect]]
 
 Recogniser = Callable[[Sequence[Defect], Evidence], Reading]
 
-RECOGNISERS: tuple[Recogniser, ...] = (twins, trefoils, complexes, rows, sheet, adatoms)
+RECOGNISERS: tuple[Recogniser, ...] = (closed_rows, twins, trefoils, complexes, rows, sheet, adatoms)
 """In this order: what explains most findings at once comes first, and takes them from the next."""
 
 
