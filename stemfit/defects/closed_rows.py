@@ -20,7 +20,8 @@ from scipy.special import logsumexp
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.gaps import gaps
 from stemfit.defects.row_shapes import DIRECTIONS, SHORTEST, SHORTEST_BESIDE, Cell, Row, Shape, beside, row_of
-from stemfit.defects.rows import GROWS, INSIDE, TYPES, log_prior, vacancy_odds
+from stemfit.defects.occupancy import PRIOR_SITES
+from stemfit.defects.rows import GROWS, INSIDE, LINE_RATE, ROUNDS, TYPES, log_prior, vacancy_odds
 from stemfit.defects.types import Defect
 
 FloatArray = NDArray[np.float64]
@@ -31,6 +32,10 @@ SOMETHING_ELSE = 0.1
 OWN_LIGHT = 0.5
 """Within this distance, in lattice constants, of a chalcogen site a column off the lattice may be the site's, moved:
 the brightness measured on the site then says nothing."""
+
+PROMISING, LEAST_PART = 4.0, 0.5
+"""Natural logarithm of the likelihood ratio from which a row, or a pair of rows, is weighed (less outweighs no prior),
+and of each of a pair."""
 
 CORRIDOR = 0.75
 """Findings within this distance of a site of a line, in lattice constants, belong to it: up to the metals at its sides
@@ -43,12 +48,17 @@ class _Seen(NamedTuple):
     row: dict[Cell, int]
     gap: FloatArray  # (K, 3, C) by direction and by how much the gap is closed
     light: dict[str, FloatArray]  # (K,) by what is missing, "SV" or "DV"
+    rate: dict[str, float]  # share of sites at which a line of each kind begins
+
+    def along(self, row: Row) -> FloatArray:
+        """Evidence (C,) of the gap along one row."""
+        return np.asarray(self.gap[[self.row[cell] for cell in row.cells()], row.direction].sum(0))
 
     def gain(self, shape: Shape) -> float:
         """Logarithm of how much more probable a line is than none by its gap, whatever its light."""
-        at = [(self.row[cell], row.direction) for row in shape.rows for cell in row.cells()]
-        by = np.sum([self.gap[place] for place in at], axis=0)
-        return float(logsumexp(by)) - math.log(len(by)) + log_prior(shape.kind, len(at))
+        by = np.sum([self.along(row) for row in shape.rows], axis=0)
+        prior = log_prior(shape.kind, len(shape.cells()), self.rate[shape.kind])
+        return float(logsumexp(by)) - math.log(len(by)) + prior
 
     def light_of(self, shape: Shape) -> float:
         """The same of what its light says about the number of missing atoms, against any other sites."""
@@ -64,17 +74,27 @@ def closed_rows(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defec
     seen = _look(evidence) if "X" in evidence.imaging.mixtures else None
     if seen is None:
         return [], list(found)
-    named = [_defect(shape, seen, evidence) for shape in _lines(seen)]
-    if not named:
-        return [], list(found)
+    lines = _lines(seen)
+    for _ in range(ROUNDS):
+        if not lines:
+            return [], list(found)
+        seen = seen._replace(rate=_learned([weigh(shape, seen)[1] for shape in lines], len(seen.row)))
+        lines = _lines(seen)
+    named = [_defect(shape, seen, evidence) for shape in lines]
+    return named, outside(named, found, evidence)
+
+
+def outside(lines: Sequence[Defect], found: Sequence[Defect], evidence: Evidence) -> list[Defect]:
+    """Findings of which at least half lies outside of the corridors of lines, and metals that stand clear."""
+    if not lines:
+        return list(found)
     a_px = evidence.lattice.a_px_iso
-    corridor = cKDTree(np.vstack([d.extent_px for d in named]))
+    corridor = cKDTree(np.vstack([d.extent_px for d in lines]))
     strays = evidence.columns.xy_px[evidence.strays()]
-    left = [
+    return [
         d for d in found
-        if corridor.query(d.center_px)[0] > CORRIDOR * a_px or _clear_metal(d, strays, OWN_LIGHT * a_px)
+        if np.mean(corridor.query(d.extent_px)[0] > CORRIDOR * a_px) > 0.5 or _clear_metal(d, strays, OWN_LIGHT * a_px)
     ]
-    return named, left
 
 
 def _clear_metal(finding: Defect, strays_px: FloatArray, reach_px: float) -> bool:
@@ -100,7 +120,15 @@ def _look(evidence: Evidence) -> _Seen | None:
         own = np.logaddexp(math.log(INSIDE) + own, math.log1p(-INSIDE))
         light[kind] = np.where(silent, 0.0, own)
     gap = closed.log_odds[[closed.row[cell] for cell in cells]]
-    return _Seen({cell: k for k, cell in enumerate(cells)}, gap, light)
+    return _Seen({cell: k for k, cell in enumerate(cells)}, gap, light, LINE_RATE)
+
+
+def _learned(said: Sequence[dict[str, float]], sites: int) -> dict[str, float]:
+    """Densities of lines in this image."""
+    count = {
+        kind: sum(p for one in said for label, p in one.items() if label.startswith(kind)) for kind in LINE_RATE
+    }
+    return {k: (count[k] + PRIOR_SITES * rate) / (sites + PRIOR_SITES) for k, rate in LINE_RATE.items()}
 
 
 # -- search --------------------------------------------------------------------------------------------------------
@@ -123,16 +151,16 @@ def _lines(seen: _Seen) -> list[Shape]:
 
 def _shapes(seen: _Seen, free: Set[Cell]) -> Iterator[Shape]:
     """Single and double lines that the best parts of lattice rows make."""
-    parts: dict[tuple[int, int], list[Row]] = {}
+    parts: dict[tuple[int, int], list[tuple[Row, float]]] = {}
     for d in range(len(DIRECTIONS)):
         for across, run in _runs(free, d):
             value = seen.gap[[seen.row[cell] for cell in run.cells()], d] + math.log(GROWS)
-            of_all = (row for by in value.T for row in _best_parts(run, by))
-            parts.setdefault((d, across), []).extend(dict.fromkeys(of_all))
+            of_all = dict.fromkeys(row for by in value.T for row in _best_parts(run, by))
+            parts.setdefault((d, across), []).extend((row, float(seen.along(row).max())) for row in of_all)
     for (d, across), rows in parts.items():
-        yield from (Shape("SVL", (row,)) for row in rows if len(row) >= SHORTEST)
-        for one, other in product(rows, parts.get((d, across + 1), ())):
-            if beside(one, other):
+        yield from (Shape("SVL", (row,)) for row, most in rows if len(row) >= SHORTEST and most > PROMISING)
+        for (one, first), (other, second) in product(rows, parts.get((d, across + 1), ())):
+            if first + second > PROMISING and beside(one, other):
                 yield Shape("DVL", (one, other))
 
 
@@ -156,7 +184,7 @@ def _best_parts(run: Row, value: FloatArray) -> list[Row]:
     lowest = np.minimum.accumulate(total[: len(total) - SHORTEST_BESIDE])
     end = SHORTEST_BESIDE + int(np.argmax(total[SHORTEST_BESIDE:] - lowest))
     start = int(np.argmin(total[: end - SHORTEST_BESIDE + 1]))
-    if total[end] <= total[start]:
+    if total[end] - total[start] < LEAST_PART:
         return []
     best = Row(run.direction, run.across, run.first + start, run.first + end - 1)
     before = Row(run.direction, run.across, run.first, best.first - 1)
@@ -176,10 +204,9 @@ def weigh(shape: Shape, seen: _Seen) -> tuple[Shape, dict[str, float]]:
     kinds = ("SVL", "CVL") if len(shape.rows) == 1 else ("DVL",)
     near = [s for s in shape.neighbours() if all(cell in seen.row for cell in s.cells())]
     options = [Shape(kind, s.rows) for kind in kinds for s in near]
-    gain = [seen.gain(Shape(kinds[0], s.rows)) for s in near]
+    gain = np.array([seen.gain(s) for s in options])
     there = float(1 / (1 + np.exp(-logsumexp(gain))))
-    named = np.array([g + seen.light_of(s) for s, g in zip(options, gain * len(kinds), strict=True)])
-    named += math.log((1 - SOMETHING_ELSE) / len(kinds))
+    named = gain + [seen.light_of(s) for s in options] + math.log(1 - SOMETHING_ELSE)
     total = float(logsumexp([*named, logsumexp(gain) + math.log(SOMETHING_ELSE)]))
     probability = dict.fromkeys((s.label for s in options), 0.0)
     for option, value in zip(options, named, strict=True):
