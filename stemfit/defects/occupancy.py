@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import logsumexp, ndtr
 
+from stemfit.defects.abundance import abundance
 from stemfit.defects.types import type_of
 from stemfit.hosts import ProjectedHost, column_type
 from stemfit.imaging import CHALCOGENS, METALS, PAIRED_METALS, USUAL_TAIL, Amplitude, Imaging
@@ -167,6 +168,10 @@ def occupancy(
         rate = _densities(options, probability, prior)
         if half is not None:
             level = _learned(half, full.value, value, sigma, probability[:, 1] * (probability[:, 1] > 0.5))
+    own = float(np.hypot(np.median(sigma), imaging.rms_scatter(sublattice) * full.value)) if len(sigma) else np.inf
+    brighter = [h for h in options if h.type == "SUB" and imaging.amplitudes[h.column].value > full.value + RESOLVED * own]
+    rate = _with_guests(options, brighter, likelihood, rate)
+    probability = np.exp(likelihood + np.log(rate) - logsumexp(likelihood + np.log(rate), axis=1, keepdims=True))
     return SitePosterior(rows, options, probability, likelihood, rate, level)
 
 
@@ -187,6 +192,25 @@ def _densities(options: Sequence[Hypothesis], probability: FloatArray, prior: Fl
     rate = np.where([h.type in LEARNED for h in options], learned, prior)
     rate[0] = max(1.0 - rate[1:].sum(), 0.05)
     return np.asarray(rate / rate.sum())
+
+
+def _with_guests(
+    options: Sequence[Hypothesis], guests: Sequence[Hypothesis], likelihood: FloatArray, rate: FloatArray
+) -> FloatArray:
+    """Densities with those of atoms that mix with the host's as abundant as the image has them.
+
+    Only guests that stand out above full columns: dimmer ones are as bright as what a vacancy leaves.
+    """
+    new = rate.copy()
+    for h in guests:
+        guest, _, own = h.label.partition("_")
+        k = options.index(h)
+        others = np.delete(np.arange(len(options)), k)
+        share = np.log(rate[others] / rate[others].sum())
+        otherwise = logsumexp(likelihood[:, others] + share, axis=1)
+        new[k] = abundance(frozenset((guest, own)), float(rate[k]), likelihood[:, k], otherwise)
+    new[0] = max(1.0 - new[1:].sum(), 0.05)
+    return np.asarray(new / new.sum())
 
 
 def _separation(half: Amplitude | None, full: Amplitude, sigma: FloatArray, scatter: float) -> float:
