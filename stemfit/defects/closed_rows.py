@@ -19,7 +19,7 @@ from scipy.special import logsumexp
 
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.gaps import gaps
-from stemfit.defects.row_shapes import DIRECTIONS, SHORTEST, SHORTEST_BESIDE, Cell, Row, Shape, beside, row_of
+from stemfit.defects.row_shapes import DIRECTIONS, SHORTEST, SHORTEST_BESIDE, Cell, Row, Shape, beside, cell_of, row_of
 from stemfit.defects.occupancy import PRIOR_SITES
 from stemfit.defects.rows import GROWS, INSIDE, LINE_RATE, ROUNDS, TYPES, log_prior, vacancy_odds
 from stemfit.defects.types import Defect
@@ -46,13 +46,16 @@ class _Seen(NamedTuple):
     """What each chalcogen site says: natural logarithms against a site that belongs to no line."""
 
     row: dict[Cell, int]
-    gap: FloatArray  # (K, 3, C) by direction and by how much the gap is closed
+    gap: FloatArray  # (K, 3, 2, C) by direction, inside or beyond an end, and by how much the gap is closed
     light: dict[str, FloatArray]  # (K,) by what is missing, "SV" or "DV"
     rate: dict[str, float]  # share of sites at which a line of each kind begins
 
     def along(self, row: Row) -> FloatArray:
-        """Evidence (C,) of the gap along one row."""
-        return np.asarray(self.gap[[self.row[cell] for cell in row.cells()], row.direction].sum(0))
+        """Evidence (C,) of the gap along one row and at the next site beyond either end."""
+        inside = self.gap[[self.row[cell] for cell in row.cells()], row.direction, 0].sum(0)
+        ends = (cell_of(row.direction, row.across, along) for along in (row.first - 1, row.last + 1))
+        beyond = [self.row[cell] for cell in ends if cell in self.row]
+        return np.asarray(inside + self.gap[beyond, row.direction, 1].sum(0))
 
     def gain(self, shape: Shape) -> float:
         """Logarithm of how much more probable a line is than none by its gap, whatever its light."""
@@ -154,7 +157,7 @@ def _shapes(seen: _Seen, free: Set[Cell]) -> Iterator[Shape]:
     parts: dict[tuple[int, int], list[tuple[Row, float]]] = {}
     for d in range(len(DIRECTIONS)):
         for across, run in _runs(free, d):
-            value = seen.gap[[seen.row[cell] for cell in run.cells()], d] + math.log(GROWS)
+            value = seen.gap[[seen.row[cell] for cell in run.cells()], d, 0] + math.log(GROWS)
             of_all = dict.fromkeys(row for by in value.T for row in _best_parts(run, by))
             parts.setdefault((d, across), []).extend((row, float(seen.along(row).max())) for row in of_all)
     for (d, across), rows in parts.items():

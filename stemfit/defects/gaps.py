@@ -50,9 +50,10 @@ class Gaps(NamedTuple):
         Of the arrays.
     closed_A : (K, 3) array
         By how much the metals across a row in each of `DIRECTIONS` are closer than the lattice has them.
-    log_odds : (K, 3, STEPS) array
+    log_odds : (K, 3, 2, STEPS) array
         Natural logarithm of its likelihood if the site is part of a line in that direction which is closed by one of
-        `STEPS` distances, over that of other sites. Those of a row may be added.
+        `STEPS` distances, over that of other sites; and if it is the first one beyond the line's end, where the gap is
+        closed by half of that. Those of a row may be added.
     """
 
     row: dict[Cell, int]
@@ -141,5 +142,6 @@ def _log_odds(closed: FloatArray) -> FloatArray:
     wide = np.log(share / (width * spread)) - 0.5 * (closed / (width * spread)) ** 2
     usual = np.logaddexp(narrow, wide) - 0.5 * math.log(2 * math.pi)
     error, by = math.hypot(spread, UNEVEN_A), np.linspace(*CLOSED_A, STEPS)
-    line = -0.5 * ((closed[..., None] - by) / error) ** 2 - 0.5 * math.log(2 * math.pi * error**2)
-    return np.asarray(np.logaddexp(math.log(ALONG_LINE) + line - usual[..., None], math.log(1 - ALONG_LINE)))
+    by = np.stack([by, by / 2])
+    line = -0.5 * ((closed[..., None, None] - by) / error) ** 2 - 0.5 * math.log(2 * math.pi * error**2)
+    return np.asarray(np.logaddexp(math.log(ALONG_LINE) + line - usual[..., None, None], math.log(1 - ALONG_LINE)))
