@@ -53,7 +53,7 @@ def sample(
     perfect = crystal(SHAPE, pixel_size_A=PIXEL_A, a_A=A_A, rotation_deg=13.0, brightness=(1.0, 1.0), seed=seed)
     sites = perfect.columns
     on_m = sites.sublattice == "M"
-    drawn = [rng.choice(list(of), len(on_m), p=np.array(list(of.values())) / sum(of.values())) for of in (metals, pairs)]
+    drawn = [rng.choice(list(of), len(on_m), p=list(of.values())) for of in (metals, pairs)]
     types = np.where(on_m, *drawn).astype("<U3")
     cells = [(int(i), int(j)) for i, j in sites.ij]
     in_line = np.array([not m and c in set(line) for m, c in zip(on_m, cells, strict=True)])

@@ -19,8 +19,8 @@ from scipy.special import logsumexp
 
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.gaps import gaps
-from stemfit.defects.row_shapes import DIRECTIONS, SHORTEST, SHORTEST_BESIDE, Cell, Row, Shape, beside, cell_of, row_of
 from stemfit.defects.occupancy import PRIOR_SITES
+from stemfit.defects.row_shapes import DIRECTIONS, SHORTEST, SHORTEST_BESIDE, Cell, Row, Shape, beside, cell_of, row_of
 from stemfit.defects.rows import GROWS, INSIDE, LINE_RATE, ROUNDS, TYPES, log_prior, vacancy_odds
 from stemfit.defects.types import Defect
 

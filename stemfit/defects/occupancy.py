@@ -168,10 +168,12 @@ def occupancy(
         rate = _densities(options, probability, prior)
         if half is not None:
             level = _learned(half, full.value, value, sigma, probability[:, 1] * (probability[:, 1] > 0.5))
-    own = float(np.hypot(np.median(sigma), imaging.rms_scatter(sublattice) * full.value)) if len(sigma) else np.inf
-    brighter = [h for h in options if h.type == "SUB" and imaging.amplitudes[h.column].value > full.value + RESOLVED * own]
-    rate = _with_guests(options, brighter, likelihood, rate)
-    probability = np.exp(likelihood + np.log(rate) - logsumexp(likelihood + np.log(rate), axis=1, keepdims=True))
+    spread = np.hypot(sigma, imaging.rms_scatter(sublattice) * full.value)
+    least = full.value + RESOLVED * float(np.median(spread)) if len(spread) else np.inf
+    guests = [h for h in options if h.type == "SUB" and imaging.amplitudes[h.column].value > least]
+    rate = _with_guests(options, guests, likelihood, rate)
+    joint = likelihood + np.log(rate)
+    probability = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
     return SitePosterior(rows, options, probability, likelihood, rate, level)
 
 
