@@ -201,8 +201,8 @@ def _best_parts(run: Row, value: FloatArray) -> list[Row]:
 def weigh(shape: Shape, seen: _Seen) -> tuple[Shape, dict[str, float]]:
     """The likeliest line, and the probability of every label: lengths one more and one less at each end, both kinds.
 
-    UNKNOWN is a gap that something else has closed: the light along it is then that of any other sites. Light shares out
-    what the gap says: by itself it makes no line, since elements gather in areas too.
+    UNKNOWN is a gap that something else has closed: the light along it is then that of any other sites. Light shares
+    out what the gap says: by itself it makes no line, since elements gather in areas too.
     """
     kinds = ("SVL", "CVL") if len(shape.rows) == 1 else ("DVL",)
     near = [s for s in shape.neighbours() if all(cell in seen.row for cell in s.cells())]
