@@ -39,7 +39,9 @@ def test_a_line_through_an_alloy_is_one_line(with_line: tuple[Sample, Answer]) -
     assert min(np.abs(said - ends).max(), np.abs(said[::-1] - ends).max()) < 24  # one site, of 21 px, at most
     labels = dict([(line.label, line.probability), *line.alternatives])
     assert sum(labels.values()) == pytest.approx(1.0)
-    assert sum(p for label, p in labels.items() if "VL-" in label) > 0.9
+    assert line.type_probability == pytest.approx(sum(p for label, p in labels.items() if "VL-" in label))
+    assert line.type_probability > 0.9
+    assert seen.claims[0] is line  # the largest of the sure ones, though its length is shared out
     assert labels["SVL-8"] > 0.1
     assert not [d for d in seen.claims if d is not line and near([d], line.center_px, 60.0) and d.type != "DV"]
     assert _vacancies_found(drawn, seen) == 4
