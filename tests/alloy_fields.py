@@ -87,13 +87,21 @@ def _closing(perfect: Crystal, row_px: FloatArray, closed_px: float) -> FloatArr
 
 
 def answer(drawn: Sample, counts: float = 60.0, seed: int = 2) -> Answer:
-    """Record it and read it without any hint."""
-    image, _ = taken(drawn.truth, counts, seed)
+    """Record it and read it, with the detector known."""
+    return read_without_hint(taken(drawn.truth, counts, seed)[0], 60.0, (60.0, 200.0))
+
+
+def read_without_hint(
+    image: FloatArray, voltage_kV: float | None = None, detector_mrad: tuple[float, float] | None = None
+) -> Answer:
+    """From an image to its claims; neither host nor scale are told."""
     whole, identity, lattice, sites = read_crystal(
-        image, find(image), None, Optics(60.0, (60.0, 200.0), None, False), Look("cpu", None)
+        image, find(image), None, Optics(voltage_kV, detector_mrad, None, False), Look("cpu", None)
     )
     mixtures = {} if identity.alloy is None else identity.alloy.populations
-    imaging = fit_imaging(whole.columns, sites, whole.brightness, identity.host, 60.0, (60.0, 200.0), mixtures)
+    imaging = fit_imaging(
+        whole.columns, sites, whole.brightness, identity.host, voltage_kV, detector_mrad, mixtures
+    )
     posteriors = occupancies(sites, whole.brightness, imaging, identity.host)
     evidence = Evidence(
         whole.columns, sites, posteriors, lattice, identity.host, whole.region_map, imaging, whole.image, whole.regions

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
-from alloy_fields import MO, Answer, Cell, Sample, W, answer, near, sample
+from alloy_fields import MO, Answer, Cell, Sample, W, answer, near, read_without_hint, sample
 
 from stemfit.defects.closed_rows import closed_rows
 from stemfit.defects.gaps import CLOSED_A, gaps
+from stemfit.micrograph import read
 
 PAIRS = {"S2": 0.3, "SSe": 0.5, "Se2": 0.2}
 ROW: list[Cell] = [(i, 0) for i in range(-4, 4)]
@@ -90,3 +92,17 @@ def test_metal_and_quaternary_alloys_with_vacancies(pairs: Mapping[str, float]) 
         assert sum(d.type == "LINE" for d in seen.claims) == 1
     assert _vacancies_found(drawn, seen) >= 5
     assert len(seen.claims) <= len(drawn.gone) + 2
+
+
+def test_lines_that_are_seen_by_eye_in_a_micrograph(real_images: Path) -> None:
+    """Ends (row, column) of four of the lines of a (Mo,W)(S,Se)2 alloy, as they were put by hand."""
+    by_eye = [((763, 377), (807, 421)), ((664, 542), (752, 592)), ((885, 553), (940, 526)), ((883, 461), (954, 410))]
+    lines = [d for d in read_without_hint(read(real_images / "mowsse_line_defects.png").image).claims if d.type == "LINE"]
+    held = []
+    for ends in by_eye:
+        middle = np.mean(ends, axis=0)[::-1]
+        near_it = [d for d in lines if np.hypot(*(d.extent_px - middle).T).min() < 20]
+        assert near_it
+        held.append(near_it[0].id)
+    assert len(set(held)) == len(held)
+    assert len(lines) < 10
