@@ -97,7 +97,8 @@ def test_metal_and_quaternary_alloys_with_vacancies(pairs: Mapping[str, float]) 
 def test_lines_that_are_seen_by_eye_in_a_micrograph(real_images: Path) -> None:
     """Ends (row, column) of four of the lines of a (Mo,W)(S,Se)2 alloy, as they were put by hand."""
     by_eye = [((763, 377), (807, 421)), ((664, 542), (752, 592)), ((885, 553), (940, 526)), ((883, 461), (954, 410))]
-    lines = [d for d in read_without_hint(read(real_images / "mowsse_line_defects.png").image).claims if d.type == "LINE"]
+    seen = read_without_hint(read(real_images / "mowsse_line_defects.png").image)
+    lines = [d for d in seen.claims if d.type == "LINE"]
     held = []
     for ends in by_eye:
         middle = np.mean(ends, axis=0)[::-1]

@@ -77,12 +77,15 @@ def closed_rows(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defec
     seen = _look(evidence) if "X" in evidence.imaging.mixtures else None
     if seen is None:
         return [], list(found)
-    lines = _lines(seen)
+    possible = list(_shapes(seen, set(seen.row)))
+    lines = _lines(seen, possible)
     for _ in range(ROUNDS):
         if not lines:
             return [], list(found)
-        seen = seen._replace(rate=_learned([weigh(shape, seen)[1] for shape in lines], len(seen.row)))
-        lines = _lines(seen)
+        seen, before = seen._replace(rate=_learned([weigh(s, seen)[1] for s in lines], len(seen.row))), lines
+        lines = _lines(seen, possible)
+        if lines == before:
+            break
     named = [_defect(shape, seen, evidence) for shape in lines]
     return named, outside(named, found, evidence)
 
@@ -137,12 +140,12 @@ def _learned(said: Sequence[dict[str, float]], sites: int) -> dict[str, float]:
 # -- search --------------------------------------------------------------------------------------------------------
 
 
-def _lines(seen: _Seen) -> list[Shape]:
+def _lines(seen: _Seen, possible: Sequence[Shape]) -> list[Shape]:
     """Lines without a site in common, that with most evidence first; what a better one cut comes back shorter."""
     free, lines = set(seen.row), []
     while True:
         held: set[Cell] = set()
-        promising = sorted(((seen.gain(s), s) for s in _shapes(seen, free)), key=lambda item: -item[0])
+        promising = sorted(((seen.gain(s), s) for s in possible), key=lambda item: -item[0])
         for gain, shape in promising:
             if gain > 0 and not held.intersection(shape.cells()):
                 lines.append(shape)
@@ -150,6 +153,7 @@ def _lines(seen: _Seen) -> list[Shape]:
         if not held:
             return lines
         free -= held
+        possible = list(_shapes(seen, free))
 
 
 def _shapes(seen: _Seen, free: Set[Cell]) -> Iterator[Shape]:
