@@ -233,12 +233,14 @@ def _table(defects: list[dict[str, Any]]) -> list[str]:
     rows = [("id", "type", "label", "P", "x px", "y px", "ln BF", "or else")]
     for defect in defects[:MAX_ROWS]:
         x, y = defect["center_px"]
-        others = sorted(defect["alternatives"], key=lambda other: -other["probability"])[:2]
+        others = sorted(defect["alternatives"], key=lambda other: -other["probability"])
+        lines = sum(other["probability"] for other in others if "VL-" in other["label"])
+        line = f"LINE {_sure(defect['probability'] + lines)}: " if defect["type"] == "LINE" else ""
         rows.append(
             (
                 str(defect["id"]), defect["type"], defect["label"], _sure(defect["probability"]),
                 f"{x:.1f}", f"{y:.1f}", _number(defect["log_bayes_factor"], ".1f"),
-                ", ".join(f"{other['label']} {other['probability']:.2g}" for other in others),
+                line + ", ".join(f"{other['label']} {other['probability']:.2g}" for other in others[:2]),
             )
         )  # fmt: skip
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]

@@ -15,7 +15,7 @@ from stemfit.figures.marks import blended, mixed_colours
 from stemfit.hosts import projected
 from stemfit.imaging import fit_imaging
 from stemfit.lattice import Alloy, Brightness, Honeycomb, Lattice, Levels, Populations, find_alloy
-from stemfit.lattice.populations import several
+from stemfit.lattice.populations import several, unmixed
 from stemfit.result.document import document
 from stemfit.result.field import frame
 from stemfit.result.tables import columns_csv
@@ -98,6 +98,21 @@ def test_one_population_has_no_valley() -> None:
     assert not several(rng.normal(1.5, 0.5, 400), mix)
     assert not several(0.9 + rng.exponential(0.6, 400), mix)
     assert not several(rng.uniform(0.7, 2.3, 400), mix)
+
+
+@pytest.mark.parametrize(("half", "told"), [(0.12, False), (0.30, True)])
+def test_a_density_of_vacancies_is_learned_only_where_it_shows(half: float, told: bool) -> None:
+    """Full columns at 0.2, 0.5 and 0.8 that scatter to the dark side; half-empty ones beside them, or apart."""
+    rng = np.random.default_rng(6)
+    level = np.array([0.2, 0.5, 0.8])
+    value = level[rng.choice(3, 600, p=[0.45, 0.45, 0.1])] - 0.03 * rng.exponential(1.0, 600) + rng.normal(0, 0.03, 600)
+    value[:60] = rng.normal(half, 0.03, 60)
+    levels = Levels(("S2", "SSe", "Se2", "S", "Se", ""), np.array([*level, half, 0.36, 0.0]), np.full(6, 0.02), 3, 1.0)
+    levels = levels._replace(sigma=np.where(levels.value > 0, levels.sigma, 0.0))
+    mix = unmixed(value, np.full(600, 0.02), levels)
+    assert mix is not None
+    share = mix.share[3] + (mix.share[4] if told else 0.0)
+    assert share == pytest.approx(0.1, abs=0.04) if told else share < 0.01
 
 
 def test_columns_of_an_alloy_are_named_and_only_vacancies_are_listed() -> None:

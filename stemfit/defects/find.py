@@ -23,13 +23,16 @@ OFF_LATTICE_SIGMAS = 6.0
 
 
 def find_defects(evidence: Evidence) -> tuple[tuple[Defect, ...], tuple[Defect, ...]]:
-    """Claims and suspects, most probable first."""
+    """Claims and suspects: what is surely no pristine crystal first, and of that the larger first.
+
+    The probability of a label does not order them: that of a long line is shared among its neighbours in length.
+    """
     single = [d for p in evidence.posteriors for d in _site_defects(evidence.sites, p)]
     claims = [d for d in single if _defective(d) > CLAIM]
     suspects = [d for d in single if _defective(d) <= CLAIM]
     strays = _off_lattice(evidence.columns, evidence.sites, evidence.region_map)
     merged = join(claims + strays, evidence)
-    ordered = sorted(merged, key=lambda d: -d.probability)
+    ordered = sorted(merged, key=lambda d: (-round(_defective(d), 2), -len(d.sites), -d.probability))
     taken = {site for d in merged for site in d.sites}
     suspects = [d for d in suspects if not taken.intersection(d.sites)]  # a motif makes doubtful sites its own
     numbered = tuple(replace(d, id=k) for k, d in enumerate(ordered, 1))

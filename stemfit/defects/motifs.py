@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from stemfit.defects.adatoms import adatoms
+from stemfit.defects.closed_rows import closed_rows, outside
 from stemfit.defects.complexes import complexes
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.groups import NEIGHBOURS, neighbours, unnamed
@@ -28,14 +29,15 @@ def join(found: Sequence[Defect], evidence: Evidence) -> list[Defect]:
 
     Each recogniser names what it knows among the findings. Of what is left, a stray column and what is wrong with the
     sites round it are one UNKNOWN: something moved or was added there, and no single-site hypothesis can name it. Other
-    neighbours stay what they are one by one.
+    neighbours stay what they are one by one. What lies in the corridor of a line through an alloy is part of that line,
+    also if it looks like another motif by itself.
     """
     named: list[Defect] = []
-    left = list(found)
+    lines, left = closed_rows(found, evidence)
     for recognise in RECOGNISERS:
         more, left = recognise(left, evidence)
         named += more
-    return named + _unnamed_together(left, evidence.lattice.a_px_iso)
+    return lines + outside(lines, named + _unnamed_together(left, evidence.lattice.a_px_iso), evidence)
 
 
 def _unnamed_together(found: Sequence[Defect], a_px: float) -> list[Defect]:

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import logsumexp, ndtr
 
+from stemfit.defects.abundance import abundance
 from stemfit.defects.offsets import MERGED, OFF_CENTRE, Offsets, log_ratio
 from stemfit.defects.types import type_of
 from stemfit.hosts import ProjectedHost, column_type
@@ -175,6 +176,9 @@ def occupancy(
         rate = _densities(options, probability, prior, told, more)
         if half is not None and told:
             level = _learned(half, full.value, value, sigma, probability[:, 1] * (probability[:, 1] > 0.5))
+    rate = _with_guests(options, likelihood, rate, prior, more)
+    joint = likelihood + np.log(rate)
+    probability = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
     return SitePosterior(rows, options, probability, likelihood, rate, level)
 
 
@@ -231,6 +235,29 @@ def _densities(
 
 def _median(values: FloatArray) -> float:
     return float(np.median(values)) if len(values) else 0.0
+
+
+def _with_guests(
+    options: Sequence[Hypothesis], likelihood: FloatArray, rate: FloatArray, prior: FloatArray, more: NDArray[np.bool_]
+) -> FloatArray:
+    """Densities with those of atoms that mix with the host's as abundant as the image has them.
+
+    Only guests that stand out above full columns (`more`): dimmer ones are as bright as what a vacancy leaves. What they
+    explain of the bright columns is no reason any more to expect others.
+    """
+    new, guest = rate.copy(), np.array([h.type == "SUB" for h in options]) & more
+    for k in np.flatnonzero(guest):
+        element, _, own = options[k].label.partition("_")
+        others = np.delete(np.arange(len(options)), k)
+        share = np.log(rate[others] / rate[others].sum())
+        otherwise = logsumexp(likelihood[:, others] + share, axis=1)
+        new[k] = abundance(frozenset((element, own)), float(prior[k]), likelihood[:, k], otherwise)
+        new[k] = max(new[k], rate[k])
+    rest = more & ~(new > rate)
+    left = max(rate[more].sum() - new[new > rate].sum(), prior[rest].sum())
+    new[rest] *= min(left / max(rate[rest].sum(), 1e-300), 1.0)
+    new[0] = max(1.0 - new[1:].sum(), 0.05)
+    return np.asarray(new / new.sum())
 
 
 def _separation(half: Amplitude | None, full: Amplitude, sigma: FloatArray, scatter: float) -> float:

@@ -117,7 +117,7 @@ def rows(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], lis
     one by one, that with most evidence first, each with the sites that no other has taken.
     """
     odds = site_odds(evidence)
-    if odds is None:
+    if odds is None or "X" in evidence.imaging.mixtures:  # `closed_rows` has looked at those
         return [], list(found)
     claimed = {d.sites[0][:2] for d in found if len(d.sites) == 1 and d.sites[0][2] == "X"} & set(odds.row)
     readings = _all_lines(odds, claimed)
@@ -191,6 +191,12 @@ def site_odds(evidence: Evidence, densities: Densities | None = None) -> Odds | 
     index = {cell: k for k, cell in enumerate(cells)}
     line = densities.line if densities else LINE_RATE
     return Odds(index, vacant, other, joint[:, 0] - total, rate, line, against, inside)
+
+
+def vacancy_odds(evidence: Evidence) -> tuple[dict[Cell, int], dict[str, FloatArray]] | None:
+    """Rows of the arrays by cell, and `Odds.vacant`, by what is missing."""
+    odds = site_odds(evidence)
+    return None if odds is None else (odds.row, odds.vacant)
 
 
 def log_prior(kind: str, columns: int, rate: float | None = None) -> float:

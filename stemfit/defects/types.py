@@ -56,6 +56,12 @@ class Defect:
     log_bayes_factor: float
     best_candidate: str | None = None
 
+    @property
+    def type_probability(self) -> float:
+        """P(this type here), whatever its label: the length of a line may be open where it is sure that it is one."""
+        others = (p for label, p in self.alternatives if label != "pristine" and type_of(label, "") == self.type)
+        return self.probability + sum(others)
+
 
 def type_of(label: str, otherwise: str) -> str:
     """Contract type of a label; `otherwise` where the label alone does not say (SV or DV of another name)."""

@@ -47,10 +47,12 @@ def legend_rows(analysis: Analysis) -> list[list[Sign]]:
 
 
 def _counts(defects: Sequence[Defect]) -> list[str]:
-    """One entry for each label: how many, and from what probability up."""
+    """One entry for each label: how many, and from what probability up; lines of one kind, of any length, together."""
     by_label: dict[str, list[float]] = {}
     for defect in defects:
-        by_label.setdefault(defect.label, []).append(defect.probability)
+        line = defect.type == "LINE"
+        name = f"{defect.label.partition('-')[0]} line" if line else defect.label
+        by_label.setdefault(name, []).append(defect.type_probability if line else defect.probability)
     return [
         f"{len(p)} × {label_text(label)} (P ≥ {np.floor(100 * min(p)) / 100:.2f})"
         for label, p in sorted(by_label.items(), key=lambda item: (-len(item[1]), item[0]))

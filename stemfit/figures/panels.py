@@ -26,6 +26,7 @@ from stemfit.figures.sheet import (
     contrast,
     grey,
     label_text,
+    probability_text,
     scale_bar,
     shade,
     statement,
@@ -150,6 +151,8 @@ def _bar(
 def _close_up(sheet: Sheet, analysis: Analysis, panels: Panels, defect: Defect, left: float, top: float) -> None:
     """Image, model and residual about one defect, side by side under its name."""
     text = f"{defect.id}  {label_text(defect.label)}  {statement(defect.probability)}"
+    if defect.type == "LINE":
+        text += f" (LINE {probability_text(defect.type_probability)})"
     sheet.text(left, top + 0.6, text)
     (x0, x1), (y0, y1) = _view(analysis, defect)
     low, high = contrast(

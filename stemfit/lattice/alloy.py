@@ -200,17 +200,19 @@ def _whole(
 
 
 def _without_gain(sites: Honeycomb, brightness: Brightness, use: list[NDArray[np.int64]]) -> Brightness:
-    """Brightness over the local median of the sublattice that scatters less: a mixture on the other cannot pull it."""
-    calm = min(use, key=lambda k: _relative_spread(brightness.value[k]))
-    tree = cKDTree(sites.xy_px[calm])
-    around = np.median(brightness.value[calm][np.asarray(tree.query(sites.xy_px, k=GAIN_NEIGHBOURS)[1])], axis=1)
-    gain = np.clip(around / np.median(brightness.value[calm]), 0.3, 3.0)
+    """Brightness over the local median of one sublattice: of the one whose local medians differ less.
+
+    Where half of the columns of a mixture are brighter than the rest its median jumps from one population to the other.
+    """
+    gains = [_local(sites, brightness, k) for k in use]
+    gain = np.clip(min(gains, key=lambda g: float(np.std(np.log(np.clip(g, 1e-3, None))))), 0.3, 3.0)
     return Brightness(brightness.value / gain, brightness.sigma / gain)
 
 
-def _relative_spread(value: FloatArray) -> float:
-    centre = float(np.median(value))
-    return float(np.percentile(np.abs(value - centre), 80)) / max(abs(centre), 1e-300)
+def _local(sites: Honeycomb, brightness: Brightness, rows: NDArray[np.int64]) -> FloatArray:
+    """Median over the nearest of these columns, of that over all of them (S,)."""
+    near = np.asarray(cKDTree(sites.xy_px[rows]).query(sites.xy_px, k=GAIN_NEIGHBOURS)[1])
+    return np.median(brightness.value[rows][near], axis=1) / np.median(brightness.value[rows])
 
 
 def _widening(flat: Brightness, rows: NDArray[np.int64]) -> float:

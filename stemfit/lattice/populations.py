@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaln, gammaln
 from scipy.stats import binom
 
 from stemfit.optics.scattering import column_elements
@@ -18,9 +17,13 @@ FloatArray = NDArray[np.float64]
 ROUNDS, SETTLED = 60, 1e-4
 """Most rounds of expectation-maximisation, and the change of a share at which it ends."""
 
-VACANT = 0.02
-"""Mean share of columns that lost one of two atoms, and of those that lost all, before the image is asked (beta
-distribution, its mode at none): with more than a tenth a layer does not keep together for long."""
+VACANT = np.geomspace(1e-4, 0.2, 60)
+"""Share of columns that lost one of two atoms, and of those that lost all, where the image can tell: from hardly any to
+more than a layer stands, all orders of magnitude alike. It is integrated over."""
+
+USUAL_VACANT = (1e-2, 3e-3)
+"""The same where the image cannot tell because what is left is nearly as bright as a full column: orders of magnitude
+from Hong et al., Nat. Commun. 6, 6293 (2015). Learned there, the density would follow the shape of the scatter."""
 
 ODD_COLUMNS, ODD_REACH = 0.01, 4.0
 """Share of columns that are nothing of all this, and how bright they may be, in units of the brightest level."""
@@ -152,7 +155,7 @@ def unmixed(
         None where populations of full columns come out too close to each other to be told apart.
     """
     levels, spread, factor, left = prior, USUAL_SPREAD * prior.metal, 1.0, prior.sigma
-    share = np.where(np.arange(len(prior.value)) < prior.full, 1.0, VACANT)
+    share = np.where(np.arange(len(prior.value)) < prior.full, 1.0, USUAL_VACANT[0])
     if start is not None:
         spread, share = start.spread, start.share
     odd = float(np.log(ODD_COLUMNS / (ODD_REACH * prior.value.max())))
@@ -164,7 +167,8 @@ def unmixed(
         weight = np.exp(joint - top[:, None])
         total = weight.sum(1) + np.exp(odd - top)
         belongs = weight / total[:, None]
-        before, share = share, _shares(belongs.sum(0), prior.full)
+        told = _told(levels, spread, sigma, share)
+        before, share = share, _shares(belongs.sum(0), told, prior.full)
         if start is None:
             mean, left, factor = _moved(value, sigma, belongs, prior, spread, factor, free)
             levels = levels._replace(value=mean)
@@ -176,7 +180,7 @@ def unmixed(
         return None
     fit = float(np.sum(top + np.log(total)))
     counts = belongs.sum(0)
-    drawn = _log_chance(counts, prior.full) - float(counts @ np.log(before))
+    drawn = _log_chance(counts, told, prior.full) - float(counts @ np.log(before))
     return replace(found, evidence=fit + drawn + _believed(levels, left, prior, spread, factor, free))
 
 
@@ -203,39 +207,53 @@ def several(value: FloatArray, found: Populations) -> bool:
     return False
 
 
-def _shares(counts: FloatArray, full: int) -> FloatArray:
-    """Most probable shares: vacancies with their prior; pairs are drawn from two layers, each with its own fractions.
+def _told(levels: Levels, spread: float, sigma: FloatArray, share: FloatArray) -> NDArray[np.bool_]:
+    """Which types that lost an atom lie farther from every populated full column than these spread."""
+    full = levels.value[: levels.full][share[: levels.full] > POPULATED]
+    apart = np.abs(levels.value[levels.full :, None] - full).min(1, initial=np.inf)
+    return np.asarray(apart > RESOLVED * np.hypot(np.median(sigma), spread))
+
+
+def _shares(counts: FloatArray, told: NDArray[np.bool_], full: int) -> FloatArray:
+    """Shares: vacancies at their mean; pairs are drawn from two layers, each with its own fractions.
 
     For two elements in layers with fractions f and g of the second the shares of the three pairs fulfil
     p1^2 >= 4 p0 p2, with equality for f = g.
     """
-    n, price = float(counts.sum()), 1 / VACANT - 1
-    empty = counts[-1] / (n + price)
-    lost = counts[full:-1] / (n - counts[-1] + price) * (1 - empty)
+    n, usual = float(counts.sum()), USUAL_VACANT[0] / max(len(told) - 1, 1)
+    empty = _vacant(float(counts[-1]), n)[0] if told[-1] else USUAL_VACANT[1]
+    lost = [_vacant(float(k), n)[0] if known else usual for k, known in zip(counts[full:-1], told[:-1], strict=True)]
     whole = counts[:full] / max(float(counts[:full].sum()), 1e-9)
     if full == 3 and whole[1] ** 2 < 4 * whole[0] * whole[2]:
         f = whole[1] / 2 + whole[2]
         whole = np.array([(1 - f) ** 2, 2 * f * (1 - f), f**2])
-    share = np.concatenate([whole * (1 - empty - lost.sum()), lost, [empty]])
+    share = np.concatenate([whole * max(1 - empty - sum(lost), 0.0), lost, [empty]])
     return np.asarray(np.maximum(share, 1e-9) / np.maximum(share, 1e-9).sum())
 
 
-def _log_chance(counts: FloatArray, full: int) -> float:
+def _vacant(gone: float, n: float) -> tuple[float, float]:
+    """Mean share of vacancies where this many of n columns have one, and the logarithm of that count's probability."""
+    log = gone * np.log(VACANT) + (n - gone) * np.log1p(-VACANT)
+    weight = np.exp(log - log.max())
+    return float(weight @ VACANT / weight.sum()), float(np.log(weight.mean()) + log.max())
+
+
+def _log_chance(counts: FloatArray, told: NDArray[np.bool_], full: int) -> float:
     """Natural logarithm of the probability of these counts, all shares allowed.
 
     By the priors of vacancies; for each free fraction it costs half the logarithm of the number of columns (Schwarz,
     Ann. Stat. 6, 461, 1978).
     """
     whole, lost, empty = counts[:full], counts[full:-1], float(counts[-1])
-    b, n = 1 / VACANT - 1, float(counts.sum())
-    share = _shares(np.concatenate([whole, 0 * lost, [0.0]]), full)[:full]
+    n = float(counts.sum())
+    share = _shares(np.concatenate([whole, 0 * lost, [0.0]]), np.zeros_like(told), full)[:full]
+    share /= share.sum()
     fractions = {1: 0, 2: 1, 3: 2}[full]
     chance = float(whole @ np.log(share)) - 0.5 * fractions * np.log(max(n, 1.0))
-    chance += np.log(b) + betaln(1 + empty, b + n - empty)
-    if len(lost):
-        chance += np.log(b) + betaln(1 + lost.sum(), b + whole.sum())
-        chance += gammaln(0.5 * len(lost)) - gammaln(0.5 * len(lost) + lost.sum())
-        chance += float(np.sum(gammaln(0.5 + lost) - gammaln(0.5)))
+    usual = [USUAL_VACANT[0] / max(len(lost), 1)] * len(lost) + [USUAL_VACANT[1]]
+    for gone, known, share_of in zip([*lost, empty], told, usual, strict=True):
+        usually = float(gone * np.log(share_of) + (n - gone) * np.log1p(-share_of))
+        chance += _vacant(float(gone), n)[1] if known else usually
     return float(chance)
 
 
