@@ -242,11 +242,11 @@ def _with_guests(
 ) -> FloatArray:
     """Densities with those of atoms that mix with the host's as abundant as the image has them.
 
-    Only guests that stand out above full columns (`more`): dimmer ones are as bright as what a vacancy leaves. What they
-    explain of the bright columns is no reason any more to expect others.
+    Only guests that stand out above full columns (`more`): dimmer ones are as bright as what a vacancy leaves. What
+    they explain of the bright columns is no reason any more to expect others.
     """
     new, guest = rate.copy(), np.array([h.type == "SUB" for h in options]) & more
-    for k in np.flatnonzero(guest):
+    for k in map(int, np.flatnonzero(guest)):
         element, _, own = options[k].label.partition("_")
         others = np.delete(np.arange(len(options)), k)
         share = np.log(rate[others] / rate[others].sum())
