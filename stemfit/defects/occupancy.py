@@ -246,13 +246,13 @@ def _with_guests(
     they explain of the bright columns is no reason any more to expect others.
     """
     new, guest = rate.copy(), np.array([h.type == "SUB" for h in options]) & more
+    rare = np.where(more, prior, rate)
     for k in map(int, np.flatnonzero(guest)):
         element, _, own = options[k].label.partition("_")
         others = np.delete(np.arange(len(options)), k)
-        share = np.log(rate[others] / rate[others].sum())
+        share = np.log(rare[others] / rare[others].sum())
         otherwise = logsumexp(likelihood[:, others] + share, axis=1)
-        new[k] = abundance(frozenset((element, own)), float(prior[k]), likelihood[:, k], otherwise)
-        new[k] = max(new[k], rate[k])
+        new[k] = max(rate[k], abundance(frozenset((element, own)), float(rare[k]), likelihood[:, k], otherwise))
     rest = more & ~(new > rate)
     left = max(rate[more].sum() - new[new > rate].sum(), prior[rest].sum())
     new[rest] *= min(left / max(rate[rest].sum(), 1e-300), 1.0)
