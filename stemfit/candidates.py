@@ -126,7 +126,7 @@ def propose(
 
 def sites_of(candidate: Candidate, sites: SiteMap) -> tuple[tuple[Site, ...], FloatArray]:
     """Sites of the image that a candidate changes, and where they are (K, 2), px."""
-    nodes = candidate.structure.structure.cart_coords[list(candidate.structure.sites), :2]
+    nodes = candidate.structure.nodes_A[list(candidate.structure.sites), :2]
     near = cKDTree(sites.xy_px).query(nodes @ candidate.matrix.T + candidate.offset_px)[1]
     rows = list(dict.fromkeys(int(k) for k in np.atleast_1d(near)))
     return tuple((int(sites.ij[k, 0]), int(sites.ij[k, 1]), str(sites.sublattice[k])) for k in rows), sites.xy_px[rows]

@@ -168,7 +168,7 @@ def _alike(candidates: Sequence[Candidate], unrelaxed: Sequence[Fit]) -> FloatAr
     """
     keys = []
     for c in candidates:
-        places = c.structure.structure.cart_coords[list(c.structure.sites), :2]
+        places = c.structure.nodes_A[list(c.structure.sites), :2]
         keys.append((c.label, frozenset(map(tuple, np.round(places, 1)))))
     value = np.array([u.log_evidence for u in unrelaxed])
     same = [[n for n, other in enumerate(keys) if other == key] for key in keys]
@@ -263,5 +263,5 @@ def _ssim(scene: Scene, model: FloatArray) -> float:
 
 
 def _largest(candidate: Candidate, relaxed: Relaxed) -> float:
-    moved = np.linalg.norm(relaxed.positions_A - candidate.structure.structure.cart_coords, axis=1)
+    moved = np.linalg.norm(relaxed.positions_A - candidate.structure.nodes_A, axis=1)
     return float(moved[candidate.structure.occupied].max())
