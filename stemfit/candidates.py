@@ -17,6 +17,7 @@ from stemfit.candidate_sheets import SHARES, is_pair, middle_px, pair_structures
 from stemfit.candidate_trefoils import trefoil_patch
 from stemfit.defects import Defect, hypotheses, type_of
 from stemfit.defects.complexes import complex_rate
+from stemfit.defects.rows import LINE_RATE
 from stemfit.defects.types import Site
 from stemfit.hosts import HONEYCOMB, ProjectedHost
 from stemfit.lattice import Lattice, SiteMap
@@ -136,10 +137,15 @@ def _structures(defect: Defect, host: ProjectedHost, lattice: Lattice) -> list[D
     """All that could be there, the perfect crystal first."""
     if is_pair(defect, host):
         return list(pair_structures(defect, host, lattice, patch_cells(host)))
-    others = (n for n, p in defect.alternatives if p > MIN_ALTERNATIVE and n not in ("UNKNOWN", "ADATOM"))
+    others = (n for n, p in defect.alternatives if p > MIN_ALTERNATIVE and buildable(n))
     labels = [defect.label, *others]
     structures = [s for name in dict.fromkeys([*labels, "pristine"]) for s in _variants(name, defect, host)]
     return sorted(structures, key=lambda s: s.label != "pristine")
+
+
+def buildable(label: str) -> bool:
+    """Whether a label says by itself what stands on one site, or is the perfect crystal."""
+    return label not in ("UNKNOWN", "ADATOM") and label[:3] not in LINE_RATE
 
 
 def _trefoils(

@@ -2,9 +2,9 @@
 
 A site in a row of vacancies is not independent of the row: vacancies of MX2 gather in lines along zigzag (Komsa et al.,
 Phys. Rev. B 88, 035301 (2013)) which grow up to tens of columns (Wang et al., ACS Nano 10, 5419 (2016)). So sites are
-read under two processes: independent defects with the densities of this image, and lines. What is called a line is the
-row itself, whichever of the two made it; what the second process adds is that a doubtful site between or beside clear
-vacancies of a row is probably one of them.
+read under two processes: independent defects with the densities of this image, and lines. Where every twentieth site is
+vacant three in a row meet by chance: such a row is a line with the share that the second process has in it, and single
+vacancies otherwise. Within a line a doubtful site between or beside clear vacancies is probably one of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,18 @@ from scipy.special import logsumexp
 
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.occupancy import PRIOR_RATES, PRIOR_SITES
-from stemfit.defects.row_shapes import DIRECTIONS, SHORTEST, SHORTEST_BESIDE, Cell, Row, Shape, beside, cell_of, row_of
+from stemfit.defects.row_shapes import (
+    DIRECTIONS,
+    SHORTEST,
+    SHORTEST_BESIDE,
+    Cell,
+    Row,
+    Shape,
+    beside,
+    cell_of,
+    row_of,
+    ways_beside,
+)
 from stemfit.defects.types import Defect
 
 FloatArray = NDArray[np.float64]
@@ -31,8 +42,16 @@ LINE_RATE = {"SVL": 1e-4, "DVL": 3e-5, "CVL": 3e-5}
 magnitude, one line for a hundred single vacancies, and single rows before double ones (Komsa et al. 2013: longer rows
 turn double under the beam)."""
 
-ROUNDS = 3
-"""How often the densities of lines, and of the vacancies that belong to none, are learned from the lines found."""
+PRIOR_LINES = 1.0
+"""Weight of `LINE_RATE` against the image, in lines: a single row of which nobody knows whether chance made it must not
+raise the density of lines by which it is judged by more than a factor of two."""
+
+MENTIONED = 0.01
+"""Probability of a line from which single vacancies have it among their alternatives."""
+
+ROUNDS, SETTLED = 12, 0.01
+"""How often at most the densities of lines, and of the vacancies that belong to none, are learned from the lines found,
+and by how much their probabilities may still change at the end."""
 
 GROWS = 0.8
 """Probability that a line of three or more columns has one more: lines of seven on average."""
@@ -42,6 +61,9 @@ INSIDE = 0.95
 
 TYPES = {"SVL": "SV", "DVL": "SV", "CVL": "DV"}
 """What is missing on each of the sites of a line."""
+
+CLAIMED = 0.5
+"""Probability from which a row is one line and not single vacancies."""
 
 HOPELESS = 5.0
 """Natural logarithm below which a line is not weighed any more: its variants add less than that."""
@@ -75,6 +97,8 @@ class Odds(NamedTuple):
         Likelihood of the vacancy over that of the pristine column.
     inside : dict of "SV", "DV" to (K,) bool array
         Whether the site is probably vacant if it lies within a line.
+    label : dict of "SV", "DV" to str
+        Of the vacancy by itself.
     """
 
     row: dict[Cell, int]
@@ -85,6 +109,7 @@ class Odds(NamedTuple):
     line: dict[str, float]
     against_pristine: dict[str, FloatArray]
     inside: dict[str, NDArray[np.bool_]]
+    label: dict[str, str]
 
 
 class Weighed(NamedTuple):
@@ -95,19 +120,21 @@ class Weighed(NamedTuple):
     shape : Shape
         Most probable line.
     probability : dict of str to float
-        By label, pristine and UNKNOWN included; sums to one.
-    grown : float
-        Share of it that lines explain, and not chance.
+        By label; sums to one. That of a vacancy: defects here are independent of each other, UNKNOWN: a broken line.
     """
 
     shape: Shape
     probability: dict[str, float]
-    grown: float
 
     @property
     def named(self) -> float:
         """Probability that there is a line, of whatever length."""
-        return 1.0 - self.probability["pristine"] - self.probability["UNKNOWN"]
+        return sum(p for label, p in self.probability.items() if label[:3] in LINE_RATE)
+
+    @property
+    def grown(self) -> float:
+        """The same of a line, broken or not."""
+        return self.named + self.probability["UNKNOWN"]
 
 
 def rows(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], list[Defect]]:
@@ -120,34 +147,53 @@ def rows(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], lis
     if odds is None or "X" in evidence.imaging.mixtures:  # `closed_rows` has looked at those
         return [], list(found)
     claimed = {d.sites[0][:2] for d in found if len(d.sites) == 1 and d.sites[0][2] == "X"} & set(odds.row)
-    readings = _all_lines(odds, claimed)
+    readings: list[Weighed] = []
     for _ in range(ROUNDS):
-        if not readings:
+        before, readings = readings, _all_lines(odds, claimed)
+        if not readings or _settled(before, readings):
             break
-        before, odds = readings, site_odds(evidence, learned(readings, odds)) or odds
-        readings = _all_lines(odds, claimed)
-        if [r.shape for r in readings] == [r.shape for r in before]:
-            break
-    taken = {(i, j, "X") for reading in readings for i, j in reading.shape.cells()}
-    return [_defect(r, odds, evidence) for r in readings], [d for d in found if not taken.intersection(d.sites)]
+        odds = site_odds(evidence, learned(readings, odds)) or odds
+    lines = [r for r in readings if r.named > CLAIMED]
+    taken = {(i, j, "X") for reading in lines for i, j in reading.shape.cells()}
+    left = [d for d in found if not taken.intersection(d.sites)]
+    return [_defect(r, odds, evidence) for r in lines], _mentioned(left, [r for r in readings if r.named <= CLAIMED])
+
+
+def _settled(before: Sequence[Weighed], now: Sequence[Weighed]) -> bool:
+    same = [r.shape for r in before] == [r.shape for r in now]
+    return same and all(abs(a.named - b.named) < SETTLED for a, b in zip(before, now, strict=True))
+
+
+def _mentioned(found: Sequence[Defect], doubtful: Sequence[Weighed]) -> list[Defect]:
+    """Single vacancies with the line that they may be part of among their alternatives."""
+    part = {(i, j, "X"): reading for reading in doubtful for i, j in reading.shape.cells()}
+    said = []
+    for d in found:
+        if len(d.sites) == 1 and d.sites[0] in part:
+            p, label = part[d.sites[0]].named, part[d.sites[0]].shape.label
+            others = [(label, p), *((name, q * (1 - p)) for name, q in d.alternatives)]
+            others.sort(key=lambda item: -item[1])
+            d = replace(d, probability=d.probability * (1 - p), alternatives=tuple(others))
+        said.append(d)
+    return said
 
 
 def learned(readings: Sequence[Weighed], odds: Odds) -> Densities:
-    """Densities of lines of each kind, and of the vacancies that belong to none, in this image.
+    """Densities of lines of each kind, and of the vacancies that belong to none, in this image (one round).
 
-    A row that chance explains as well is no evidence for lines: it counts with the share that they have in it.
+    A row that chance explains as well counts with the share that lines have in it.
     """
-    count = len(odds.pristine) + PRIOR_SITES
-    alone = np.ones(len(odds.pristine))
+    count = len(odds.pristine)
+    alone = np.ones(count)
     for reading in readings:
         alone[[odds.row[cell] for cell in reading.shape.cells()]] = 1.0 - reading.grown
-    shares = [(label[:3], p * reading.grown) for reading in readings for label, p in reading.probability.items()]
+    shares = [(label[:3], p) for reading in readings for label, p in reading.probability.items()]
     line = {
-        kind: (sum(p for name, p in shares if name == kind) + PRIOR_SITES * rate) / count
+        kind: (sum(p for name, p in shares if name == kind) + PRIOR_LINES) / (count + PRIOR_LINES / rate)
         for kind, rate in LINE_RATE.items()
     }
     single = {
-        kind: float(alone @ (1.0 - np.exp(odds.other[kind])) + PRIOR_SITES * PRIOR_RATES[kind]) / count
+        kind: float(alone @ (1.0 - np.exp(odds.other[kind])) + PRIOR_SITES * PRIOR_RATES[kind]) / (count + PRIOR_SITES)
         for kind in ("SV", "DV")
     }
     return Densities(line, single)
@@ -164,7 +210,8 @@ def _all_lines(odds: Odds, claimed: set[Cell]) -> list[Weighed]:
 def site_odds(evidence: Evidence, densities: Densities | None = None) -> Odds | None:
     """Vacancies against all else on every judged chalcogen site; None where columns do not hold two equal atoms.
 
-    Without `densities`, single vacancies are as frequent as the occupancy found them, lines as `LINE_RATE`.
+    Without `densities`, vacancies are as frequent as beforehand, lines as `LINE_RATE`: the densities that the occupancy
+    found are those of the lines, too.
     """
     if not evidence.host.honeycomb or "X" not in evidence.host.sublattices or not evidence.posteriors:
         return None
@@ -174,7 +221,7 @@ def site_odds(evidence: Evidence, densities: Densities | None = None) -> Odds | 
         return None
     cells = [(int(i), int(j)) for i, j in evidence.sites.ij[one.site]]
     own = one.rate.copy()
-    for kind, share in (densities.single if densities else {}).items():
+    for kind, share in (densities.single if densities else {k: PRIOR_RATES[k] for k in TYPES.values()}).items():
         own[kinds == kind] *= share / own[kinds == kind].sum()
     own[0] = 1.0 - own[1:].sum()
     joint = one.log_likelihood + np.log(own)
@@ -190,7 +237,8 @@ def site_odds(evidence: Evidence, densities: Densities | None = None) -> Odds | 
         inside[kind] = vacant[kind] + math.log(INSIDE) > filled + math.log1p(-INSIDE)
     index = {cell: k for k, cell in enumerate(cells)}
     line = densities.line if densities else LINE_RATE
-    return Odds(index, vacant, other, joint[:, 0] - total, rate, line, against, inside)
+    label = {h.type: h.label for h in one.hypotheses if h.type in rate}
+    return Odds(index, vacant, other, joint[:, 0] - total, rate, line, against, inside, label)
 
 
 def vacancy_odds(evidence: Evidence) -> tuple[dict[Cell, int], dict[str, FloatArray]] | None:
@@ -202,15 +250,17 @@ def vacancy_odds(evidence: Evidence) -> tuple[dict[Cell, int], dict[str, FloatAr
 def log_prior(kind: str, columns: int, rate: float | None = None) -> float:
     """Natural logarithm of the share of sites at which a line of so many columns begins in one direction.
 
-    `rate` is that of the kind in all directions, with any number of columns; default `LINE_RATE`.
+    `rate` is that of the kind in all directions, with any number of columns; default `LINE_RATE`. Double lines of so
+    many columns differ by how these are shared and by how far one row is shifted: each is as likely.
     """
     shortest = 2 * SHORTEST_BESIDE if kind == "DVL" else SHORTEST
     grown = math.log(1 - GROWS) + (columns - shortest) * math.log(GROWS)
-    return math.log((rate or LINE_RATE[kind]) / len(DIRECTIONS)) + grown
+    ways = ways_beside(columns) if kind == "DVL" else 1
+    return math.log((rate or LINE_RATE[kind]) / len(DIRECTIONS) / ways) + grown
 
 
 def _lines(odds: Odds, claimed: set[Cell], free: set[Cell]) -> list[Weighed]:
-    """Lines without a site in common that are more probable than not, that with most evidence first.
+    """Lines without a site in common, that with most evidence first.
 
     A line that has to wait because a better one took some of its sites keeps others from the rest: it comes back, cut,
     in the next round.
@@ -228,18 +278,19 @@ def _lines(odds: Odds, claimed: set[Cell], free: set[Cell]) -> list[Weighed]:
         cells = set(shape.cells())
         if cells & held:
             held.update(cells if gain > 0 else ())
-        elif gain > -HOPELESS and (reading := weigh(shape, odds, lambda c: c in free and c not in held)).named > 0.5:
-            lines.append(reading)
-            held.update(cells, reading.shape.cells())
+        elif gain > -HOPELESS:
+            reading = weigh(shape, odds, lambda c: c in free and c not in held)
+            if reading.named > MENTIONED:
+                lines.append(reading)
+                held.update(cells, reading.shape.cells())
     return lines
 
 
 def _gain(odds: Odds, shape: Shape) -> float:
     """Logarithm of how much more probable a line is than independent defects, whatever lies at its ends."""
     kind, cells = TYPES[shape.kind], shape.cells()
-    by_chance = len(cells) * math.log(odds.rate[kind])
     line = log_prior(shape.kind, len(cells), odds.line[shape.kind]) + len(cells) * math.log(INSIDE)
-    return float(odds.vacant[kind][[odds.row[c] for c in cells]].sum() + np.logaddexp(line, by_chance))
+    return float(odds.vacant[kind][[odds.row[c] for c in cells]].sum() + line)
 
 
 def _runs(odds: Odds, free: Set[Cell], kind: str, direction: int, across: int, begun: Sequence[int]) -> list[Row]:
@@ -290,8 +341,8 @@ def _shapes(runs: Mapping[tuple[str, int, int], Sequence[Row]]) -> Iterator[Shap
 def weigh(shape: Shape, odds: Odds, usable: Callable[[Cell], bool]) -> Weighed:
     """Posterior of a line, of its lengths one more and one less at each end, and of both kinds of vacancy.
 
-    Every configuration of the sites concerned counts as often as lines or chance make it; what is neither one of these
-    lines nor pristine is UNKNOWN: a broken row, or a row with something else in it.
+    Rivals are defects that are independent of each other, whatever stands on the sites concerned, and a broken row or
+    one with something else in it, which has no name.
     """
     kinds = ("SVL", "CVL") if len(shape.rows) == 1 else ("DVL",)
     near = [s for s in shape.neighbours() if all(usable(cell) for cell in s.cells())]
@@ -299,25 +350,21 @@ def weigh(shape: Shape, odds: Odds, usable: Callable[[Cell], bool]) -> Weighed:
     concerned = sorted({cell for s in near for cell in s.cells()})
     place = {cell: n for n, cell in enumerate(concerned)}
     at = [odds.row[cell] for cell in concerned]
-    line, chance = np.empty(len(options)), np.empty(len(options))
+    line = np.empty(len(options))
     for n, option in enumerate(options):
         kind, own = TYPES[option.kind], np.zeros(len(concerned), dtype=bool)
         own[[place[cell] for cell in option.cells()]] = True
         here = odds.vacant[kind][at][own].sum() + odds.other[kind][at][~own].sum()
         line[n] = here + log_prior(option.kind, own.sum(), odds.line[option.kind]) + own.sum() * math.log(INSIDE)
-        chance[n] = here + own.sum() * math.log(odds.rate[kind])
-    pristine = float(odds.pristine[at].sum())
+    best = options[int(np.argmax(line))]
     weight = dict.fromkeys((s.label for s in options), -math.inf)
-    both = np.logaddexp(line, chance)
-    for option, value in zip(options, both, strict=True):
+    for option, value in zip(options, line, strict=True):
         weight[option.label] = float(np.logaddexp(weight[option.label], value))
-    best = options[int(np.argmax(both))]
-    others = max(1.0 - float(np.exp(np.append(chance, pristine)).sum()), 1e-300)
-    weight["UNKNOWN"] = float(np.logaddexp(math.log(others), _broken(best, odds, concerned)))
-    weight["pristine"] = pristine
+    weight["UNKNOWN"] = _broken(best, odds, concerned)
+    weight["pristine"] = float(odds.pristine[at].sum())
+    weight[odds.label[TYPES[best.kind]]] = math.log(max(-math.expm1(weight["pristine"]), 1e-300))
     total = float(logsumexp(list(weight.values())))
-    grown = math.exp(float(logsumexp(line)) - float(logsumexp(both)))
-    return Weighed(best, {label: math.exp(value - total) for label, value in weight.items()}, grown)
+    return Weighed(best, {label: math.exp(value - total) for label, value in weight.items()})
 
 
 def _broken(shape: Shape, odds: Odds, concerned: Sequence[Cell]) -> float:

@@ -192,10 +192,11 @@ def _fits(
 def _restated(
     defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score], unknown: float, sites: SiteMap
 ) -> Defect:
-    weight: dict[str, float] = {}
+    weight = _alike_from_above(defect, candidates)
+    told = 1 - sum(weight.values())
     for c, s in zip(candidates, scores, strict=True):
-        weight[c.label] = weight.get(c.label, 0.0) + s.posterior * (1 - unknown)
-    weight["UNKNOWN"] = weight.get("UNKNOWN", 0.0) + unknown
+        weight[c.label] = weight.get(c.label, 0.0) + s.posterior * (1 - unknown) * told
+    weight["UNKNOWN"] = weight.get("UNKNOWN", 0.0) + unknown * told
     named = {label: p for label, p in weight.items() if label != "pristine"}
     label = max(named, key=lambda name: named[name])
     others = sorted(((n, p) for n, p in weight.items() if n != label), key=lambda item: -item[1])
@@ -237,6 +238,13 @@ def _with_adatom(before: Defect, after: Defect) -> Defect:
     if label == "ADATOM" != after.label:
         after = replace(after, type="ADATOM", label=label, best_candidate=None)
     return replace(after, probability=weight[label] / total, alternatives=tuple(others))
+
+
+def _alike_from_above(defect: Defect, candidates: Sequence[Candidate]) -> dict[str, float]:
+    """Names on which the pixels have no say: a line, and the same vacancies met by chance, are the same structure."""
+    line = defect.type == "LINE"
+    known = {c.label for c in candidates}
+    return {n: p for n, p in defect.alternatives if n not in known and (n.startswith("V_") if line else n[1:3] == "VL")}
 
 
 def _credible(posterior: FloatArray) -> NDArray[np.bool_]:
