@@ -17,7 +17,7 @@ from stemfit.candidate_sheets import SHARES, is_pair, middle_px, pair_structures
 from stemfit.candidate_trefoils import trefoil_patch
 from stemfit.defects import Defect, hypotheses, type_of
 from stemfit.defects.complexes import complex_rate
-from stemfit.defects.rows import LINE_RATE
+from stemfit.defects.row_odds import LINE_RATE
 from stemfit.defects.types import Site
 from stemfit.hosts import HONEYCOMB, ProjectedHost
 from stemfit.lattice import Lattice, SiteMap

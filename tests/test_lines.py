@@ -247,18 +247,23 @@ def test_lines_among_random_vacancies_are_as_frequent_as_stated(density: float) 
 
 
 def test_what_may_be_chance_says_so() -> None:
-    """Three in a row where every twentieth site is vacant are three vacancies, which may be a line."""
-    cells, rates = along(1, 3), RATES | {"V_Se": 0.05}
-    others = {(i, j) for i, j in product(range(-14, 15, 4), range(-14, 15, 5)) if min(abs(i + 3), abs(j - 2)) > 2}
-    found, _ = find_defects(seen(likelihoods([*others, *cells]), rates=rates))
+    """Three in a row where every sixteenth site is vacant are three vacancies, which may be a line."""
+    cells, rng = along(1, 3), np.random.default_rng(3)
+    apart = {(i, j) for i, j in product(range(-14, 15), repeat=2) if min(abs(i + 3), abs(j - 2)) > 2}
+    others = {cell for cell in sorted(apart) if rng.random() < 0.06}
+    found, _ = find_defects(seen(likelihoods([*others, *cells]), rates=RATES | {"V_Se": 0.06}))
     own = [d for d in found if d.sites[0][:2] in cells]
     assert [d.label for d in own] == ["V_Se"] * 3
     for d in own:
         assert 0.02 < dict(d.alternatives)["SVL-3"] < 0.5
         assert everything(d) == pytest.approx(1.0)
-    found, _ = find_defects(seen(likelihoods(cells)))  # with nothing else in the image
-    assert [d.label for d in found] == ["SVL-3"]
-    assert 0.0 < dict(found[0].alternatives)["V_Se"] < 0.3
+    # As many that avoid each other are no chance, nor is a row with nothing else in the image.
+    rather = {(i, j) for i, j in apart if i % 4 == 0 and j % 4 == 0}
+    for some in (rather, set[Cell]()):
+        found, _ = find_defects(seen(likelihoods([*some, *cells]), rates=RATES | {"V_Se": 0.06}))
+        (line,) = [d for d in found if d.type == "LINE"]
+        assert line.label == "SVL-3"
+        assert 0.0 < dict(line.alternatives)["V_Se"] < 0.4
 
 
 def test_pairs_of_vacancies_do_not_grow_into_lines_where_the_third_is_doubtful() -> None:

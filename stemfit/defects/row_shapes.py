@@ -56,6 +56,11 @@ class Shape(NamedTuple):
         """Cells of all chalcogen columns that lack atoms."""
         return tuple(cell for row in self.rows for cell in row.cells())
 
+    def adjacent(self) -> int:
+        """Pairs of neighbouring sites."""
+        cells = set(self.cells())
+        return sum((i + di, j + dj) in cells for i, j in cells for di, dj in DIRECTIONS)
+
     def stands(self) -> bool:
         """Whether the rows are long enough, and near enough to each other, for the name."""
         if len(self.rows) == 1:
