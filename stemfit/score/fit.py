@@ -54,8 +54,8 @@ def fit(
     model, _, information, right = system = equations(drawing, scene)
     factor = np.linalg.cholesky(np.eye(len(right)) + information)
     half = solve_triangular(factor, right, lower=True)
-    misfit = float(np.sum(scene.weight * (scene.image - model) ** 2))
-    log_evidence = 0.5 * float(half @ half) - float(np.log(np.diag(factor)).sum()) - 0.5 * misfit
+    before = float(np.sum(scene.weight * (scene.image - model) ** 2))
+    log_evidence = 0.5 * float(half @ half) - float(np.log(np.diag(factor)).sum()) - 0.5 * before
     best = system.moved(solve_triangular(factor.T, half, lower=False))
     rest = float(np.sum(scene.weight * (scene.image - best) ** 2))
     near = cKDTree(scene.extent).query(xy)[0] < TESTED * lattice.a_px_iso / scene.pixel
