@@ -152,7 +152,7 @@ def rank(
         others = others_of(defect, defects, fields, columns, imaging, sites, brightness)
         found, unknown = score_defect(defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others)
         scores.update({s.candidate: s for s in found})
-        restated.append(_with_adatom(defect, _restated(defect, cs, found, unknown, sites)))
+        restated.append(_with_adatom(defect, _restated(defect, cs, found, unknown, (sites, lattice))))
     pristine = {d.id: dict(d.alternatives).get("pristine", 0.0) for d in restated}
     return Ranking(
         tuple(scores[c.id] for c in candidates),
@@ -190,7 +190,8 @@ def _fits(
 
 
 def _restated(
-    defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score], unknown: float, sites: SiteMap
+    defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score], unknown: float,
+    where: tuple[SiteMap, Lattice],
 ) -> Defect:
     weight = _alike_from_above(defect, candidates)
     told = 1 - sum(weight.values())
@@ -207,8 +208,9 @@ def _restated(
         ((round(s.posterior, 6), s.ncc, c.id) for c, s in zip(candidates, scores, strict=True) if c.label == label),
         default=(0.0, 0.0, None),
     )[2]
-    if label != defect.label and best is not None and len(defect.sites) > 1 and defect.type in ("LINE", "VM"):
-        own, extent = sites_of(next(c for c in candidates if c.id == best), sites)
+    several = len(defect.sites) > 1 and defect.type in ("LINE", "VM", "TREFOIL")
+    if label != defect.label and best is not None and several:
+        own, extent = sites_of(next(c for c in candidates if c.id == best), *where)
         defect = replace(defect, sites=own, extent_px=extent, center_px=extent.mean(0))
     factor = evidence.get(label, max(evidence.values())) - evidence["pristine"]
     kinds = {c.label: c.type for c in candidates}
