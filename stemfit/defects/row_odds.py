@@ -154,7 +154,13 @@ def site_odds(evidence: Evidence, densities: Densities | None = AS_KNOWN) -> Odd
     return Odds(index, vacant, other, joint[:, 0] - total, rate, densities or AS_KNOWN, against, inside, label)
 
 
-def learned(readings: Sequence[Weighed], odds: Odds, free: Set[Cell]) -> Densities:
+def neighbour_pairs(odds: Odds) -> NDArray[np.int64]:
+    """Rows (2, P) of all pairs of neighbouring chalcogen sites."""
+    beside = ((k, odds.row.get((i + di, j + dj), -1)) for (i, j), k in odds.row.items() for di, dj in DIRECTIONS)
+    return np.array([pair for pair in beside if pair[1] >= 0], dtype=np.int64).reshape(-1, 2).T
+
+
+def learned(readings: Sequence[Weighed], odds: Odds, free: Set[Cell], pairs: NDArray[np.int64]) -> Densities:
     """Densities of lines of each kind, and of the vacancies that belong to none, in this image (one round).
 
     A row that chance explains as well counts with the share that lines have in it.
@@ -173,8 +179,6 @@ def learned(readings: Sequence[Weighed], odds: Odds, free: Set[Cell]) -> Densiti
         / (count + PRIOR_LINES / (share * single[TYPES[kind]]))
         for kind, share in LINES_PER_VACANCY.items()
     }
-    pairs = np.array([(k, odds.row[c]) for (i, j), k in odds.row.items() for di, dj in DIRECTIONS
-                      if (c := (i + di, j + dj)) in odds.row]).reshape(-1, 2).T  # fmt: skip
     company = {
         kind: (float(v[pairs[0]] @ v[pairs[1]]) + PRIOR_PAIRS)
         / (float(alone[pairs[0]] @ alone[pairs[1]]) * single[kind] ** 2 + PRIOR_PAIRS)

@@ -27,6 +27,7 @@ from stemfit.defects.row_odds import (
     Weighed,
     learned,
     log_prior,
+    neighbour_pairs,
     site_odds,
 )
 from stemfit.defects.row_shapes import (
@@ -69,12 +70,12 @@ def rows(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], lis
         return [], list(found)
     claimed = {d.sites[0][:2] for d in found if len(d.sites) == 1 and d.sites[0][2] == "X"} & set(odds.row)
     free = set(odds.row) - _of_others(claimed, evidence)
-    readings: list[Weighed] = []
+    readings, pairs = list[Weighed](), neighbour_pairs(odds)
     for _ in range(ROUNDS):
         before, readings = readings, _all_lines(odds, claimed, free)
         if not readings or _settled(before, readings):
             break
-        odds = site_odds(evidence, learned(readings, odds, free)) or odds
+        odds = site_odds(evidence, learned(readings, odds, free, pairs)) or odds
     lines = [r for r in readings if r.named > CLAIMED]
     taken = {(i, j, "X") for reading in lines for i, j in reading.shape.cells()}
     left = [d for d in found if not taken.intersection(d.sites)]
