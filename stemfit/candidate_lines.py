@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from stemfit.defects import Defect
+from stemfit.defects.row_odds import log_prior
 from stemfit.defects.row_shapes import DIRECTIONS, Cell, Shape, shape_of
-from stemfit.defects.rows import log_prior
 from stemfit.hosts import ProjectedHost
 from stemfit.lattice import Lattice
 

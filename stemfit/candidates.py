@@ -17,6 +17,8 @@ from stemfit.candidate_sheets import SHARES, is_pair, middle_px, pair_structures
 from stemfit.candidate_trefoils import trefoil_patch
 from stemfit.defects import Defect, hypotheses, type_of
 from stemfit.defects.complexes import complex_rate
+from stemfit.defects.loose import IN_HOLLOW
+from stemfit.defects.row_odds import LINE_RATE
 from stemfit.defects.types import Site
 from stemfit.hosts import HONEYCOMB, ProjectedHost
 from stemfit.lattice import Lattice, SiteMap
@@ -124,22 +126,38 @@ def propose(
     return tuple(made)
 
 
-def sites_of(candidate: Candidate, sites: SiteMap) -> tuple[tuple[Site, ...], FloatArray]:
-    """Sites of the image that a candidate changes, and where they are (K, 2), px."""
-    nodes = candidate.structure.structure.cart_coords[list(candidate.structure.sites), :2]
-    near = cKDTree(sites.xy_px).query(nodes @ candidate.matrix.T + candidate.offset_px)[1]
-    rows = list(dict.fromkeys(int(k) for k in np.atleast_1d(near)))
-    return tuple((int(sites.ij[k, 0]), int(sites.ij[k, 1]), str(sites.sublattice[k])) for k in rows), sites.xy_px[rows]
+def sites_of(candidate: Candidate, sites: SiteMap, lattice: Lattice) -> tuple[tuple[Site, ...], FloatArray]:
+    """Sites of the image that a candidate changes, newly occupied hollows included, and where they are (K, 2), px."""
+    nodes = candidate.structure.nodes_A[list(candidate.structure.sites), :2]
+    at_px = nodes @ candidate.matrix.T + candidate.offset_px
+    off, near = (np.asarray(a) for a in cKDTree(sites.xy_px).query(at_px))
+    known = off < IN_HOLLOW * lattice.a_px_iso
+    rows = list(dict.fromkeys(near[known].tolist()))
+    names = tuple((int(sites.ij[k, 0]), int(sites.ij[k, 1]), str(sites.sublattice[k])) for k in rows)
+    if known.all():
+        return names, sites.xy_px[rows]
+    cells = np.unique(sites.ij, axis=0)
+    hollows_px = lattice.positions(cells + (1.0 - lattice.basis[1]))
+    own = list(dict.fromkeys(np.atleast_1d(cKDTree(hollows_px).query(at_px[~known])[1]).tolist()))
+    return (
+        (*names, *((int(cells[k, 0]), int(cells[k, 1]), "H") for k in own)),
+        np.vstack([sites.xy_px[rows], hollows_px[own]]),
+    )
 
 
 def _structures(defect: Defect, host: ProjectedHost, lattice: Lattice) -> list[DefectStructure]:
     """All that could be there, the perfect crystal first."""
     if is_pair(defect, host):
         return list(pair_structures(defect, host, lattice, patch_cells(host)))
-    others = (n for n, p in defect.alternatives if p > MIN_ALTERNATIVE and n not in ("UNKNOWN", "ADATOM"))
+    others = (n for n, p in defect.alternatives if p > MIN_ALTERNATIVE and buildable(n))
     labels = [defect.label, *others]
     structures = [s for name in dict.fromkeys([*labels, "pristine"]) for s in _variants(name, defect, host)]
     return sorted(structures, key=lambda s: s.label != "pristine")
+
+
+def buildable(label: str) -> bool:
+    """Whether a label says by itself what stands on one site, or is the perfect crystal."""
+    return label not in ("UNKNOWN", "ADATOM") and label[:3] not in LINE_RATE
 
 
 def _trefoils(

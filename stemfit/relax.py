@@ -83,7 +83,7 @@ def relaxer(name: str, device: str = "auto", checkpoint: Path | None = None) -> 
 
 def keep(candidates: Sequence[Candidate]) -> list[Relaxed]:
     """Leave every structure as it was built."""
-    return [Relaxed(c.structure.structure.cart_coords, None, "keep", None) for c in candidates]
+    return [Relaxed(c.structure.nodes_A, None, "keep", None) for c in candidates]
 
 
 def taught_by(checkpoint: Checkpoint) -> str:

@@ -73,7 +73,7 @@ def test_every_structure_of_a_line_lies_on_its_sites(
         assert len(places) == len(cells)
         for xy in line.extent_px:
             assert np.linalg.norm(places - xy, axis=1).min() < 0.3  # the scan is bent by that much
-        assert set(sites_of(candidate, site_map)[0]) == set(line.sites)
+        assert set(sites_of(candidate, site_map, lattice(polarity))[0]) == set(line.sites)
     # Where nothing is missing the patch is the crystal of the image: metals on metals, chalcogens on chalcogens.
     for candidate in (made[0], own[0]):
         assert disagreement(columns(candidate), site_map, line.center_px, 2.0 * lattice().a_px_iso) < 0.3
@@ -107,7 +107,7 @@ def test_a_doubtful_end_is_proposed_with_and_without(polarity: int, direction: i
     site_map, made = proposed(polarity, line)
     assert {c.label for c in made} >= {"SVL-3", "SVL-4"}
     for candidate in made[1:]:
-        own = {s[:2] for s in sites_of(candidate, site_map)[0]}
+        own = {s[:2] for s in sites_of(candidate, site_map, lattice(polarity))[0]}
         length = int(candidate.label[4:])
         assert own in (set(cells[:length]), set(cells[-length:]))
         nearest = np.linalg.norm(gone(candidate)[:, None] - site_map.xy_px[None], axis=2).min(1)
@@ -143,7 +143,7 @@ def test_complexes_lie_on_their_sites(polarity: int, label: str, what: dict[str,
     same = [c for c in made if c.label == label]
     assert len(same) == (2 if left else 1)  # of the upper or of the lower layer
     for candidate in same:
-        assert set(sites_of(candidate, site_map)[0]) == set(one.sites)
+        assert set(sites_of(candidate, site_map, lattice(polarity))[0]) == set(one.sites)
         assert sum(t == "Se" for t in columns(candidate).types) == left
         assert disagreement(columns(candidate), site_map, one.center_px, 2.0 * lattice().a_px_iso) < 0.3
 

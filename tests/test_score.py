@@ -276,7 +276,7 @@ def test_a_strain_of_the_whole_patch_decides_nothing(monkeypatch: pytest.MonkeyP
         return float(np.mean([a.log_likelihood - b.log_likelihood for a, b in zip(at_rest, strained, strict=True)]))
 
     # The unrelaxed structure, weighed beside it, would bound the loss with and without.
-    ranking, fitting = (import_module(f"stemfit.score.{name}") for name in ("rank", "fit"))  # names of functions, too
+    ranking, fitting = (import_module(f"stemfit.score.{name}") for name in ("rank", "normal"))  # functions, too
     monkeypatch.setattr(ranking, "MISLED", 1e-30)
     assert lost() < 6.0
     monkeypatch.setattr(fitting, "STRAIN", 1e-6)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from definet.structures import VACANCY, ZIGZAG, pristine, trefoil
 from stemfit.candidate_trefoils import crystal_cell
-from stemfit.candidates import Candidate, propose
+from stemfit.candidates import Candidate, propose, sites_of
 from stemfit.columns import find
 from stemfit.defects import Defect
 from stemfit.defects import trefoil_shapes as shapes
@@ -298,6 +298,19 @@ def test_rivals_are_proposed() -> None:
     metals = places([(5, 3, "M"), (5, 4, "M")], -1)
     assert sorted(map(tuple, np.round(centres, 0))) == sorted(map(tuple, np.round(metals, 0)))
     assert made[0].log_prior > made[1].log_prior > made[2].log_prior
+
+
+@pytest.mark.parametrize("polarity", [1, -1])
+def test_what_wins_in_the_end_says_its_own_sites(polarity: int) -> None:
+    two = shapes.trefoil(frozenset(((5, 3), (5, 4))), polarity)
+    made = named(two, polarity, [("T3", 0.01)])
+    one, outer = shapes.trefoil(frozenset(((5, 3),)), polarity), shapes.trefoil(frozenset(two.metals), polarity, True)
+    said = [set(sites_of(c, all_sites(lattice(polarity)), lattice(polarity))[0]) for c in made]
+    assert said[1] == set(two.sites) and said[2] == set(outer.sites) and set(one.sites) in said[3:5]
+    assert len(made) > 5 and all(shapes.read_off(sites, polarity) for sites in said[1:])
+    for candidate, sites in zip(made[1:], said[1:], strict=True):
+        _, where_px = sites_of(candidate, all_sites(lattice(polarity)), lattice(polarity))
+        assert np.linalg.norm(where_px.mean(0) - places(sorted(sites), polarity).mean(0)) < 0.5
 
 
 def test_another_stacking_is_not_read_as_trefoils() -> None:

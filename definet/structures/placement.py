@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -93,6 +94,16 @@ class DefectStructure:
     def occupied(self) -> NDArray[np.bool_]:
         """(N,) True where a node is an atom."""
         return np.asarray(self.marker != VACANCY)
+
+    @cached_property
+    def numbers(self) -> NDArray[np.int64]:
+        """(N,) atomic numbers of the nodes; of the missing element where an atom is missing."""
+        return np.array([site.specie.Z for site in self.structure], dtype=np.int64)
+
+    @cached_property
+    def nodes_A(self) -> FloatArray:
+        """(N, 3) Cartesian positions of the nodes, Angstrom."""
+        return np.asarray(self.structure.cart_coords)
 
     @property
     def atoms(self) -> Structure:

@@ -20,11 +20,14 @@ from scipy.special import logsumexp
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.gaps import gaps
 from stemfit.defects.occupancy import PRIOR_SITES
+from stemfit.defects.row_odds import GROWS, INSIDE, LINE_RATE, TYPES, log_prior, vacancy_odds
 from stemfit.defects.row_shapes import DIRECTIONS, SHORTEST, SHORTEST_BESIDE, Cell, Row, Shape, beside, cell_of, row_of
-from stemfit.defects.rows import GROWS, INSIDE, LINE_RATE, ROUNDS, TYPES, log_prior, vacancy_odds
 from stemfit.defects.types import Defect
 
 FloatArray = NDArray[np.float64]
+
+ROUNDS = 3
+"""How often the density of lines is learned from the lines found."""
 
 SOMETHING_ELSE = 0.1
 """Probability that a closed gap is no row of vacancies, before its light is looked at: steps, boundaries, folds."""

@@ -39,6 +39,8 @@ class Evidence:
         Without the jitter of rows, as the columns were fitted to it.
     regions : tuple of Region
         What is there: number k of the map is the k-th.
+    explained : frozenset of int
+        Observed columns that belong to a site although another one stands on it.
     """
 
     columns: Columns
@@ -50,6 +52,7 @@ class Evidence:
     imaging: Imaging
     image: FloatArray
     regions: tuple[Region, ...] = ()
+    explained: frozenset[int] = frozenset()
     _rows: dict[Site, tuple[int, int]] = field(init=False, repr=False, compare=False)
     _named: dict[Site, int] = field(init=False, repr=False, compare=False)
 
@@ -107,6 +110,12 @@ class Evidence:
         one = self.posteriors[k]
         return {h.label: float(v) for h, v in zip(one.hypotheses, one.probability[n], strict=True)}
 
+    def doubted(self, sublattice: str) -> list[Site]:
+        """Judged sites of a sublattice that are probably not pristine."""
+        one = self.posteriors[self.host.sublattices.index(sublattice)]
+        rows = one.site[one.probability[:, 0] < 0.5]
+        return [(int(i), int(j), sublattice) for i, j in self.sites.ij[rows]]
+
     def rate(self, site: Site) -> dict[str, float]:
         """Share of the sites of its sublattice that each hypothesis takes, by label; empty if unjudged."""
         if site not in self._rows:
@@ -115,7 +124,8 @@ class Evidence:
         return {h.label: float(v) for h, v in zip(one.hypotheses, one.rate, strict=True)}
 
     def strays(self) -> NDArray[np.int64]:
-        """Indices of observed columns that sit on no site."""
+        """Indices of observed columns that sit on no site and belong to none."""
         taken = np.zeros(len(self.columns), dtype=bool)
         taken[self.sites.column[self.sites.column >= 0]] = True
+        taken[list(self.explained)] = True
         return np.flatnonzero(~taken)

@@ -11,6 +11,7 @@ from stemfit.columns import Columns
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.motifs import join
 from stemfit.defects.occupancy import SitePosterior
+from stemfit.defects.torn import with_torn_pairs
 from stemfit.defects.types import Defect
 from stemfit.imaging import MODEL_FLOOR
 from stemfit.lattice import SiteMap
@@ -27,10 +28,11 @@ def find_defects(evidence: Evidence) -> tuple[tuple[Defect, ...], tuple[Defect, 
 
     The probability of a label does not order them: that of a long line is shared among its neighbours in length.
     """
+    evidence = with_torn_pairs(evidence)
     single = [d for p in evidence.posteriors for d in _site_defects(evidence.sites, p)]
     claims = [d for d in single if _defective(d) > CLAIM]
     suspects = [d for d in single if _defective(d) <= CLAIM]
-    strays = _off_lattice(evidence.columns, evidence.sites, evidence.region_map)
+    strays = _off_lattice(evidence.columns, evidence.sites, evidence.region_map, evidence.strays())
     merged = join(claims + strays, evidence)
     ordered = sorted(merged, key=lambda d: (-round(_defective(d), 2), -len(d.sites), -d.probability))
     taken = {site for d in merged for site in d.sites}
@@ -62,21 +64,21 @@ def _site_defects(sites: SiteMap, posterior: SitePosterior) -> list[Defect]:
     return found
 
 
-def _off_lattice(columns: Columns, sites: SiteMap, region_map: NDArray[np.uint8]) -> list[Defect]:
+def _off_lattice(
+    columns: Columns, sites: SiteMap, region_map: NDArray[np.uint8], strays: NDArray[np.int64]
+) -> list[Defect]:
     """Significant columns that sit on no site: something is there that the crystal does not explain.
 
     Where the nearest site is not judged (beside a region, at the image's edge) they are not either.
     """
-    taken = np.zeros(len(columns), dtype=bool)
-    taken[sites.column[sites.column >= 0]] = True
     sigma = np.sqrt(columns.cov[:, 2, 2])
     bright = float(np.percentile(columns.intensity, 75)) if len(columns) else 0.0
     error = np.hypot(sigma, MODEL_FLOOR * bright)
-    strong = ~taken & (columns.intensity > OFF_LATTICE_SIGMAS * error)
+    strong = columns.intensity > OFF_LATTICE_SIGMAS * error
     h, w = region_map.shape
     margin = 2.0 * columns.profile.width_px
     found = []
-    for k in np.flatnonzero(strong):
+    for k in strays[strong[strays]]:
         x, y = columns.xy_px[k]
         if not (margin < x < w - 1 - margin and margin < y < h - 1 - margin) or region_map[round(y), round(x)]:
             continue

@@ -85,6 +85,7 @@ class Loose:
         self._near: dict[Site, frozenset[int]] = {}
         self._strays = evidence.strays()
         self._xy = evidence.columns.xy_px[self._strays]
+        self._error = np.sqrt(evidence.columns.cov[:, 2, 2])
         cells = np.unique(sites.ij, axis=0)
         centres = lattice.positions(cells + (1.0 - lattice.basis[1])) if len(cells) else np.zeros((0, 2))
         self.strays_of = self._in_hollows(cells, centres) if len(cells) and len(self._strays) else {}
@@ -137,8 +138,11 @@ class Loose:
         free = np.setdiff1d(self._strays, list(self.strays_of.values()))
         for row in np.flatnonzero((evidence.sites.sublattice == "M") & (evidence.sites.column < 0)):
             off = np.hypot(*(evidence.columns.xy_px[free] - evidence.sites.xy_px[row]).T)
-            light = evidence.columns.intensity[free] / self._gain(evidence.sites.xy_px[row])
-            like = (light > (first + second) / 2) == (first > second)
+            gain = self._gain(evidence.sites.xy_px[row])
+            light, error = (a / gain for a in (evidence.columns.intensity[free], self._error[free]))
+            # Nearer to a metal than to X2, or hardly told from it: in WSe2 both are as bright.
+            error = np.hypot(error, RELAXED_ERROR * first)
+            like = np.abs(light - first) < np.maximum(np.abs(light - second), 2 * error)
             off = np.where(like, off, np.inf)
             if len(off) and off.min() < GONE * self._a_px:
                 i, j = evidence.sites.ij[row]

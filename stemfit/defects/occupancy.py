@@ -294,6 +294,15 @@ def _log_likelihood(
     return np.asarray(np.logaddexp(normal + np.log(1 - share), wide + np.log(share)))
 
 
+def likelihoods(
+    value: FloatArray, sigma: FloatArray, one: SitePosterior, imaging: Imaging, sublattice: str
+) -> FloatArray:
+    """Natural logarithm (K, H) of the likelihood of every hypothesis of a posterior, for sites measured otherwise."""
+    full = imaging.amplitudes[one.hypotheses[0].column]
+    each = [_log_likelihood(value, sigma, h, imaging, one.half, full, sublattice) for h in one.hypotheses]
+    return np.stack(each, axis=1)
+
+
 def brightest(imaging: Imaging) -> float:
     """Brightness of the brightest pristine column."""
     return max(a.value for a in imaging.amplitudes.values() if a.source == "image")

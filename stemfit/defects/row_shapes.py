@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 Cell = tuple[int, int]
@@ -55,6 +56,11 @@ class Shape(NamedTuple):
         """Cells of all chalcogen columns that lack atoms."""
         return tuple(cell for row in self.rows for cell in row.cells())
 
+    def adjacent(self) -> int:
+        """Pairs of neighbouring sites."""
+        cells = set(self.cells())
+        return sum((i + di, j + dj) in cells for i, j in cells for di, dj in DIRECTIONS)
+
     def stands(self) -> bool:
         """Whether the rows are long enough, and near enough to each other, for the name."""
         if len(self.rows) == 1:
@@ -97,6 +103,16 @@ def beside(one: Row, other: Row) -> bool:
     starts = [row.first + half * row.across for row in (one, other)]
     ends = [start + len(row) for start, row in zip(starts, (one, other), strict=True)]
     return min(ends) - max(starts) >= SHARE_BESIDE * shorter
+
+
+@cache
+def ways_beside(columns: int) -> int:
+    """In how many ways two rows of so many columns together are one double line, along one direction from one site."""
+    ways = 0
+    for n in range(SHORTEST_BESIDE, columns - SHORTEST_BESIDE + 1):
+        shifts = range(n - columns, n + 1)
+        ways += sum(beside(Row(0, 0, 0, n - 1), Row(0, 1, t, t + columns - n - 1)) for t in shifts)
+    return ways
 
 
 def shape_of(label: str, cells: Iterable[Cell]) -> Shape:

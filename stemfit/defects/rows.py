@@ -2,9 +2,9 @@
 
 A site in a row of vacancies is not independent of the row: vacancies of MX2 gather in lines along zigzag (Komsa et al.,
 Phys. Rev. B 88, 035301 (2013)) which grow up to tens of columns (Wang et al., ACS Nano 10, 5419 (2016)). So sites are
-read under two processes: independent defects with the densities of this image, and lines. What is called a line is the
-row itself, whichever of the two made it; what the second process adds is that a doubtful site between or beside clear
-vacancies of a row is probably one of them.
+read under two processes: independent defects with the densities of this image, and lines. Where every twentieth site is
+vacant three in a row meet by chance: such a row is a line with the share that the second process has in it, and single
+vacancies otherwise. Within a line a doubtful site between or beside clear vacancies is probably one of them.
 """
 
 from __future__ import annotations
@@ -13,101 +13,50 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from stemfit.defects.evidence import Evidence
-from stemfit.defects.occupancy import PRIOR_RATES, PRIOR_SITES
-from stemfit.defects.row_shapes import DIRECTIONS, SHORTEST, SHORTEST_BESIDE, Cell, Row, Shape, beside, cell_of, row_of
+from stemfit.defects.row_odds import (
+    GROWS,
+    INSIDE,
+    TYPES,
+    Odds,
+    Weighed,
+    learned,
+    log_prior,
+    neighbour_pairs,
+    site_odds,
+)
+from stemfit.defects.row_shapes import (
+    DIRECTIONS,
+    SHORTEST,
+    SHORTEST_BESIDE,
+    Cell,
+    Row,
+    Shape,
+    beside,
+    cell_of,
+    row_of,
+)
 from stemfit.defects.types import Defect
 
 FloatArray = NDArray[np.float64]
 
-LINE_RATE = {"SVL": 1e-4, "DVL": 3e-5, "CVL": 3e-5}
-"""Share of chalcogen sites at which a line begins, all directions together, before the image is asked: orders of
-magnitude, one line for a hundred single vacancies, and single rows before double ones (Komsa et al. 2013: longer rows
-turn double under the beam)."""
+MENTIONED = 0.01
+"""Probability of a line from which single vacancies have it among their alternatives."""
 
-ROUNDS = 3
-"""How often the densities of lines, and of the vacancies that belong to none, are learned from the lines found."""
+ROUNDS, SETTLED = 12, 0.01
+"""How often at most the densities of lines, and of the vacancies that belong to none, are learned from the lines found,
+and by how much their probabilities may still change at the end."""
 
-GROWS = 0.8
-"""Probability that a line of three or more columns has one more: lines of seven on average."""
-
-INSIDE = 0.95
-"""Probability that a site within a line is vacant: an atom may have come back, or oxygen have filled it."""
-
-TYPES = {"SVL": "SV", "DVL": "SV", "CVL": "DV"}
-"""What is missing on each of the sites of a line."""
+CLAIMED = 0.5
+"""Probability from which a row is one line and not single vacancies."""
 
 HOPELESS = 5.0
 """Natural logarithm below which a line is not weighed any more: its variants add less than that."""
-
-
-class Densities(NamedTuple):
-    """Share of chalcogen sites at which a line of each kind begins; of single vacancies by type, outside of lines."""
-
-    line: dict[str, float]
-    single: dict[str, float]
-
-
-class Odds(NamedTuple):
-    """What each chalcogen site says, relative to independent defects: natural logarithms.
-
-    Attributes
-    ----------
-    row : dict of cell to int
-        Of the arrays.
-    vacant : dict of "SV", "DV" to (K,) array
-        Likelihood of the vacancy over that of a site with independent defects.
-    other : dict of "SV", "DV" to (K,) array
-        Probability that it is anything else, independent defects given.
-    pristine : (K,) array
-        Probability that it is pristine, independent defects given.
-    rate : dict of "SV", "DV" to float
-        Share of sites.
-    line : dict of "SVL", "DVL", "CVL" to float
-        Share of sites at which a line begins.
-    against_pristine : dict of "SV", "DV" to (K,) array
-        Likelihood of the vacancy over that of the pristine column.
-    inside : dict of "SV", "DV" to (K,) bool array
-        Whether the site is probably vacant if it lies within a line.
-    """
-
-    row: dict[Cell, int]
-    vacant: dict[str, FloatArray]
-    other: dict[str, FloatArray]
-    pristine: FloatArray
-    rate: dict[str, float]
-    line: dict[str, float]
-    against_pristine: dict[str, FloatArray]
-    inside: dict[str, NDArray[np.bool_]]
-
-
-class Weighed(NamedTuple):
-    """What the sites of a line and those at its ends say together.
-
-    Attributes
-    ----------
-    shape : Shape
-        Most probable line.
-    probability : dict of str to float
-        By label, pristine and UNKNOWN included; sums to one.
-    grown : float
-        Share of it that lines explain, and not chance.
-    """
-
-    shape: Shape
-    probability: dict[str, float]
-    grown: float
-
-    @property
-    def named(self) -> float:
-        """Probability that there is a line, of whatever length."""
-        return 1.0 - self.probability["pristine"] - self.probability["UNKNOWN"]
 
 
 def rows(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], list[Defect]]:
@@ -120,97 +69,54 @@ def rows(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], lis
     if odds is None or "X" in evidence.imaging.mixtures:  # `closed_rows` has looked at those
         return [], list(found)
     claimed = {d.sites[0][:2] for d in found if len(d.sites) == 1 and d.sites[0][2] == "X"} & set(odds.row)
-    readings = _all_lines(odds, claimed)
+    free = set(odds.row) - _of_others(claimed, evidence)
+    readings, pairs = list[Weighed](), neighbour_pairs(odds)
     for _ in range(ROUNDS):
-        if not readings:
+        before, readings = readings, _all_lines(odds, claimed, free)
+        if not readings or _settled(before, readings):
             break
-        before, odds = readings, site_odds(evidence, learned(readings, odds)) or odds
-        readings = _all_lines(odds, claimed)
-        if [r.shape for r in readings] == [r.shape for r in before]:
-            break
-    taken = {(i, j, "X") for reading in readings for i, j in reading.shape.cells()}
-    return [_defect(r, odds, evidence) for r in readings], [d for d in found if not taken.intersection(d.sites)]
+        odds = site_odds(evidence, learned(readings, odds, free, pairs)) or odds
+    lines = [r for r in readings if r.named > CLAIMED]
+    taken = {(i, j, "X") for reading in lines for i, j in reading.shape.cells()}
+    left = [d for d in found if not taken.intersection(d.sites)]
+    return [_defect(r, odds, evidence) for r in lines], _mentioned(left, [r for r in readings if r.named <= CLAIMED])
 
 
-def learned(readings: Sequence[Weighed], odds: Odds) -> Densities:
-    """Densities of lines of each kind, and of the vacancies that belong to none, in this image.
-
-    A row that chance explains as well is no evidence for lines: it counts with the share that they have in it.
-    """
-    count = len(odds.pristine) + PRIOR_SITES
-    alone = np.ones(len(odds.pristine))
-    for reading in readings:
-        alone[[odds.row[cell] for cell in reading.shape.cells()]] = 1.0 - reading.grown
-    shares = [(label[:3], p * reading.grown) for reading in readings for label, p in reading.probability.items()]
-    line = {
-        kind: (sum(p for name, p in shares if name == kind) + PRIOR_SITES * rate) / count
-        for kind, rate in LINE_RATE.items()
-    }
-    single = {
-        kind: float(alone @ (1.0 - np.exp(odds.other[kind])) + PRIOR_SITES * PRIOR_RATES[kind]) / count
-        for kind in ("SV", "DV")
-    }
-    return Densities(line, single)
+def _of_others(claimed: set[Cell], evidence: Evidence) -> set[Cell]:
+    """Chalcogen sites that are not pristine but no finding any more: a larger defect took them."""
+    judged = {site[:2] for site in evidence.doubted("X")}
+    return judged - claimed
 
 
-def _all_lines(odds: Odds, claimed: set[Cell]) -> list[Weighed]:
-    free, lines = set(odds.row), []
+def _settled(before: Sequence[Weighed], now: Sequence[Weighed]) -> bool:
+    same = [r.shape for r in before] == [r.shape for r in now]
+    return same and all(abs(a.named - b.named) < SETTLED for a, b in zip(before, now, strict=True))
+
+
+def _mentioned(found: Sequence[Defect], doubtful: Sequence[Weighed]) -> list[Defect]:
+    """Single vacancies with the line that they may be part of among their alternatives."""
+    part = {(i, j, "X"): reading for reading in doubtful for i, j in reading.shape.cells()}
+    said = []
+    for d in found:
+        if len(d.sites) == 1 and d.sites[0] in part:
+            p, label = part[d.sites[0]].named, part[d.sites[0]].shape.label
+            others = [(label, p), *((name, q * (1 - p)) for name, q in d.alternatives)]
+            others.sort(key=lambda item: -item[1])
+            d = replace(d, probability=d.probability * (1 - p), alternatives=tuple(others))
+        said.append(d)
+    return said
+
+
+def _all_lines(odds: Odds, claimed: set[Cell], among: set[Cell]) -> list[Weighed]:
+    free, lines = set(among), []
     while more := _lines(odds, claimed, free):
         lines += more
         free -= {cell for reading in more for cell in reading.shape.cells()}
     return lines
 
 
-def site_odds(evidence: Evidence, densities: Densities | None = None) -> Odds | None:
-    """Vacancies against all else on every judged chalcogen site; None where columns do not hold two equal atoms.
-
-    Without `densities`, single vacancies are as frequent as the occupancy found them, lines as `LINE_RATE`.
-    """
-    if not evidence.host.honeycomb or "X" not in evidence.host.sublattices or not evidence.posteriors:
-        return None
-    one = evidence.posteriors[evidence.host.sublattices.index("X")]
-    kinds = np.array([h.type for h in one.hypotheses])
-    if not all(np.any(kinds == kind) for kind in ("SV", "DV")):
-        return None
-    cells = [(int(i), int(j)) for i, j in evidence.sites.ij[one.site]]
-    own = one.rate.copy()
-    for kind, share in (densities.single if densities else {}).items():
-        own[kinds == kind] *= share / own[kinds == kind].sum()
-    own[0] = 1.0 - own[1:].sum()
-    joint = one.log_likelihood + np.log(own)
-    total = logsumexp(joint, axis=1)
-    vacant, other, against, inside, rate = {}, {}, {}, {}, {}
-    for kind in ("SV", "DV"):
-        rate[kind] = float(own[kinds == kind].sum())
-        likelihood = logsumexp(joint[:, kinds == kind], axis=1) - math.log(rate[kind])
-        vacant[kind] = likelihood - total
-        other[kind] = logsumexp(joint[:, kinds != kind], axis=1) - total
-        against[kind] = likelihood - one.log_likelihood[:, 0]
-        filled = other[kind] - math.log1p(-rate[kind])
-        inside[kind] = vacant[kind] + math.log(INSIDE) > filled + math.log1p(-INSIDE)
-    index = {cell: k for k, cell in enumerate(cells)}
-    line = densities.line if densities else LINE_RATE
-    return Odds(index, vacant, other, joint[:, 0] - total, rate, line, against, inside)
-
-
-def vacancy_odds(evidence: Evidence) -> tuple[dict[Cell, int], dict[str, FloatArray]] | None:
-    """Rows of the arrays by cell, and `Odds.vacant`, by what is missing."""
-    odds = site_odds(evidence)
-    return None if odds is None else (odds.row, odds.vacant)
-
-
-def log_prior(kind: str, columns: int, rate: float | None = None) -> float:
-    """Natural logarithm of the share of sites at which a line of so many columns begins in one direction.
-
-    `rate` is that of the kind in all directions, with any number of columns; default `LINE_RATE`.
-    """
-    shortest = 2 * SHORTEST_BESIDE if kind == "DVL" else SHORTEST
-    grown = math.log(1 - GROWS) + (columns - shortest) * math.log(GROWS)
-    return math.log((rate or LINE_RATE[kind]) / len(DIRECTIONS)) + grown
-
-
 def _lines(odds: Odds, claimed: set[Cell], free: set[Cell]) -> list[Weighed]:
-    """Lines without a site in common that are more probable than not, that with most evidence first.
+    """Lines without a site in common, that with most evidence first.
 
     A line that has to wait because a better one took some of its sites keeps others from the rest: it comes back, cut,
     in the next round.
@@ -228,18 +134,19 @@ def _lines(odds: Odds, claimed: set[Cell], free: set[Cell]) -> list[Weighed]:
         cells = set(shape.cells())
         if cells & held:
             held.update(cells if gain > 0 else ())
-        elif gain > -HOPELESS and (reading := weigh(shape, odds, lambda c: c in free and c not in held)).named > 0.5:
-            lines.append(reading)
-            held.update(cells, reading.shape.cells())
+        elif gain > -HOPELESS:
+            reading = weigh(shape, odds, lambda c: c in free and c not in held)
+            if reading.named > MENTIONED:
+                lines.append(reading)
+                held.update(cells, reading.shape.cells())
     return lines
 
 
 def _gain(odds: Odds, shape: Shape) -> float:
     """Logarithm of how much more probable a line is than independent defects, whatever lies at its ends."""
     kind, cells = TYPES[shape.kind], shape.cells()
-    by_chance = len(cells) * math.log(odds.rate[kind])
-    line = log_prior(shape.kind, len(cells), odds.line[shape.kind]) + len(cells) * math.log(INSIDE)
-    return float(odds.vacant[kind][[odds.row[c] for c in cells]].sum() + np.logaddexp(line, by_chance))
+    line = log_prior(shape.kind, len(cells), odds.densities.line[shape.kind]) + len(cells) * math.log(INSIDE)
+    return float(odds.vacant[kind][[odds.row[c] for c in cells]].sum() + line)
 
 
 def _runs(odds: Odds, free: Set[Cell], kind: str, direction: int, across: int, begun: Sequence[int]) -> list[Row]:
@@ -290,8 +197,8 @@ def _shapes(runs: Mapping[tuple[str, int, int], Sequence[Row]]) -> Iterator[Shap
 def weigh(shape: Shape, odds: Odds, usable: Callable[[Cell], bool]) -> Weighed:
     """Posterior of a line, of its lengths one more and one less at each end, and of both kinds of vacancy.
 
-    Every configuration of the sites concerned counts as often as lines or chance make it; what is neither one of these
-    lines nor pristine is UNKNOWN: a broken row, or a row with something else in it.
+    Rivals are defects that belong to no line, whatever stands on the sites concerned, and a broken row or one with
+    something else in it, which has no name.
     """
     kinds = ("SVL", "CVL") if len(shape.rows) == 1 else ("DVL",)
     near = [s for s in shape.neighbours() if all(usable(cell) for cell in s.cells())]
@@ -304,20 +211,22 @@ def weigh(shape: Shape, odds: Odds, usable: Callable[[Cell], bool]) -> Weighed:
         kind, own = TYPES[option.kind], np.zeros(len(concerned), dtype=bool)
         own[[place[cell] for cell in option.cells()]] = True
         here = odds.vacant[kind][at][own].sum() + odds.other[kind][at][~own].sum()
-        line[n] = here + log_prior(option.kind, own.sum(), odds.line[option.kind]) + own.sum() * math.log(INSIDE)
+        prior = log_prior(option.kind, own.sum(), odds.densities.line[option.kind])
+        line[n] = here + prior + own.sum() * math.log(INSIDE)
         chance[n] = here + own.sum() * math.log(odds.rate[kind])
-    pristine = float(odds.pristine[at].sum())
+    best = options[int(np.argmax(line))]
     weight = dict.fromkeys((s.label for s in options), -math.inf)
-    both = np.logaddexp(line, chance)
-    for option, value in zip(options, both, strict=True):
+    for option, value in zip(options, line, strict=True):
         weight[option.label] = float(np.logaddexp(weight[option.label], value))
-    best = options[int(np.argmax(both))]
-    others = max(1.0 - float(np.exp(np.append(chance, pristine)).sum()), 1e-300)
-    weight["UNKNOWN"] = float(np.logaddexp(math.log(others), _broken(best, odds, concerned)))
-    weight["pristine"] = pristine
+    weight["UNKNOWN"] = _broken(best, odds, concerned)
+    weight["pristine"] = float(odds.pristine[at].sum())
+    # Independent sites weigh 1 together; where vacancies seek or avoid each other their rows weigh more or less.
+    company = np.array([s.adjacent() * math.log(odds.densities.company[TYPES[s.kind]]) for s in options])
+    elsewhere = 1.0 - math.exp(weight["pristine"]) - float(np.exp(chance).sum())
+    together = float(logsumexp(np.append(chance + company, math.log(max(elsewhere, 1e-300)))))
+    weight[odds.label[TYPES[best.kind]]] = together
     total = float(logsumexp(list(weight.values())))
-    grown = math.exp(float(logsumexp(line)) - float(logsumexp(both)))
-    return Weighed(best, {label: math.exp(value - total) for label, value in weight.items()}, grown)
+    return Weighed(best, {label: math.exp(value - total) for label, value in weight.items()})
 
 
 def _broken(shape: Shape, odds: Odds, concerned: Sequence[Cell]) -> float:
@@ -331,7 +240,8 @@ def _broken(shape: Shape, odds: Odds, concerned: Sequence[Cell]) -> float:
     if either <= all_vacant:
         return -math.inf
     some = either + math.log(-math.expm1(all_vacant - either))
-    return log_prior(shape.kind, len(own), odds.line[shape.kind]) + some + float(odds.other[kind][outer].sum())
+    prior = log_prior(shape.kind, len(own), odds.densities.line[shape.kind])
+    return prior + some + float(odds.other[kind][outer].sum())
 
 
 def _defect(reading: Weighed, odds: Odds, evidence: Evidence) -> Defect:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,5 +182,11 @@ class SiteMap:
     xy_px: FloatArray
     column: NDArray[np.int64]
     analysed: NDArray[np.bool_]
+
+    @cached_property
+    def row_of(self) -> dict[tuple[int, int, str], int]:
+        """Row of each site (i, j, sublattice)."""
+        cells = zip(self.ij.tolist(), self.sublattice.tolist(), strict=True)
+        return {(i, j, s): row for row, ((i, j), s) in enumerate(cells)}
 
 

@@ -152,7 +152,7 @@ def rank(
         others = others_of(defect, defects, fields, columns, imaging, sites, brightness)
         found, unknown = score_defect(defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others)
         scores.update({s.candidate: s for s in found})
-        restated.append(_with_adatom(defect, _restated(defect, cs, found, unknown, sites)))
+        restated.append(_with_adatom(defect, _restated(defect, cs, found, unknown, (sites, lattice))))
     pristine = {d.id: dict(d.alternatives).get("pristine", 0.0) for d in restated}
     return Ranking(
         tuple(scores[c.id] for c in candidates),
@@ -168,7 +168,7 @@ def _alike(candidates: Sequence[Candidate], unrelaxed: Sequence[Fit]) -> FloatAr
     """
     keys = []
     for c in candidates:
-        places = c.structure.structure.cart_coords[list(c.structure.sites), :2]
+        places = c.structure.nodes_A[list(c.structure.sites), :2]
         keys.append((c.label, frozenset(map(tuple, np.round(places, 1)))))
     value = np.array([u.log_evidence for u in unrelaxed])
     same = [[n for n, other in enumerate(keys) if other == key] for key in keys]
@@ -190,12 +190,14 @@ def _fits(
 
 
 def _restated(
-    defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score], unknown: float, sites: SiteMap
+    defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score], unknown: float,
+    where: tuple[SiteMap, Lattice],
 ) -> Defect:
-    weight: dict[str, float] = {}
+    weight = _alike_from_above(defect, candidates)
+    told = 1 - sum(weight.values())
     for c, s in zip(candidates, scores, strict=True):
-        weight[c.label] = weight.get(c.label, 0.0) + s.posterior * (1 - unknown)
-    weight["UNKNOWN"] = weight.get("UNKNOWN", 0.0) + unknown
+        weight[c.label] = weight.get(c.label, 0.0) + s.posterior * (1 - unknown) * told
+    weight["UNKNOWN"] = weight.get("UNKNOWN", 0.0) + unknown * told
     named = {label: p for label, p in weight.items() if label != "pristine"}
     label = max(named, key=lambda name: named[name])
     others = sorted(((n, p) for n, p in weight.items() if n != label), key=lambda item: -item[1])
@@ -206,8 +208,9 @@ def _restated(
         ((round(s.posterior, 6), s.ncc, c.id) for c, s in zip(candidates, scores, strict=True) if c.label == label),
         default=(0.0, 0.0, None),
     )[2]
-    if label != defect.label and best is not None and len(defect.sites) > 1 and defect.type in ("LINE", "VM"):
-        own, extent = sites_of(next(c for c in candidates if c.id == best), sites)
+    several = len(defect.sites) > 1 and defect.type in ("LINE", "VM", "TREFOIL")
+    if label != defect.label and best is not None and several:
+        own, extent = sites_of(next(c for c in candidates if c.id == best), *where)
         defect = replace(defect, sites=own, extent_px=extent, center_px=extent.mean(0))
     factor = evidence.get(label, max(evidence.values())) - evidence["pristine"]
     kinds = {c.label: c.type for c in candidates}
@@ -239,6 +242,13 @@ def _with_adatom(before: Defect, after: Defect) -> Defect:
     return replace(after, probability=weight[label] / total, alternatives=tuple(others))
 
 
+def _alike_from_above(defect: Defect, candidates: Sequence[Candidate]) -> dict[str, float]:
+    """Names on which the pixels have no say: a line, and the same vacancies met by chance, are the same structure."""
+    line = defect.type == "LINE"
+    known = {c.label for c in candidates}
+    return {n: p for n, p in defect.alternatives if n not in known and (n.startswith("V_") if line else n[1:3] == "VL")}
+
+
 def _credible(posterior: FloatArray) -> NDArray[np.bool_]:
     """Smallest set that holds 95 %."""
     order = np.argsort(-posterior)
@@ -263,5 +273,5 @@ def _ssim(scene: Scene, model: FloatArray) -> float:
 
 
 def _largest(candidate: Candidate, relaxed: Relaxed) -> float:
-    moved = np.linalg.norm(relaxed.positions_A - candidate.structure.structure.cart_coords, axis=1)
+    moved = np.linalg.norm(relaxed.positions_A - candidate.structure.nodes_A, axis=1)
     return float(moved[candidate.structure.occupied].max())

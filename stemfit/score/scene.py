@@ -46,6 +46,10 @@ NEIGHBOUR_REACH = 0.35
 """A predicted column this close to a site of another defect, in lattice constants, is that site's column."""
 
 
+BEYOND_A = 3.0
+"""How far beyond the disc atoms are gathered into columns, Angstrom; columns count up to 0.8 A beyond it."""
+
+
 class Scene(NamedTuple):
     """The part of an image that candidates of one defect are compared on."""
 
@@ -111,21 +115,25 @@ def columns_of(
     xy (N, 2), amplitude (N,), its standard error (N,), and the standard error (N,) of the position from the relaxation,
     all on the scene's pixels.
     """
-    structure = candidate.structure
-    atoms = structure.occupied
-    numbers = np.array([s.specie.Z for s in structure.structure])[atoms]
-    seen = project(numbers, relaxed.positions_A[atoms], candidate.matrix, candidate.offset_px)
     centre = candidate.matrix @ candidate.center_A + candidate.offset_px
     y, x = np.nonzero(scene.weight > 0)
     here = (centre - scene.corner) / scene.pixel
     reach = scene.pixel * float(np.hypot(x - here[0], y - here[1]).max())
     pixels_per_A = float(np.sqrt(abs(np.linalg.det(candidate.matrix))))
+    at_px = relaxed.positions_A[:, :2] @ candidate.matrix.T + candidate.offset_px
+    near = np.hypot(*(at_px - centre).T) <= reach + BEYOND_A * pixels_per_A  # columns there are complete
+    atoms = candidate.structure.occupied & near
+    seen = project(
+        candidate.structure.numbers[atoms], relaxed.positions_A[atoms], candidate.matrix, candidate.offset_px
+    )
     inside = np.hypot(*(seen.xy_px - centre).T) <= reach + 0.8 * pixels_per_A
-    known = [imaging.amplitude(t) for t, k in zip(seen.types, inside, strict=True) if k]
+    types = [t for t, k in zip(seen.types, inside, strict=True) if k]
+    each = {t: (imaging.amplitude(t), imaging.scatter_of(t)) for t in set(types)}
+    known = [each[t][0] for t in types]
     brighter = scene.gain / scene.pixel**2
     value = brighter * np.array([a.value for a in known])
     own = np.array([a.sigma if a.source == "table" else 0.0 for a in known])
-    scatter = np.array([imaging.scatter_of(t) for t, k in zip(seen.types, inside, strict=True) if k])
+    scatter = np.array([each[t][1] for t in types])
     error = np.hypot(brighter * own, np.hypot(scatter, MODEL_FLOOR) * value)
     xy = (seen.xy_px[inside] - scene.corner) / scene.pixel
     a_px = 3.2 * pixels_per_A / scene.pixel
@@ -153,7 +161,7 @@ def _light_at_changes(candidate: Candidate, imaging: Imaging) -> tuple[FloatArra
 
     basis, (n, m) = facts_of(candidate.structure).basis, candidate.structure.shape
     nodes = np.flatnonzero(candidate.structure.marker[: len(basis) * n * m])  # atoms that were added come last
-    places = candidate.structure.structure.cart_coords[nodes, :2] @ candidate.matrix.T + candidate.offset_px
+    places = candidate.structure.nodes_A[nodes, :2] @ candidate.matrix.T + candidate.offset_px
     symbols = [basis[int(k) % len(basis)].element for k in nodes]
     full = [imaging.amplitude(s + "2" if s + "2" in imaging.amplitudes else s).value for s in symbols]
     return places.reshape(-1, 2), np.hypot(MODEL_FLOOR, RELAXED_ERROR) * np.array(full)
@@ -180,7 +188,7 @@ def _with_others(
 
 def relaxation_error_A(pairs: Sequence[tuple[Candidate, Relaxed]]) -> float:
     """Error of relaxed positions beside a defect, per axis, Angstrom: that of the candidate which moves the most."""
-    moves = [relaxed.positions_A - c.structure.structure.cart_coords for c, relaxed in pairs]
+    moves = [relaxed.positions_A - c.structure.nodes_A for c, relaxed in pairs]
     beside = [_beside(c) for c, _ in pairs]
     each = [float(np.sqrt(np.mean(m[near, :2] ** 2))) for m, near in zip(moves, beside, strict=True) if near.any()]
     return max([RESIDUAL_A, *(LEFT * move for move in each)])
@@ -188,7 +196,7 @@ def relaxation_error_A(pairs: Sequence[tuple[Candidate, Relaxed]]) -> float:
 
 def _beside(candidate: Candidate) -> NDArray[np.bool_]:
     """Atoms (N,) bound to a site that a candidate changes."""
-    places = candidate.structure.structure.cart_coords
+    places = candidate.structure.nodes_A
     if not candidate.structure.sites:
         return np.zeros(len(places), dtype=bool)
     away = cKDTree(places[list(candidate.structure.sites), :2]).query(places[:, :2])[0]

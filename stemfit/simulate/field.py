@@ -45,7 +45,7 @@ def whole_field(
     gain = _gain(imaging, sites.xy_px)
     flat = Brightness(brightness.value / gain, brightness.sigma / gain)
     amplitude = gain * expected_mixed(sites, flat, imaging.mixtures, value)
-    rows = {(int(i), int(j), str(s)): k for k, ((i, j), s) in enumerate(zip(sites.ij, sites.sublattice, strict=True))}
+    rows = sites.row_of
     for defect in defects:
         if defect.best_candidate is None:
             own = [rows[s] for s in defect.sites if s in rows]

@@ -182,7 +182,8 @@ def project(numbers: ArrayLike, positions_A: ArrayLike, matrix: ArrayLike, offse
     total = np.bincount(label, weight, count)
     centre = np.column_stack([np.bincount(label, weight * axis, count) / total for axis in plane.T])  # (C, 2)
     elements: list[list[str]] = [[] for _ in range(count)]
-    for column, number in zip(label, z, strict=True):
+    for column, number in zip(label.tolist(), z.tolist(), strict=True):
         elements[column].append(chemical_symbols[number])
+    names = {stack: column_type(stack) for stack in set(map(tuple, elements))}
     xy_px = centre @ np.asarray(matrix, dtype=np.float64).T + np.asarray(offset_px, dtype=np.float64)
-    return ProjectedColumns(xy_px, tuple(map(column_type, elements)), label.astype(np.int64))
+    return ProjectedColumns(xy_px, tuple(names[tuple(stack)] for stack in elements), label.astype(np.int64))

@@ -1,0 +1,185 @@
+"""Normal equations of a patch: every column touches few pixels, so they are summed tile by tile."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stemfit.columns import Profile
+from stemfit.score.scene import Scene
+
+FloatArray = NDArray[np.float64]
+
+TILE = 32
+"""Side of a tile, px: its arrays nearly stay in a core's cache, and patches of single sites are one or four of them."""
+
+FAINT = 1e-8
+"""Share of its peak below which a column is not drawn: log evidences change by less than 1e-6 of themselves."""
+
+SHIFT, GAIN, LEVEL = 0.03, 0.10, 0.3
+"""Prior widths of what is common to a patch: shift in lattice constants, relative brightness, level and slope of the
+background in units of the brightest column's peak. They are wider than what the image's own fit leaves open."""
+
+STRAIN = 0.01
+"""The same of each component of strain and rotation. The smooth distortion of the scan, fitted beforehand, has taken
+up part of the field of a defect that draws its surroundings in: else the one with the shorter field would win."""
+
+COMMON = 10
+"""Parameters that all columns share: shift, strain, brightness, level and slope of the background."""
+
+
+class Drawing(NamedTuple):
+    """Columns of a structure and how far each may be from its prediction, on the pixels of a scene.
+
+    Attributes
+    ----------
+    xy : (N, 2) array
+    amplitude : (N,) array
+        Integrated intensity.
+    brightness : (N,) array
+        Prior width of the amplitude.
+    place : (N,) array
+        Prior width of the position per axis, px.
+    a_px : float
+        Lattice constant.
+    """
+
+    xy: FloatArray
+    amplitude: FloatArray
+    brightness: FloatArray
+    place: FloatArray
+    a_px: float
+
+
+class Tile(NamedTuple):
+    """Part of a patch: the parameters (p,) that change it, and their derivative images (p, n) times prior widths."""
+
+    box: tuple[slice, slice]
+    parameters: NDArray[np.int64]
+    design: FloatArray
+
+
+class Part(NamedTuple):
+    """Gaussian part of a column: height for unit integral of the whole, inverse covariance (2, 2), px drawn."""
+
+    height: float
+    precision: FloatArray
+    reach: float
+
+
+class Equations(NamedTuple):
+    """Least squares of a patch in units of the prior widths.
+
+    Attributes
+    ----------
+    model : (h, w) array
+        At the prior means.
+    tiles : tuple of Tile
+    matrix : (P, P) array
+        Information of the pixels.
+    right : (P,) array
+    """
+
+    model: FloatArray
+    tiles: tuple[Tile, ...]
+    matrix: FloatArray
+    right: FloatArray
+
+    def moved(self, answer: FloatArray) -> FloatArray:
+        """Model (h, w) at parameters (P,)."""
+        image = self.model.copy()
+        for tile in self.tiles:
+            part = image[tile.box]
+            part += (answer[tile.parameters] @ tile.design).reshape(part.shape)
+        return image
+
+
+def equations(drawing: Drawing, scene: Scene) -> Equations:
+    """Model, derivatives and normal equations of a drawing on a scene."""
+    count, (h, w) = len(drawing.amplitude), scene.image.shape
+    matrix, right = np.zeros((3 * count + COMMON,) * 2), np.zeros(3 * count + COMMON)
+    model, tiles = scene.surroundings.copy(), []
+    across, down = (max(1, round(n / TILE)) for n in (w, h))
+    parts = _parts(scene.profile)
+    for y in np.array_split(np.arange(h), down):
+        for x in np.array_split(np.arange(w), across):
+            box = slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)
+            own, shapes = _drawn(drawing.xy, parts, x, y)
+            model[box] += (drawing.amplitude[own] @ shapes[0]).reshape(len(y), len(x))
+            parameters = np.concatenate([own, count + own, 2 * count + own, 3 * count + np.arange(COMMON)])
+            tile = Tile(box, parameters, _design(drawing, own, shapes, scene, x, y))
+            tiles.append(tile)
+            root = np.sqrt(scene.weight[box]).ravel()
+            if root.any():
+                weighted = tile.design * root
+                information = weighted @ weighted.T
+                if len(own) == count:
+                    matrix += information
+                else:
+                    matrix[np.ix_(parameters, parameters)] += information
+                right[parameters] += weighted @ (root * (scene.image[box] - model[box]).ravel())
+    return Equations(model, tuple(tiles), matrix, right)
+
+
+def _parts(profile: Profile) -> list[Part]:
+    """Core and tail, as far as they are seen."""
+    tail = profile.core_cov_px2 + max(profile.tail_sigma_px**2 - profile.width_px**2, 0.0) * np.eye(2)
+    each = ((1 - profile.tail_fraction, profile.core_cov_px2), (profile.tail_fraction, tail))
+    heights = [share / (2 * np.pi * np.sqrt(np.linalg.det(cov))) for share, cov in each]
+    parts = []
+    for height, (_, cov) in zip(heights, each, strict=True):
+        if (share := height / sum(heights)) > FAINT:
+            reach = np.sqrt(2 * np.log(share / FAINT) * np.linalg.eigvalsh(cov)[-1])
+            parts.append(Part(float(height), np.linalg.inv(cov), float(reach)))
+    return parts
+
+
+def _drawn(
+    xy: FloatArray, parts: list[Part], x: NDArray[np.int64], y: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], FloatArray]:
+    """Columns (n,) seen on a tile, and their profiles and gradients with respect to the position (3, n, len(y) len(x)).
+
+    As `stemfit.columns.stamps.drawn`, but for what is fainter than `FAINT`.
+    """
+    off = np.abs(xy - [x.mean(), y.mean()]) - [np.ptp(x) / 2, np.ptp(y) / 2]
+    outside = np.hypot(*np.maximum(off, 0).T)
+    own = np.flatnonzero(outside < max(part.reach for part in parts))
+    shapes = np.zeros((3, len(own), len(y), len(x)))
+    for part in parts:
+        near = outside[own] < part.reach
+        dx, dy = x - xy[own[near], 0, None], y - xy[own[near], 1, None]
+        (xx, cross), (_, yy) = part.precision
+        value = (part.height * np.exp(-0.5 * yy * dy**2))[:, :, None] * np.exp(-0.5 * xx * dx**2)[:, None, :]
+        if cross:
+            value *= np.exp((-cross * dy)[:, :, None] * dx[:, None, :])
+        some = slice(None) if near.all() else near
+        shapes[0, some] += value
+        shapes[1, some] += value * ((xx * dx)[:, None, :] + (cross * dy)[:, :, None])
+        shapes[2, some] += value * ((cross * dx)[:, None, :] + (yy * dy)[:, :, None])
+    return own, shapes.reshape(3, len(own), -1)
+
+
+def _design(
+    drawing: Drawing, own: NDArray[np.int64], shapes: FloatArray, scene: Scene, x: NDArray[np.int64],
+    y: NDArray[np.int64],
+) -> FloatArray:
+    """Derivative images (3 n + COMMON, len(y) len(x)), each times the prior width of its parameter."""
+    (value, *moves), n = shapes, len(own)
+    xy, amplitude, (h, w) = drawing.xy[own], drawing.amplitude[own], scene.image.shape
+    width, most = scene.profile.width_px, float(drawing.amplitude.max())
+    # Light where an atom is missing comes from its neighbours: it lies anywhere within the width of a column.
+    reach = np.where(amplitude == 0, drawing.brightness[own] * width, amplitude * drawing.place[own])
+    design = np.empty((3 * n + COMMON, value.shape[1]))
+    np.multiply(drawing.brightness[own, None], value, out=design[:n])
+    for k, move in enumerate(moves, 1):
+        np.multiply(reach[:, None], move, out=design[k * n : (k + 1) * n])
+    shift, lever = SHIFT * drawing.a_px * amplitude, STRAIN * amplitude * (xy - np.array([w, h]) / 2).T
+    peak = LEVEL * most / (2 * np.pi * width**2)
+    slope_y, slope_x = (a.ravel() for a in np.meshgrid(y / (h - 1) - 0.5, x / (w - 1) - 0.5, indexing="ij"))
+    design[3 * n :] = [
+        *(shift @ move for move in moves), *(arm @ move for arm in lever for move in moves),
+        GAIN * (amplitude @ value), np.full(len(slope_x), peak), peak * slope_x, peak * slope_y,
+    ]
+    return design
