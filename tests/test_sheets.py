@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from chain import Chain, crystal, run, taken
-from sheets import Sheet, at_rest, dislocated, sheet
 
 from definet.structures import Cell, divacancy, pristine, stone_wales
 from stemfit.candidates import propose
@@ -23,6 +26,18 @@ from stemfit.pipeline import Settings, analyze
 from stemfit.relax import relaxer
 from stemfit.result import Analysis
 from stemfit.synthetic import as_micrograph
+
+BENCHMARKS = str(Path(__file__).parents[1] / "benchmarks")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def drawings() -> Iterator[None]:
+    """Make the drawings of the benchmark importable, and forget the path."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        yield
+    sys.modules.pop("sheets", None)
+
 
 CORNERS = ((0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73))
 
@@ -62,6 +77,8 @@ def test_rings_of_holes() -> None:
 )
 @pytest.mark.parametrize("seed", [0, 1])
 def test_rings_of_relaxed_flakes(label: str, wrong: list[int], seed: int) -> None:
+    from sheets import at_rest
+
     xy = at_rest(label, seed)
     near = xy[np.hypot(*xy.T) < 6.0]  # as it is seen: no border, no edge
     assert [n for n in sizes(near @ np.array([[0.9, 0.2], [-0.25, 0.95]])) if n != 6] == wrong
@@ -112,6 +129,8 @@ def seen(xy: np.ndarray, missing: np.ndarray, goes_round: bool) -> tuple[Defect,
 
 
 def test_a_dislocation_is_named_where_the_lattice_ends() -> None:
+    from sheets import dislocated
+
     xy = dislocated()
     assert [n for n in sizes(xy[np.hypot(*xy.T) < 6.0]) if n != 6] == [5, 7]
     found, measured = seen(xy, np.array([0.6, 0.3]), goes_round=False)
@@ -189,7 +208,9 @@ def test_the_ends_of_a_closed_divacancy_are_bound(at: Cell | None) -> None:
 
 
 @cache
-def analysed(host: str) -> tuple[Analysis, Sheet]:
+def analysed(host: str) -> tuple[Analysis, Any]:
+    from sheets import sheet
+
     kinds = {"graphene": ("SW", "filled", "V_2", "V_2c"), "hBN": ("SW", "V_B", "V_2", "V_3")}[host]
     mirror = host == "hBN"
     drawn = sheet(
