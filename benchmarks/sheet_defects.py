@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -194,7 +195,7 @@ def tables(into: Tally) -> Iterator[tuple[str, list[str], list[list[str]]]]:
                      f"{1000 * false.total() / sites:.2f}", said])
     yield "False claims", ["host", "counts", "defects in the field", "columns", "false", "per 1000", "which"], rows
     rows, edges = [], (0.0, 0.1, 0.5, 0.7, 0.9, 0.99, 1.01)
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         own = [(p, right) for _, _, p, right in into.stated if low <= p < high]
         if own:
             rows.append([f"{low:g} to {min(high, 1):g}", f"{len(own)}", f"{np.mean([p for p, _ in own]):.3f}",

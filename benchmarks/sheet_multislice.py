@@ -1,4 +1,4 @@
-"""The atoms of a drawn sheet by abTEM multislice (`sample_images/multislice.py`), a minute or two per field on one core.
+"""The atoms of a drawn sheet by abTEM multislice (`sample_images/multislice.py`), a minute or two per field and core.
 
 60 kV, 31 mrad, 60 to 200 mrad, thermal motion of 0.06 A; astigmatism, coma, three-fold astigmatism and the size of the
 source are drawn per field.
@@ -34,7 +34,7 @@ def image_of(drawn: Sheet, host: str, seed: int, cache: Path) -> FloatArray:
     kept = cache / f"{host}-{seed}-{len(drawn.xy_px)}.npy"
     h, w = drawn.image.shape
     side = max(h, w) * drawn.pixel_A + 12.0
-    grid = multislice.grid_for(optics, side, reach_A=0.5 * float(np.hypot(h, w)) * drawn.pixel_A + 1.0)
+    grid = multislice.grid_for(optics, side)
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         np.save(kept, _scattered(drawn, host, optics, grid, seed))

@@ -17,8 +17,8 @@ MIN_SNR = 12.0
 """Power of a lattice spot over the local mean of the noise. Noise power is exponential: 12 is passed once in 2e5."""
 
 TOGETHER = (6.0, 12.0, 18.0)
-"""The same of the three spots of one hexagon, weakest first, where not all of them stand out alone: no less in sum. A
-sum of three exponential variables passes 36 once in 6e12, and a megapixel holds some 1e9 hexagons of about one shape."""
+"""The same of the three spots of one hexagon, weakest first, where not all of them stand out alone: no less in sum. Of
+three exponential variables the sum passes 36 once in 6e12, and a megapixel holds some 1e9 hexagons of about a shape."""
 
 FAINT_SPOTS = 60
 """How many maxima are combined then."""
