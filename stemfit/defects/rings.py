@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemfit.defects.bonds import SECOND, Net, Ring, bound, certainty, net, rings
+from stemfit.defects.boundaries import boundaries
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.groups import neighbours, pristine
 from stemfit.defects.types import Defect, Site, type_of
@@ -37,9 +38,9 @@ def sheet(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], li
     host = evidence.host
     if not host.honeycomb or host.sublattices != ("A", "B") or not set(host.columns) <= {"B", "C", "N"}:
         return [], list(found)
+    named, found = boundaries(found, evidence)
     own = [d for d in found if _stray(d) or _empty(d)]
     left = [d for d in found if not (_stray(d) or _empty(d))]
-    named: list[Defect] = []
     for members in neighbours(own, 0.5 * (1 + SECOND) * evidence.lattice.nearest_px):
         together = _together(members, evidence)
         if together is None:

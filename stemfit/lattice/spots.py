@@ -65,7 +65,7 @@ def _hexagon(
 ) -> FloatArray | None:
     """Cell (2, 2) of the best three spots that close a hexagon, from the least signal-to-noise of the weakest up."""
     pairs = [np.array(p) for k1, k2 in combinations(spots, 2) for p in ((k1, k2), (k1, -k2))]
-    scores = [_score(snr, shape, *pair, least) for pair in pairs]
+    scores = [_score(snr, shape, pair[0], pair[1], least) for pair in pairs]
     for k in np.argsort(scores)[::-1][:20]:
         cell = _primitive(snr, shape, pairs[k]) if scores[k] > 0 else None
         if cell is not None and _explains(cell, spots[0], shape):
