@@ -221,3 +221,44 @@ def _settled(net: _Net) -> FloatArray:
 
     settled = minimize(energy, net.xy.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 400}).x
     return np.asarray(settled).reshape(-1, 2)
+
+
+def bicrystal(
+    spacing: float, *, shape: tuple[int, int] = (400, 420), pixel_A: float = 0.1, turn_deg: float = 8.0,
+    counts: float = 100.0, sigma_A: float = 0.42, seed: int = 0,
+) -> tuple[FloatArray, FloatArray]:
+    """Image (H, W) of graphene with a row of edge dislocations `spacing` bonds apart, and their places (N, 2) px.
+
+    Grains on both sides are turned by the Burgers vector over the spacing (Hirth & Lothe, Theory of Dislocations).
+    """
+    h, w = shape
+    scale = BOND_A["graphene"] / pixel_A
+    net, cores = _tilted(spacing, 0.55 * float(np.hypot(h, w)) / scale)
+    t = np.radians(turn_deg)
+    scan = scale * np.array([[np.cos(t), -np.sin(t)], [-np.sin(t), -np.cos(t)]])
+    middle = np.array([w, h]) / 2 + [2.2, -1.4]
+    xy, y, x = middle + _settled(net) @ scan.T, np.arange(h)[:, None], np.arange(w)[None]
+    image, sigma = np.full(shape, 0.05), sigma_A / pixel_A
+    for cx, cy in xy[((xy > -20) & (xy < np.array([w, h]) + 20)).all(1)]:
+        image += np.exp(-0.5 * ((y - cy) / sigma) ** 2) @ np.exp(-0.5 * ((x - cx) / sigma) ** 2)
+    at = middle + cores @ scan.T
+    noisy = np.random.default_rng(seed).poisson(image * counts).astype(float)
+    return noisy, at[((at > 30) & (at < np.array([w, h]) - 31)).all(1)]
+
+
+def _tilted(spacing: float, radius: float) -> tuple[_Net, FloatArray]:
+    """Displaced as about edge dislocations (0.3, 0.2 + n spacing) in an elastic continuum of Poisson ratio 0.2."""
+    whole = _honeycomb(radius)
+    count = int(radius / spacing) + 2
+    cores = np.array([[0.3, 0.2 + n * spacing] for n in range(-count, count + 1)])
+    b, moved = np.sqrt(3) / (2 * np.pi), whole.xy.copy()
+    for core in cores:
+        x, y = (whole.xy - core).T
+        far = x**2 + y**2
+        moved[:, 0] += b * (np.arctan2(y, x) + x * y / (1.6 * far))
+        moved[:, 1] -= b * (0.6 / 3.2 * np.log(far) + (x**2 - y**2) / (3.2 * far))
+    moved -= np.median(moved - whole.xy, axis=0)
+    double = {max(pair) for pair in cKDTree(moved).query_pairs(0.55)}
+    kept = np.array([k not in double for k in range(len(moved))])
+    near = [np.argmin(np.hypot(*(whole.xy - core).T)) for core in cores]
+    return _Net(moved[kept], whole.kind[kept], np.ones(kept.sum(), dtype=bool), []), moved[near]

@@ -16,7 +16,7 @@ from definet.structures import Cell, divacancy, pristine, stone_wales
 from stemfit.candidates import propose
 from stemfit.columns import Columns, Noise, Profile
 from stemfit.defects import Defect, Evidence
-from stemfit.defects.bonds import SECOND, bound, certainty, net, rings
+from stemfit.defects.bonds import SECOND, bound, certainty, net, rings, saturated
 from stemfit.defects.rings import around
 from stemfit.defects.rings import sheet as flat
 from stemfit.hosts import projected
@@ -92,6 +92,23 @@ def test_a_bond_is_as_sure_as_its_length() -> None:
     assert 0.5 < far < near  # what is measured badly says little
     two = np.array([[0.0, 0.0], [1.3, 0.0]])
     assert certainty(net(two, np.zeros(2)), np.arange(2)) == pytest.approx(float(bound(np.array(1.3), np.array(0.0))))
+
+
+def test_no_atom_has_more_than_three_bonds() -> None:
+    """A pentagon that is measured badly: two of its corners seem bound across it."""
+    xy = honeycomb(6)
+    of = net(np.vstack([xy, xy.mean(0)]), np.zeros(len(xy) + 1))  # one too many, wherever it lies
+    assert np.bincount(of.bonds.ravel()).max() > 3
+    kept = saturated(of)
+    assert np.bincount(kept.bonds.ravel()).max() == 3
+    assert min(len(ring) for ring in rings(kept)) > 3
+    whole = net(xy, np.zeros(len(xy)))
+    assert len(saturated(whole).bonds) == len(whole.bonds)  # and nothing is taken from a crystal
+    five = np.exp(2j * np.pi * np.arange(5) / 5) * 0.8
+    bent = np.column_stack([five.real, five.imag]) * [1.0, 1.0]
+    bent[1] = 0.75 * bent[1]
+    assert sizes(bent) != [5]
+    assert sorted(len(r) for r in rings(saturated(net(bent, np.zeros(5))))) == [5]
 
 
 BOND_PX = 14.0
@@ -249,3 +266,20 @@ def test_what_was_turned_is_drawn_where_it_went() -> None:
     for x, y in np.rint(new).astype(int):
         said, seen = (image[y - 1 : y + 2, x - 1 : x + 2].mean() for image in (analysis.simulated, drawn.image))
         assert said == pytest.approx(seen, rel=0.15)  # without the two atoms it would be their neighbours' tails
+
+
+@pytest.mark.parametrize("counts", [100.0, 20.0])
+def test_the_dislocations_of_a_boundary_are_named_one_by_one(counts: float) -> None:
+    """A row of them turns one side by the Burgers vector over their distance: 11 degrees."""
+    from sheets import bicrystal
+
+    image, cores = bicrystal(9.0, counts=counts)
+    analysis = analyze(as_micrograph(image, None), Settings(host="graphene"), relaxer("keep"))
+    (grain,) = (region for region in analysis.regions if region.kind == "other-grain")
+    turn = (grain.orientation_deg - analysis.lattice.rotation_deg + 30) % 60 - 30
+    assert abs(turn) == pytest.approx(np.degrees(np.sqrt(3) / 9), abs=1.5)
+    assert sorted(d.label for d in analysis.defects) == ["5-7"] * len(cores) == ["5-7"] * 3
+    for core in cores:
+        off = [float(np.hypot(*(d.center_px - core).T)) for d in analysis.defects]
+        assert min(off) < 2 * 14.2
+    assert all(len(d.sites) == 10 for d in analysis.defects)  # a pentagon and a heptagon share a bond

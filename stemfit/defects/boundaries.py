@@ -26,12 +26,13 @@ from stemfit.lattice import fit_turned, sites_near
 from stemfit.lattice.types import deformation
 
 FloatArray = NDArray[np.float64]
-
-STRIP = 3.5
-"""Bonds from the line within which rings are counted to the boundary: a heptagon across it, and the next ring."""
+BoolArray = NDArray[np.bool_]
 
 OVERLAP = 1.0
 """Bonds by which either grain is continued beyond the line, which windows of some cells have drawn."""
+
+STRIP = OVERLAP + 2.0
+"""Bonds from either grain within which the middle of a ring makes it one of the boundary: a hexagon is 2 across."""
 
 ONE_ATOM = 0.6
 """Bonds within which two seeds are one atom."""
@@ -42,8 +43,8 @@ SIGNIFICANT = 4.0
 ROUNDS = 3
 """Fits, each with what the one before has left over, and without what it did not need."""
 
-INSIDE = 0.3
-"""Distance from the edge of the image, in bonds, of the atoms of a ring that is seen as a whole."""
+INSIDE = 0.6 * SECOND
+"""Distance from the edge of the image, in bonds, of the atoms of a ring that is believed in, as of sites."""
 
 
 def boundaries(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], list[Defect]]:
@@ -68,15 +69,17 @@ def _touches(defect: Defect, extent_px: FloatArray, evidence: Evidence) -> bool:
 
 
 def _chains(k: int, turn_deg: float, evidence: Evidence) -> Iterator[Defect]:
-    """One defect for all rings of the wrong size that share atoms; UNKNOWN unless pentagons and heptagons are paired."""
-    columns = _both_sides(k, turn_deg, evidence)
+    """One defect for all rings of wrong size that share atoms; UNKNOWN unless pentagons and heptagons are paired."""
+    lattice = evidence.lattice
+    here, there = _areas(k, evidence)
+    columns = _both_sides(here, there, turn_deg, evidence) if here.any() else None
     if columns is None:
         return
-    lattice = evidence.lattice
+    far = np.maximum(distance_transform_edt(~here), distance_transform_edt(~there)) / lattice.nearest_px
     frame = np.asarray(SECOND * np.linalg.inv(deformation(lattice.a_px, lattice.b_px)))
     error = frame @ columns.cov[:, :2, :2] @ frame.T
     of = saturated(net(columns.xy_px @ frame.T, np.sqrt(np.trace(error, axis1=1, axis2=2) / 2)))
-    for group in _groups(_wrong(of, columns.xy_px, k, evidence)):
+    for group in _groups(_wrong(of, columns.xy_px, far < STRIP, lattice.nearest_px)):
         sizes = Counter(map(len, group))
         atoms = np.array(sorted({n for ring in group for n in ring}))
         sure = certainty_of_bonds(of, atoms)
@@ -91,23 +94,29 @@ def _chains(k: int, turn_deg: float, evidence: Evidence) -> Iterator[Defect]:
         yield Defect(0, type_of(label, ""), label, p, xy.mean(0), _sites(xy, evidence), xy, rest, factor)
 
 
-def _both_sides(k: int, turn_deg: float, evidence: Evidence) -> Columns | None:
+def _areas(k: int, evidence: Evidence) -> tuple[BoolArray, BoolArray]:
+    """Where the analysed crystal is, without strips narrower than a hexagon, and where the other grain is with them."""
+    free, half = evidence.region_map == 0, evidence.lattice.nearest_px
+    core = np.asarray(distance_transform_edt(np.pad(free, 1, mode="edge")))[1:-1, 1:-1] > half
+    here = free & (np.asarray(distance_transform_edt(~core)) <= half)
+    return here, (evidence.region_map == k) | (free & ~here)
+
+
+def _both_sides(here: BoolArray, there: BoolArray, turn_deg: float, evidence: Evidence) -> Columns | None:
     """Columns of both grains; None where the other one cannot be fitted."""
-    own = evidence.region_map == k
     bond = evidence.lattice.nearest_px
     try:
-        grid = fit_turned(evidence.image, evidence.columns, evidence.lattice, turn_deg, own)
+        grid = fit_turned(evidence.image, evidence.columns, evidence.lattice, turn_deg, there)
     except NotAnalysable:
         return None
-    _, _, other = sites_near(grid, 0.0)
-    here = evidence.sites.xy_px
-    beyond, before = (np.asarray(distance_transform_edt(mask)) for mask in (~own, own))
-    outside = ~own & (evidence.region_map > 0)
-    other = other[(_at(beyond, other) <= OVERLAP * bond) & ~_at(outside, other).astype(bool)]
-    here = here[(_at(before, here) <= OVERLAP * bond) & ~_at(outside, here).astype(bool)]
+    own, other = evidence.sites.xy_px, sites_near(grid, 0.0)[2]
     # Where both grains are continued, each has its say within its own area first.
-    rank = np.concatenate([_at(before, here), _at(beyond, other)])
-    return _fitted(_apart(np.vstack([here, other]), rank, ONE_ATOM * bond), evidence)
+    beyond, before = (np.asarray(distance_transform_edt(~area)) / bond for area in (there, here))
+    neither = ~here & ~there
+    own = own[(_at(before, own) <= OVERLAP) & ~_at(neither, own).astype(bool)]
+    other = other[(_at(beyond, other) <= OVERLAP) & ~_at(neither, other).astype(bool)]
+    rank = np.concatenate([_at(before, own), _at(beyond, other)])
+    return _fitted(_apart(np.vstack([own, other]), rank, ONE_ATOM * bond), evidence)
 
 
 def _fitted(seeds: FloatArray, evidence: Evidence) -> Columns:
@@ -144,17 +153,14 @@ def _apart(xy_px: FloatArray, rank: FloatArray, reach_px: float) -> FloatArray:
     return xy_px[keep]
 
 
-def _wrong(of: Net, xy_px: FloatArray, k: int, evidence: Evidence) -> list[Ring]:
-    """Rings of another size than six along the boundary, whole in the image."""
-    bond = evidence.lattice.nearest_px
-    own = evidence.region_map == k
-    line = np.where(own, distance_transform_edt(own), distance_transform_edt(~own))
-    h, w = own.shape
+def _wrong(of: Net, xy_px: FloatArray, strip: BoolArray, bond_px: float) -> list[Ring]:
+    """Rings of another size than six whose middle lies in the strip, whole in the image."""
+    h, w = strip.shape
     found = []
     for ring in rings(of):
         xy = xy_px[list(ring)]
-        whole = ((xy > INSIDE * bond) & (xy < np.array([w, h]) - 1 - INSIDE * bond)).all()
-        if len(ring) != 6 and whole and _at(line, xy.mean(0)[None])[0] < STRIP * bond:
+        whole = ((xy > INSIDE * bond_px) & (xy < np.array([w, h]) - 1 - INSIDE * bond_px)).all()
+        if len(ring) != 6 and whole and _at(strip, xy.mean(0)[None])[0]:
             found.append(ring)
     return found
 
@@ -183,7 +189,7 @@ def _sites(xy_px: FloatArray, evidence: Evidence) -> tuple[Site, ...]:
 
 
 def _off_sites(columns: Columns, atoms: NDArray[np.int64], evidence: Evidence) -> float:
-    """Natural logarithm by which these columns are likelier anywhere within half a bond than on sites of the crystal."""
+    """Natural logarithm by which these columns are likelier anywhere within half a bond than on the crystal's sites."""
     reach = 0.5 * evidence.lattice.nearest_px
     off = np.minimum(np.asarray(cKDTree(evidence.sites.xy_px).query(columns.xy_px[atoms])[0]), reach)
     variance = (columns.cov[atoms, 0, 0] + columns.cov[atoms, 1, 1]) / 2 + evidence.lattice.residual_rms_px**2
