@@ -6,6 +6,8 @@ what is bound to what has been laid down: rings close where they are said to.
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -226,39 +228,52 @@ def _settled(net: _Net) -> FloatArray:
 def bicrystal(
     spacing: float, *, shape: tuple[int, int] = (400, 420), pixel_A: float = 0.1, turn_deg: float = 8.0,
     counts: float = 100.0, sigma_A: float = 0.42, seed: int = 0,
-) -> tuple[FloatArray, FloatArray]:
-    """Image (H, W) of graphene with a row of edge dislocations `spacing` bonds apart, and their places (N, 2) px.
+) -> Sheet:
+    """Graphene with a row of edge dislocations about `spacing` bonds apart, whose label is 5-7.
 
     Grains on both sides are turned by the Burgers vector over the spacing (Hirth & Lothe, Theory of Dislocations).
     """
     h, w = shape
     scale = BOND_A["graphene"] / pixel_A
-    net, cores = _tilted(spacing, 0.55 * float(np.hypot(h, w)) / scale)
+    at_rest, cores = _tilted(spacing, 0.55 * float(np.hypot(h, w)) / scale)
     t = np.radians(turn_deg)
     scan = scale * np.array([[np.cos(t), -np.sin(t)], [-np.sin(t), -np.cos(t)]])
     middle = np.array([w, h]) / 2 + [2.2, -1.4]
-    xy, y, x = middle + _settled(net) @ scan.T, np.arange(h)[:, None], np.arange(w)[None]
+    xy, y, x = middle + at_rest @ scan.T, np.arange(h)[:, None], np.arange(w)[None]
     image, sigma = np.full(shape, 0.05), sigma_A / pixel_A
     for cx, cy in xy[((xy > -20) & (xy < np.array([w, h]) + 20)).all(1)]:
         image += np.exp(-0.5 * ((y - cy) / sigma) ** 2) @ np.exp(-0.5 * ((x - cx) / sigma) ** 2)
     at = middle + cores @ scan.T
+    made = tuple(Truth("5-7", core) for core in at if ((core > 0) & (core < [w - 1, h - 1])).all())
     noisy = np.random.default_rng(seed).poisson(image * counts).astype(float)
-    return noisy, at[((at > 30) & (at < np.array([w, h]) - 31)).all(1)]
+    inside = ((xy >= 0) & (xy <= [w - 1, h - 1])).all(1)
+    known = ((xy > -6 / pixel_A) & (xy < np.array([w, h]) + 6 / pixel_A)).all(1)
+    return Sheet(noisy, made, int(inside.sum()), pixel_A, xy[known], np.ones(int(known.sum())))
 
 
-def _tilted(spacing: float, radius: float) -> tuple[_Net, FloatArray]:
-    """Displaced as about edge dislocations (0.3, 0.2 + n spacing) in an elastic continuum of Poisson ratio 0.2."""
-    whole = _honeycomb(radius)
-    count = int(radius / spacing) + 2
-    cores = np.array([[0.3, 0.2 + n * spacing] for n in range(-count, count + 1)])
-    b, moved = np.sqrt(3) / (2 * np.pi), whole.xy.copy()
-    for core in cores:
-        x, y = (whole.xy - core).T
-        far = x**2 + y**2
-        moved[:, 0] += b * (np.arctan2(y, x) + x * y / (1.6 * far))
-        moved[:, 1] -= b * (0.6 / 3.2 * np.log(far) + (x**2 - y**2) / (3.2 * far))
-    moved -= np.median(moved - whole.xy, axis=0)
-    double = {max(pair) for pair in cKDTree(moved).query_pairs(0.55)}
-    kept = np.array([k not in double for k in range(len(moved))])
-    near = [np.argmin(np.hypot(*(whole.xy - core).T)) for core in cores]
-    return _Net(moved[kept], whole.kind[kept], np.ones(kept.sum(), dtype=bool), []), moved[near]
+@cache
+def _tilted(spacing: float, radius: float) -> tuple[FloatArray, FloatArray]:
+    """Atoms at rest (N, 2) about edge dislocations, and these, in an elastic continuum of Poisson ratio 0.2.
+
+    Where a dislocation may stand is not told by the continuum: places are tried until every atom has three neighbours.
+    """
+    whole, b, count = _honeycomb(radius), np.sqrt(3) / (2 * np.pi), int(radius / spacing) + 2
+    for x0, y0 in product((0.3, 0.0, 0.6), (0.2, 0.5, 0.9, 1.3)):
+        period = 3 * max(2, round(spacing / 3))  # as the crystal repeats
+        cores = np.array([[x0, y0 + n * period] for n in range(-count, count + 1)])
+        moved = whole.xy.copy()
+        for core in cores:
+            x, y = (whole.xy - core).T
+            far = x**2 + y**2
+            moved[:, 0] += b * (np.arctan2(y, x) + x * y / (1.6 * far))
+            moved[:, 1] -= b * (0.6 / 3.2 * np.log(far) + (x**2 - y**2) / (3.2 * far))
+        moved -= np.median(moved - whole.xy, axis=0)
+        double = {max(pair) for pair in cKDTree(moved).query_pairs(0.55)}
+        kept = np.array([k not in double for k in range(len(moved))])
+        settled = _settled(_Net(moved[kept], whole.kind[kept], np.ones(kept.sum(), dtype=bool), []))
+        inner = settled[np.hypot(*settled.T) < radius - 3]
+        neighbours = [len(near) - 1 for near in cKDTree(settled).query_ball_point(inner, 1.3)]
+        if set(neighbours) == {3}:
+            near = [int(np.argmin(np.hypot(*(whole.xy - core).T))) for core in cores]
+            return settled, moved[near]
+    raise RuntimeError(f"no row of dislocations {spacing:g} bonds apart came to rest with three neighbours each")

@@ -34,14 +34,20 @@ OVERLAP = 1.0
 STRIP = OVERLAP + 2.0
 """Bonds from either grain within which the middle of a ring makes it one of the boundary: a hexagon is 2 across."""
 
-ONE_ATOM = 0.6
-"""Bonds within which two seeds are one atom."""
+ONE_SEED, ONE_ATOM = 0.6, 0.75
+"""Bonds within which two seeds are one, and two fitted columns: the shortest bond of carbon, a triple one, is 0.85."""
+
+ALONE = 1.5
+"""Bonds within which no more than one column is given up at a time."""
+
+FAINT = 0.5
+"""Share of the light of the fainter column of the crystal below which there is no atom."""
 
 SIGNIFICANT = 4.0
 """Standard errors from which a column is believed in: passed by chance by one place in 30,000."""
 
-ROUNDS = 3
-"""Fits, each with what the one before has left over, and without what it did not need."""
+ROUNDS = 8
+"""Most fits, each with what the one before has left over, and without what it did not need."""
 
 INSIDE = 0.6 * SECOND
 """Distance from the edge of the image, in bonds, of the atoms of a ring that is believed in, as of sites."""
@@ -116,31 +122,43 @@ def _both_sides(here: BoolArray, there: BoolArray, turn_deg: float, evidence: Ev
     own = own[(_at(before, own) <= OVERLAP) & ~_at(neither, own).astype(bool)]
     other = other[(_at(beyond, other) <= OVERLAP) & ~_at(neither, other).astype(bool)]
     rank = np.concatenate([_at(before, own), _at(beyond, other)])
-    return _fitted(_apart(np.vstack([own, other]), rank, ONE_ATOM * bond), evidence)
+    return _fitted(_apart(np.vstack([own, other]), rank, ONE_SEED * bond), evidence)
 
 
 def _fitted(seeds: FloatArray, evidence: Evidence) -> Columns:
     """Columns from these seeds on, without those that are not needed and with those that are missing."""
     bond, start = evidence.lattice.nearest_px, evidence.columns
-    width = start.profile.width_px
+    width, least = start.profile.width_px, min(evidence.imaging.amplitude(c).value for c in evidence.host.columns)
     for _ in range(ROUNDS):
         nearest, which = (np.asarray(v) for v in cKDTree(start.xy_px).query(seeds))
         light = np.where(nearest < ONE_ATOM * bond, start.intensity[which], np.median(start.intensity))
         begun = replace(start, xy_px=seeds, intensity=light, cov=np.tile(np.eye(3), (len(seeds), 1, 1)))
         fitted = refine(evidence.image, seeds, width, prune=False, start=begun)
-        strength = fitted.intensity / np.sqrt(fitted.cov[:, 2, 2])
-        h, w = evidence.region_map.shape
-        inside = ((fitted.xy_px > 0) & (fitted.xy_px < [w - 1, h - 1])).all(1)
-        kept = inside & (strength > SIGNIFICANT)
-        rank = -strength[kept]
-        seeds = _apart(fitted.xy_px[kept], rank, ONE_ATOM * bond)
+        needed = ~_needless(fitted, FAINT * least, bond)
         missed = peaks(evidence.image - fitted.model, width, SIGNIFICANT)
         if len(missed):
-            missed = missed[np.asarray(cKDTree(seeds).query(missed)[0]) > ONE_ATOM * bond]
-        if not len(missed) and len(seeds) == len(fitted):
+            missed = missed[np.asarray(cKDTree(fitted.xy_px[needed]).query(missed)[0]) > ONE_ATOM * bond]
+        if not len(missed) and needed.all():
             break
-        seeds, start = np.vstack([seeds, missed]), fitted
+        seeds, start = np.vstack([fitted.xy_px[needed], missed]), fitted
     return fitted
+
+
+def _needless(fitted: Columns, least: float, bond_px: float) -> BoolArray:
+    """Columns (N,) that are no atoms: faint, insignificant, or a weaker twin; the faintest of those side by side.
+
+    Two that share the light of one atom must not both go.
+    """
+    h, w = fitted.background.shape
+    doubtful = (fitted.intensity < least) | (fitted.intensity < SIGNIFICANT * np.sqrt(fitted.cov[:, 2, 2]))
+    tree = cKDTree(fitted.xy_px)
+    for p, q in tree.query_pairs(ONE_ATOM * bond_px):
+        doubtful[p if fitted.intensity[p] < fitted.intensity[q] else q] = True
+    gone = np.zeros(len(doubtful), dtype=bool)
+    for n in np.flatnonzero(doubtful)[np.argsort(fitted.intensity[doubtful], kind="stable")]:
+        gone[n] = not gone[tree.query_ball_point(fitted.xy_px[n], ALONE * bond_px)].any()
+    outside = ~((fitted.xy_px > 0) & (fitted.xy_px < [w - 1, h - 1])).all(1)
+    return np.asarray(gone | outside)
 
 
 def _apart(xy_px: FloatArray, rank: FloatArray, reach_px: float) -> FloatArray:
