@@ -1,8 +1,9 @@
 """The crystal in the image: cell, sublattices, polarity, smooth scan distortion and what area can be used."""
 
 from stemfit.lattice.alloy import Alloy, find_alloy
-from stemfit.lattice.cell import Grid, fit_grid, fit_turned
+from stemfit.lattice.cell import Grid, fit_grid
 from stemfit.lattice.identify import Identity, identify, name_lattice, name_sites
+from stemfit.lattice.neighbour import fit_turned
 from stemfit.lattice.pattern import PatternFit, fit_pattern
 from stemfit.lattice.populations import Levels, Populations, log_densities
 from stemfit.lattice.reading import Look, Optics, Reading, read_crystal

@@ -14,10 +14,10 @@ from stemfit.columns import Columns
 from stemfit.columns.resample import averaged
 from stemfit.errors import NotAnalysable
 from stemfit.hosts import HONEYCOMB, Cell
-from stemfit.lattice.grains import largest_grain, turned
+from stemfit.lattice.grains import largest_grain
 from stemfit.lattice.phase import PlaneField, plane_field
-from stemfit.lattice.spots import MAX_ANISOTROPY, levelled, polished, reciprocal_cell
-from stemfit.lattice.types import Lattice, deformation, interpolate, iso, rotation_deg
+from stemfit.lattice.spots import MAX_ANISOTROPY, levelled, reciprocal_cell
+from stemfit.lattice.types import deformation, interpolate, iso, rotation_deg
 
 FloatArray = NDArray[np.float64]
 Number = TypeVar("Number", bound=np.generic)
@@ -111,40 +111,10 @@ def fit_grid(image: FloatArray, columns: Columns) -> Grid:
     except NotAnalysable:
         image = levelled(image)
         first = reciprocal_cell(image)
-    return _of_spots(*largest_grain(image, first), columns)
+    return of_spots(*largest_grain(image, first), columns)
 
 
-def fit_turned(
-    image: FloatArray, columns: Columns, like: Lattice, turn_deg: float, area: NDArray[np.bool_]
-) -> Grid:
-    """Fit the grid of another grain of the same crystal.
-
-    Parameters
-    ----------
-    image : (H, W) array
-    columns : Columns
-    like : Lattice
-        Of the analysed grain.
-    turn_deg : float
-        By which the other is turned, counter-clockwise as displayed.
-    area : (H, W) bool array
-        Where it is.
-
-    Raises
-    ------
-    NotAnalysable
-        If there is no such lattice.
-    """
-    bins = max(1, int(columns.profile.width_px / COARSE_SIGMA_PX))
-    small, there = averaged(image, bins), averaged(area.astype(np.float64), bins) > 0.5
-    dual = bins * np.linalg.inv(np.column_stack([like.a_px, like.b_px]))
-    flat = np.where(there, small, gaussian_filter(small, like.a_px_iso / bins))
-    g = polished(flat, turned(np.stack([dual[0], dual[0] + dual[1]]), turn_deg))
-    grid = _of_spots(g, flat, there, shrunk(columns, bins))
-    return enlarged(grid, bins, (image.shape[0], image.shape[1])) if bins > 1 else grid
-
-
-def _of_spots(g: FloatArray, image: FloatArray, own: NDArray[np.bool_], columns: Columns) -> Grid:
+def of_spots(g: FloatArray, image: FloatArray, own: NDArray[np.bool_], columns: Columns) -> Grid:
     """The grid whose spots are g, in the part of an image that is its own."""
     a, b = _direct(g)
     dual = np.linalg.inv(np.column_stack([a, b]))
