@@ -1,4 +1,4 @@
-"""Structures of what two neighbouring sites of graphene or boron nitride can be together."""
+"""Structures of what two and more neighbouring sites of graphene or boron nitride can be together."""
 
 from __future__ import annotations
 
@@ -22,6 +22,42 @@ SHARES = {"SW": 1e-4, "5-8-5": 1e-3, "V_C2": 1e-4, "V_BN": 1e-3, "Si_C2": 1e-4}
 beam; one of carbon that stays open is no minimum of its energy, one of boron nitride is; bonds turn rarely and turn
 back (Banhart, Kotakoski & Krasheninnikov, ACS Nano 5, 26 (2011)). Silicon is common in grown graphene, bound to three
 or to four (Zhou et al., Phys. Rev. Lett. 109, 206803 (2012))."""
+
+HOLE_SHARE = 1e-4
+"""The same of holes of three and more atoms, whatever their shape: rarer than divacancies, as long as none grows."""
+
+
+def is_hole(defect: Defect, host: ProjectedHost) -> bool:
+    """Whether three and more neighbours of a flat honeycomb are missing."""
+    flat = host.honeycomb and host.sublattices == ("A", "B")
+    return flat and defect.label.startswith("V_") and len(defect.sites) > 2
+
+
+def hole_structures(
+    defect: Defect, host: ProjectedHost, lattice: Lattice, cells: tuple[int, int]
+) -> tuple[DefectStructure, ...]:
+    """Perfect crystal, and without the atoms of these sites."""
+    sites = tuple(_in_crystal(site, lattice.polarity) for site in defect.sites)
+    i, j = sites[0][:2]
+    return _hole(host, defect.label, tuple((p - i, q - j, k) for p, q, k in sites), cells)
+
+
+@lru_cache(maxsize=64)
+def _hole(
+    host: ProjectedHost, label: str, sites: tuple[tuple[int, int, int], ...], cells: tuple[int, int]
+) -> tuple[DefectStructure, ...]:
+    from definet.structures import Edit, Site, place, pristine
+
+    crystal = pristine(host.crystal or host.name, *cells)
+    return crystal, place(crystal, Edit(label, tuple(Site(*site) for site in sites)))
+
+
+def _in_crystal(site: tuple[int, int, str], polarity: int) -> tuple[int, int, int]:
+    """Cell and basis atom of a site in the crystal frame, whose axes are b and b - a where B is at 2 (a + b)/3."""
+    i, j, sublattice = site
+    if polarity > 0:
+        return i, j, int(sublattice == "B")
+    return (i + j, -i, 0) if sublattice == "A" else (i + j + 1, -i - 1, 1)
 
 
 def is_pair(defect: Defect, host: ProjectedHost) -> bool:

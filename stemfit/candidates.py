@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemfit.candidate_lines import line_patch
-from stemfit.candidate_sheets import SHARES, is_pair, middle_px, pair_structures, stays_as_built
+from stemfit.candidate_sheets import (
+    HOLE_SHARE,
+    SHARES,
+    hole_structures,
+    is_hole,
+    is_pair,
+    middle_px,
+    pair_structures,
+    stays_as_built,
+)
 from stemfit.candidate_trefoils import trefoil_patch
 from stemfit.defects import Defect, hypotheses, type_of
 from stemfit.defects.complexes import complex_rate
@@ -106,6 +115,7 @@ def propose(
         return _trefoils(defect, host, lattice, sites, rates, most)
     structures = _structures(defect, host, lattice)
     rates = {**SHARES, **rates} if is_pair(defect, host) else rates
+    rates = {**rates, defect.label: HOLE_SHARE} if is_hole(defect, host) else rates
     matrix, center_px = _frame(defect, host, lattice, sites)
     center_px = middle_px(defect) if is_pair(defect, host) else center_px
     count = {s.label: sum(t.label == s.label for t in structures) for s in structures}
@@ -147,6 +157,8 @@ def sites_of(candidate: Candidate, sites: SiteMap, lattice: Lattice) -> tuple[tu
 
 def _structures(defect: Defect, host: ProjectedHost, lattice: Lattice) -> list[DefectStructure]:
     """All that could be there, the perfect crystal first."""
+    if is_hole(defect, host):
+        return list(hole_structures(defect, host, lattice, patch_cells(host)))
     if is_pair(defect, host):
         return list(pair_structures(defect, host, lattice, patch_cells(host)))
     others = (n for n, p in defect.alternatives if p > MIN_ALTERNATIVE and buildable(n))

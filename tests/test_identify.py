@@ -47,7 +47,7 @@ def ratio_of(name: str) -> float:
 
 @pytest.mark.parametrize("name", ["WS2", "MoS2"])
 def test_a_host_is_named_where_brightness_and_vacancies_agree(name: str) -> None:
-    said = identify(SITES, brightness(ratio_of(name), {1: 3}), A_PX, **OPTICS)
+    said = identify(SITES, brightness(ratio_of(name), {1: 7}), A_PX, **OPTICS)
     assert (said.host.name, said.source, said.metal_third) == (name, "inferred", 0)
     assert said.probability > 0.95
     assert said.metal_probability > 0.95
@@ -64,6 +64,14 @@ def test_every_host_is_thinkable_at_its_own_brightness(name: str) -> None:
     found = probabilities(identify(SITES, brightness(ratio_of(name)), A_PX, **OPTICS))
     # MoSe2 and hBN have the same ratio, graphene's lies at that of WSe2: a share is all that brightness alone can give.
     assert found[name] > 0.1 * np.exp(projected(name).log_prior)
+
+
+def test_dim_sites_of_either_kind_speak_for_no_host() -> None:
+    """Damage on both sublattices alike, as in graphene, does not make a dichalcogenide likelier than it was."""
+    clean, damaged = (probabilities(identify(SITES, brightness(0.95, dim), A_PX)) for dim in ({}, {0: 3, 1: 3}))
+    assert damaged["graphene"] > clean["graphene"]
+    one_sided = probabilities(identify(SITES, brightness(0.95, {1: 6}), A_PX))
+    assert one_sided["WSe2"] / one_sided["graphene"] > 5 * clean["WSe2"] / clean["graphene"]
 
 
 def test_what_cannot_be_told_stays_spread() -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from chain import Chain, crystal, run, taken
-from sheets import Sheet, at_rest, dislocated, sheet
 
 from definet.structures import Cell, divacancy, pristine, stone_wales
 from stemfit.candidates import propose
 from stemfit.columns import Columns, Noise, Profile
 from stemfit.defects import Defect, Evidence
-from stemfit.defects.bonds import SECOND, bound, certainty, net, rings
+from stemfit.defects.bonds import SECOND, bound, certainty, net, rings, saturated
 from stemfit.defects.rings import around
 from stemfit.defects.rings import sheet as flat
 from stemfit.hosts import projected
@@ -23,6 +26,18 @@ from stemfit.pipeline import Settings, analyze
 from stemfit.relax import relaxer
 from stemfit.result import Analysis
 from stemfit.synthetic import as_micrograph
+
+BENCHMARKS = str(Path(__file__).parents[1] / "benchmarks")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def drawings() -> Iterator[None]:
+    """Make the drawings of the benchmark importable, and forget the path."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        yield
+    sys.modules.pop("sheets", None)
+
 
 CORNERS = ((0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73))
 
@@ -62,6 +77,8 @@ def test_rings_of_holes() -> None:
 )
 @pytest.mark.parametrize("seed", [0, 1])
 def test_rings_of_relaxed_flakes(label: str, wrong: list[int], seed: int) -> None:
+    from sheets import at_rest
+
     xy = at_rest(label, seed)
     near = xy[np.hypot(*xy.T) < 6.0]  # as it is seen: no border, no edge
     assert [n for n in sizes(near @ np.array([[0.9, 0.2], [-0.25, 0.95]])) if n != 6] == wrong
@@ -75,6 +92,23 @@ def test_a_bond_is_as_sure_as_its_length() -> None:
     assert 0.5 < far < near  # what is measured badly says little
     two = np.array([[0.0, 0.0], [1.3, 0.0]])
     assert certainty(net(two, np.zeros(2)), np.arange(2)) == pytest.approx(float(bound(np.array(1.3), np.array(0.0))))
+
+
+def test_no_atom_has_more_than_three_bonds() -> None:
+    """A pentagon that is measured badly: two of its corners seem bound across it."""
+    xy = honeycomb(6)
+    of = net(np.vstack([xy, xy.mean(0)]), np.zeros(len(xy) + 1))  # one too many, wherever it lies
+    assert np.bincount(of.bonds.ravel()).max() > 3
+    kept = saturated(of)
+    assert np.bincount(kept.bonds.ravel()).max() == 3
+    assert min(len(ring) for ring in rings(kept)) > 3
+    whole = net(xy, np.zeros(len(xy)))
+    assert len(saturated(whole).bonds) == len(whole.bonds)  # and nothing is taken from a crystal
+    five = np.exp(2j * np.pi * np.arange(5) / 5) * 0.8
+    bent = np.column_stack([five.real, five.imag]) * [1.0, 1.0]
+    bent[1] = 0.75 * bent[1]
+    assert sizes(bent) != [5]
+    assert sorted(len(r) for r in rings(saturated(net(bent, np.zeros(5))))) == [5]
 
 
 BOND_PX = 14.0
@@ -112,6 +146,8 @@ def seen(xy: np.ndarray, missing: np.ndarray, goes_round: bool) -> tuple[Defect,
 
 
 def test_a_dislocation_is_named_where_the_lattice_ends() -> None:
+    from sheets import dislocated
+
     xy = dislocated()
     assert [n for n in sizes(xy[np.hypot(*xy.T) < 6.0]) if n != 6] == [5, 7]
     found, measured = seen(xy, np.array([0.6, 0.3]), goes_round=False)
@@ -189,7 +225,9 @@ def test_the_ends_of_a_closed_divacancy_are_bound(at: Cell | None) -> None:
 
 
 @cache
-def analysed(host: str) -> tuple[Analysis, Sheet]:
+def analysed(host: str) -> tuple[Analysis, Any]:
+    from sheets import sheet
+
     kinds = {"graphene": ("SW", "filled", "V_2", "V_2c"), "hBN": ("SW", "V_B", "V_2", "V_3")}[host]
     mirror = host == "hBN"
     drawn = sheet(
@@ -228,3 +266,21 @@ def test_what_was_turned_is_drawn_where_it_went() -> None:
     for x, y in np.rint(new).astype(int):
         said, seen = (image[y - 1 : y + 2, x - 1 : x + 2].mean() for image in (analysis.simulated, drawn.image))
         assert said == pytest.approx(seen, rel=0.15)  # without the two atoms it would be their neighbours' tails
+
+
+@pytest.mark.parametrize("counts", [100.0, 20.0])
+def test_the_dislocations_of_a_boundary_are_named_one_by_one(counts: float) -> None:
+    """A row of them turns one side by the Burgers vector over their distance: 11 degrees."""
+    from sheets import bicrystal
+
+    drawn = bicrystal(9.0, counts=counts)
+    cores = [truth.xy_px for truth in drawn.truth if 40 < truth.xy_px[1] < 360]
+    analysis = analyze(as_micrograph(drawn.image, None), Settings(host="graphene"), relaxer("keep"))
+    (grain,) = (region for region in analysis.regions if region.kind == "other-grain")
+    turn = (grain.orientation_deg - analysis.lattice.rotation_deg + 30) % 60 - 30
+    assert abs(turn) == pytest.approx(np.degrees(np.sqrt(3) / 9), abs=1.5)
+    assert sorted(d.label for d in analysis.defects) == ["5-7"] * len(cores) == ["5-7"] * 3
+    for core in cores:
+        off = [float(np.hypot(*(d.center_px - core).T)) for d in analysis.defects]
+        assert min(off) < 2 * 14.2
+    assert all(len(d.sites) == 10 for d in analysis.defects)  # a pentagon and a heptagon share a bond

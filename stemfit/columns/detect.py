@@ -21,6 +21,9 @@ SCALES = (0.10, 0.14, 0.20, 0.28, 0.38)
 FAINT = 2.5
 """Height of a first seed over the noise of the filtered image: many are false, the fit decides."""
 
+CLEAR = 6.0
+"""Height of the strongest peaks over the noise of the filtered image from which their scale is that of columns."""
+
 
 def find(image: FloatArray, *, calibrate: bool = True, device: str = "cpu") -> Columns:
     """Find and fit all atomic columns of an image.
@@ -63,7 +66,8 @@ def dominant_period(image: FloatArray) -> float:
 def column_scale(image: FloatArray) -> float:
     """Standard deviation of the columns, px: the scale at which the strongest peaks answer most.
 
-    A scale at which the peaks that noise alone makes (3 standard deviations) reach half their height is not used.
+    A scale at which the peaks that noise alone makes (3 standard deviations) reach half their height is not used; if
+    that is every scale, it is the one at which they stand out most over the noise.
     """
     period = dominant_period(image)
     bins = max(1, int(SCALES[0] * period))
@@ -71,14 +75,15 @@ def column_scale(image: FloatArray) -> float:
         return bins * column_scale(averaged(image, bins))
     sizes = [max(1.0, s * period) for s in SCALES]
     noise = pixel_noise(image)
-    answers = []
+    answers, clear = [], []
     for size in sizes:
         response = -gaussian_laplace(image, size) * size**2
         height = np.sort(response[_maxima(response, size)])[::-1]
         expected = max(4, int(image.size / (1.5 * period**2)))
-        answer = float(height[:expected].mean()) if len(height) else 0.0
-        answers.append(answer if answer > 6 * noise * size**2 * laplacian_norm(size) else -1.0 / size)
-    return sizes[int(np.argmax(answers))]
+        answers.append(float(height[:expected].mean()) if len(height) else 0.0)
+        clear.append(answers[-1] / max(noise * size**2 * laplacian_norm(size), 1e-300))
+    usable = [answer if over > CLEAR else 0.0 for answer, over in zip(answers, clear, strict=True)]
+    return sizes[int(np.argmax(usable if any(usable) else clear))]
 
 
 def peaks(image: FloatArray, sigma_px: float, least: float = FAINT) -> FloatArray:

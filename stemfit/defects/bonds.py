@@ -48,6 +48,41 @@ def net(xy: FloatArray, sigma: FloatArray) -> Net:
     return Net(xy, sigma, np.asarray(pairs, dtype=np.int64))
 
 
+VALENCE = 3
+"""Bonds of an atom of a flat sheet (sp2)."""
+
+
+def saturated(of: Net) -> Net:
+    """The same with no atom bound to more than three, and no three to each other: of too many the longest bond goes.
+
+    Columns that are measured badly, and the corners of a pentagon, may lie nearer than half way to second neighbours.
+    """
+    length = np.hypot(*(of.xy[of.bonds[:, 0]] - of.xy[of.bonds[:, 1]]).T)
+    partners: dict[int, set[int]] = {k: set() for k in range(len(of.xy))}
+    kept = []
+    for n in np.argsort(length, kind="stable"):
+        p, q = (int(k) for k in of.bonds[n])
+        if len(partners[p]) < VALENCE and len(partners[q]) < VALENCE and not partners[p] & partners[q]:
+            partners[p].add(q)
+            partners[q].add(p)
+            kept.append(n)
+    return of._replace(bonds=of.bonds[np.sort(np.array(kept, dtype=np.int64))])
+
+
+def certainty_of_bonds(of: Net, among: NDArray[np.int64]) -> float:
+    """Probability that all bonds between these columns of a saturated net are there, and none besides.
+
+    Two atoms that both have three others are not bound to each other, however near they seem.
+    """
+    own, every = set(among.tolist()), np.bincount(of.bonds.ravel(), minlength=len(of.xy))
+    bonds = {(int(p), int(q)) for p, q in of.bonds if p in own and q in own}
+    free = [k for k in own if every[k] < VALENCE]
+    apart = [(p, q) for n, p in enumerate(free) for q in free[:n] if (p, q) not in bonds and (q, p) not in bonds]
+    pairs = np.array([*bonds, *apart], dtype=np.int64).reshape(-1, 2)
+    p = bound(np.hypot(*(of.xy[pairs[:, 0]] - of.xy[pairs[:, 1]]).T), np.hypot(*of.sigma[pairs].T))
+    return float(np.prod(p[: len(bonds)]) * np.prod(1 - p[len(bonds) :]))
+
+
 def rings(of: Net) -> list[Ring]:
     """Faces of the planar graph, the one all round left out; what ends in nothing is walked along on both sides.
 

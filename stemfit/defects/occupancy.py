@@ -32,6 +32,10 @@ ISOVALENT, ISOVALENT_RATE = ("Mo", "W"), 2e-3
 ADDED = 2.0
 """Brightest atom on top of a column, in units of the brightest pristine column; elements are not known."""
 
+IN_BORON_NITRIDE = ("C_B", "C_N")
+"""Foreign atoms that boron nitride holds as often: carbon, seen atom by atom (Krivanek et al., Nature 464, 571 (2010)),
+which also fills its vacancies under the beam."""
+
 BOTH_EXCHANGED = 1e-5
 """The same for a column whose two atoms are both exchanged: between independent events and clusters."""
 
@@ -187,6 +191,7 @@ def _prior_rate(h: Hypothesis) -> float:
     if h.type == "SUB" and h.column.endswith("2"):
         return BOTH_EXCHANGED
     isovalent = h.type == "SUB" and h.column in ISOVALENT and h.label.endswith(tuple(f"_{m}" for m in ISOVALENT))
+    isovalent |= h.label in IN_BORON_NITRIDE
     return ISOVALENT_RATE if isovalent else PRIOR_RATES.get(h.type, 0.0)
 
 
@@ -304,8 +309,9 @@ def likelihoods(
 
 
 def brightest(imaging: Imaging) -> float:
-    """Brightness of the brightest pristine column."""
-    return max(a.value for a in imaging.amplitudes.values() if a.source == "image")
+    """Brightness of the brightest pristine column; on carbon or boron nitride half of silicon's, a common adatom."""
+    own = max(a.value for a in imaging.amplitudes.values() if a.source == "image")
+    return max(own, imaging.amplitudes["Si"].value / ADDED) if "Si" in imaging.amplitudes else own
 
 
 def _more_light(value: FloatArray, sigma: FloatArray, scatter: float, full: float, most: float) -> FloatArray:

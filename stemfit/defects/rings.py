@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemfit.defects.bonds import SECOND, Net, Ring, bound, certainty, net, rings
+from stemfit.defects.boundaries import boundaries
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.groups import neighbours, pristine
 from stemfit.defects.types import Defect, Site, type_of
@@ -27,8 +28,9 @@ REACH = 6.0
 UNDECIDED = 0.5
 """Probability of a turned bond where columns do not say whether it is one: its structure and the image will."""
 
-TRIANGLES = {(3, 1), (6, 3), (10, 6)}
-"""Atoms of either kind that a triangular hole lacks (Jin et al., Phys. Rev. Lett. 102, 195505 (2009))."""
+LEAST_HOLE = 3
+"""Atoms that a hole lacks. In boron nitride holes are triangles with edges of one element (Jin et al., Phys. Rev. Lett.
+102, 195505 (2009)), but any that is seen is counted."""
 
 
 def sheet(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], list[Defect]]:
@@ -36,9 +38,9 @@ def sheet(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], li
     host = evidence.host
     if not host.honeycomb or host.sublattices != ("A", "B") or not set(host.columns) <= {"B", "C", "N"}:
         return [], list(found)
+    named, found = boundaries(found, evidence)
     own = [d for d in found if _stray(d) or _empty(d)]
     left = [d for d in found if not (_stray(d) or _empty(d))]
-    named: list[Defect] = []
     for members in neighbours(own, 0.5 * (1 + SECOND) * evidence.lattice.nearest_px):
         together = _together(members, evidence)
         if together is None:
@@ -64,7 +66,7 @@ def _together(members: Sequence[Defect], evidence: Evidence) -> Defect | None:
         return _divacancy(members, pair, evidence)
     if pair and len(strays) <= 2:
         return _turned(members, pair, strays, evidence)
-    hole = None if strays else _triangle(members, empty, evidence)
+    hole = None if strays else _hole(members, empty, evidence)
     return hole or _dislocation(members, evidence)
 
 
@@ -104,7 +106,7 @@ def _divacancy(members: Sequence[Defect], pair: tuple[Site, Site], evidence: Evi
     first, second = evidence.host.columns
     cut = f"V_{first}2" if first == second else f"V_{first}{second}"
     weight = {"5-8-5": both * shut, cut: both * (1 - shut)}
-    return _defect(weight, members, pair, np.array([evidence.xy_px(site) for site in pair]))
+    return _defect(weight, members, pair, _places(pair, evidence))
 
 
 def _end_bound(site: Site, other: Site, evidence: Evidence) -> float:
@@ -162,20 +164,25 @@ def _goes_round(centre_px: FloatArray, evidence: Evidence) -> bool:
     return all(held[sector == k].mean() > 0.5 for k in range(6) if (sector == k).any())
 
 
-def _triangle(members: Sequence[Defect], empty: Sequence[Site], evidence: Evidence) -> Defect | None:
-    """A hole with edges of one element: all three neighbours of each missing atom of the other are missing, too."""
+def _hole(members: Sequence[Defect], empty: Sequence[Site], evidence: Evidence) -> Defect | None:
+    """Three and more sites side by side without their atoms, and nothing beside them: the formula says how many."""
+    if len(empty) < LEAST_HOLE:
+        return None
     first, second = evidence.host.columns
-    of_a, of_b = ([s for s in empty if s[2] == sublattice] for sublattice in ("A", "B"))
-    more, fewer = (of_a, of_b) if len(of_a) > len(of_b) else (of_b, of_a)
-    if first == second or (len(more), len(fewer)) not in TRIANGLES:
-        return None
-    polarity = evidence.lattice.polarity
-    if {n for site in fewer for n in around(site, polarity)} != set(more):
-        return None
-    name, other = (first, second) if more is of_a else (second, first)
-    label = f"V_{name}{len(more)}{other}{len(fewer) if len(fewer) > 1 else ''}"
     sure = float(np.prod([d.probability for d in members]))
-    return _defect({label: sure}, members, tuple(empty), np.array([evidence.xy_px(site) for site in empty]))
+    return _defect({f"V_{_formula(first, second, empty)}": sure}, members, tuple(empty), _places(empty, evidence))
+
+
+def _formula(first: str, second: str, empty: Sequence[Site]) -> str:
+    """What is missing, the element that more atoms are missing of before the other."""
+    if first == second:
+        return f"{first}{len(empty)}"
+    lost = [(sum(site[2] == sublattice for site in empty), name) for sublattice, name in (("A", first), ("B", second))]
+    return "".join(name + (str(n) if n > 1 else "") for n, name in sorted(lost, key=lambda one: -one[0]) if n)
+
+
+def _places(sites: Sequence[Site], evidence: Evidence) -> FloatArray:
+    return np.array([evidence.xy_px(site) for site in sites])
 
 
 def _defect(
@@ -186,7 +193,7 @@ def _defect(
     share = {label: p * (1 - doubt) for label, p in weight.items()}
     share["UNKNOWN"] = max(0.0, 1 - doubt - sum(share.values()))
     share["pristine"] = doubt
-    label = max(weight, key=lambda name: weight[name])
+    label = max((name for name in share if name != "pristine"), key=lambda name: share[name])
     p = share.pop(label)
     others = sorted(share.items(), key=lambda item: -item[1])
     evidence = float(sum(d.log_bayes_factor for d in members))

@@ -16,7 +16,7 @@ from stemfit.errors import NotAnalysable
 from stemfit.hosts import HONEYCOMB, Cell
 from stemfit.lattice.grains import largest_grain
 from stemfit.lattice.phase import PlaneField, plane_field
-from stemfit.lattice.spots import MAX_ANISOTROPY, reciprocal_cell
+from stemfit.lattice.spots import MAX_ANISOTROPY, levelled, reciprocal_cell
 from stemfit.lattice.types import deformation, interpolate, iso, rotation_deg
 
 FloatArray = NDArray[np.float64]
@@ -106,7 +106,16 @@ def fit_grid(image: FloatArray, columns: Columns) -> Grid:
     bins = max(1, int(columns.profile.width_px / COARSE_SIGMA_PX))
     if bins > 1:
         return enlarged(fit_grid(averaged(image, bins), shrunk(columns, bins)), bins, image.shape)
-    g, image, own = largest_grain(image, reciprocal_cell(image))
+    try:
+        first = reciprocal_cell(image)
+    except NotAnalysable:
+        image = levelled(image)
+        first = reciprocal_cell(image)
+    return of_spots(*largest_grain(image, first), columns)
+
+
+def of_spots(g: FloatArray, image: FloatArray, own: NDArray[np.bool_], columns: Columns) -> Grid:
+    """The grid whose spots are g, in the part of an image that is its own."""
     a, b = _direct(g)
     dual = np.linalg.inv(np.column_stack([a, b]))
     field = plane_field(image, dual, WINDOW * iso(a, b), own)

@@ -19,6 +19,7 @@ from scipy.ndimage import (
     gaussian_filter,
     label,
 )
+from scipy.spatial import cKDTree
 
 from stemfit.columns import Columns
 from stemfit.columns.resample import averaged, averaged_profile
@@ -45,6 +46,11 @@ tenth, and one of its two atoms alone would be at half."""
 ROUGH = 0.15
 """Unevenness of the light, over the contrast of a column to the hollow (mean of both sublattices), from which a film is
 in the way: half of what the loss of one chalcogen takes away (half of a column of 0.4 beside a metal of 1)."""
+
+HEAVY, FEW, BESIDE_HEAVY = 2.5, 2, 0.8
+"""Brightness of a heavy atom over that of the crystal's columns, more than any exchange on a site of a dichalcogenide
+(2.8 at most, of molybdenum by tungsten, which is no light crystal's); how many others may be within `WINDOW`, as a film
+would have many; distance up to which nothing is said of the hollows, in lattice constants: those about its site."""
 
 NOISE = 4.0
 """Unevenness over the rms of it in the cleanest crystal, which is noise: passed by one place in 16,000."""
@@ -163,8 +169,21 @@ def hollows(image: FloatArray, columns: Columns, grid: Grid, bins: int) -> Hollo
     # Light of columns beyond the edge is in no model.
     rim = EDGE * grid.a_px_iso
     there &= ((at >= rim) & (at <= np.array([image.shape[1], image.shape[0]]) - 1 - rim)).all(1).reshape(h, w)
+    for x0, y0 in (columns.xy_px[_lone(columns, on_site, grid.a_px_iso)] + 0.5) / bins - 0.5:
+        there &= np.hypot(x - x0, y - y0) > BESIDE_HEAVY * grid.a_px_iso / bins
     contrast = float(grid.contrast[:2].mean() - grid.contrast[2])
     return Hollows(rest, there.astype(np.float64), grid.a_px_iso / bins, contrast)
+
+
+def _lone(columns: Columns, on_site: BoolArray, a_px: float) -> BoolArray:
+    """Columns (N,) of single heavy atoms: what is left of their light, taken away with a common profile, is no film."""
+    if not on_site.any():
+        return on_site
+    heavy = columns.intensity > HEAVY * float(np.percentile(columns.intensity[on_site], 75))
+    if not heavy.any():
+        return heavy
+    near = cKDTree(columns.xy_px[heavy]).query_ball_point(columns.xy_px, WINDOW * a_px, return_length=True)
+    return np.asarray(heavy & (near <= 1 + FEW))
 
 
 def _moved(cell: FloatArray, intensity: FloatArray, on_site: BoolArray) -> BoolArray:

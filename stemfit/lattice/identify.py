@@ -183,6 +183,8 @@ def scale_evidence(pixel_A: float, stated_A: float | None, by_user: bool) -> flo
 def _vacancy_evidence(sites: Honeycomb, brightness: Brightness, metal_third: int) -> float:
     """Evidence from clearly dim sites for the metal being `metal_third`: they belong on the other sublattice.
 
+    Against a host that is as likely to lose an atom on either (graphene): every dim site is on one of the two, so that
+    what speaks for one reading speaks against the other, and neither gains from dim sites that are on both.
     Dim is less than the sites around, whatever the gain there, and by as many of the fainter sublattice's errors.
     """
     use = [np.flatnonzero(sites.inside & (sites.third == third)) for third in (0, 1)]
@@ -191,8 +193,10 @@ def _vacancy_evidence(sites: Honeycomb, brightness: Brightness, metal_third: int
     relative = [brightness.sigma[k] / max(float(np.median(brightness.value[k])), 1e-300) for k in use]
     error = max(float(np.median(r)) for r in relative)
     dim = [int(np.sum(_beside_neighbours(sites.xy_px[k], brightness.value[k]) + 4 * error < 0.75)) for k in use]
-    excess = (dim[1] - dim[0]) * (1 if metal_third == 0 else -1)
-    return float(np.clip(np.log(VACANCY_ODDS) * excess, -MAX_VACANCY_EVIDENCE, MAX_VACANCY_EVIDENCE))
+    on_metal, on_other = dim[metal_third], dim[1 - metal_third]
+    share = VACANCY_ODDS / (1 + VACANCY_ODDS)
+    evidence = on_other * np.log(2 * share) + on_metal * np.log(2 * (1 - share))
+    return float(np.clip(evidence, -MAX_VACANCY_EVIDENCE, MAX_VACANCY_EVIDENCE))
 
 
 def _beside_neighbours(xy_px: FloatArray, value: FloatArray) -> FloatArray:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, maximum_filter
+from scipy.ndimage import binary_dilation, gaussian_filter, maximum_filter
 
 from stemfit.errors import NotAnalysable
 
@@ -14,6 +15,17 @@ FloatArray = NDArray[np.float64]
 
 MIN_SNR = 12.0
 """Power of a lattice spot over the local mean of the noise. Noise power is exponential: 12 is passed once in 2e5."""
+
+TOGETHER = (6.0, 12.0, 18.0)
+"""The same of the three spots of one hexagon, weakest first, where not all of them stand out alone: no less in sum. Of
+three exponential variables the sum passes 36 once in 6e12, and a megapixel holds some 1e9 hexagons of about a shape."""
+
+FAINT_SPOTS = 60
+"""How many maxima are combined then."""
+
+BLOB_PX, GLARE = 2.0, 5.0
+"""Width over which blobs are looked for, about that of the columns, and their height over the rms of the image without
+them."""
 
 MAX_ANISOTROPY = 1.35
 """Ratio of principal stretches up to which a scan is believed to show a hexagonal crystal (real scans reach 1.19)."""
@@ -37,21 +49,43 @@ def reciprocal_cell(image: FloatArray) -> FloatArray:
         If no three spots close a hexagon.
     """
     snr = signal_to_noise(image)
-    spots = strongest(snr, image.shape)
-    pairs = [np.array(p) for k1, k2 in combinations(spots, 2) for p in ((k1, k2), (k1, -k2))]
-    scores = [_score(snr, image.shape, *pair) for pair in pairs]
-    for k in np.argsort(scores)[::-1][:20]:
-        cell = _primitive(snr, image.shape, pairs[k]) if scores[k] > 0 else None
-        if cell is not None and _explains(cell, spots[0], image.shape):
-            break
-    else:
-        cell = None
+    cell = _hexagon(snr, image.shape, strongest(snr, image.shape), 3 * [MIN_SNR])
+    if cell is None:
+        cell = _hexagon(snr, image.shape, strongest(snr, image.shape, FAINT_SPOTS, TOGETHER[0]), TOGETHER)
     if cell is None:
         raise NotAnalysable(
-            f"no lattice: {len(spots)} spots stand out in the Fourier transform and no three close a hexagon",
-            remedy="use an atomic-resolution image of a hexagonal 2D crystal seen from above",
+            f"no lattice: {len(strongest(snr, image.shape))} spots stand out in the Fourier transform and no three "
+            "close a hexagon", remedy="use an atomic-resolution image of a hexagonal 2D crystal seen from above",
         )
     return polished(image, cell)
+
+
+def _hexagon(
+    snr: FloatArray, shape: tuple[int, int], spots: FloatArray, least: Sequence[float]
+) -> FloatArray | None:
+    """Cell (2, 2) of the best three spots that close a hexagon, from the least signal-to-noise of the weakest up."""
+    pairs = [np.array(p) for k1, k2 in combinations(spots, 2) for p in ((k1, k2), (k1, -k2))]
+    scores = [_score(snr, shape, pair[0], pair[1], least) for pair in pairs]
+    for k in np.argsort(scores)[::-1][:20]:
+        cell = _primitive(snr, shape, pairs[k]) if scores[k] > 0 else None
+        if cell is not None and _explains(cell, spots[0], shape):
+            return cell
+    return None
+
+
+def levelled(image: FloatArray) -> FloatArray:
+    """Without blobs far brighter than the rest: a few heavy atoms have more contrast than all of a light crystal."""
+    smooth = gaussian_filter(image, BLOB_PX)
+    slow = gaussian_filter(image, min(image.shape) / 10)
+    relief = smooth - slow
+    middle = float(np.median(relief))
+    far = relief - middle > GLARE * 1.48 * float(np.median(np.abs(relief - middle)))
+    if not far.any():
+        return image
+    blob = binary_dilation(far, iterations=round(2 * BLOB_PX))
+    share = gaussian_filter((~blob).astype(float), min(image.shape) / 10)
+    around = gaussian_filter(np.where(blob, 0.0, image), min(image.shape) / 10) / np.maximum(share, 1e-6)
+    return np.asarray(np.where(blob, around, image))
 
 
 def windowed(image: FloatArray) -> FloatArray:
@@ -79,9 +113,9 @@ def signal_to_noise(image: FloatArray) -> FloatArray:
     return np.asarray(snr)
 
 
-def strongest(snr: FloatArray, shape: tuple[int, int], most: int = 30) -> FloatArray:
+def strongest(snr: FloatArray, shape: tuple[int, int], most: int = 30, least: float = MIN_SNR) -> FloatArray:
     """Strongest separate maxima (K, 2) in one half plane, cycles per px (x, y)."""
-    peak = (snr == maximum_filter(snr, 5)) & (snr > MIN_SNR)
+    peak = (snr == maximum_filter(snr, 5)) & (snr > least)
     row, col = np.nonzero(peak)
     order = np.argsort(snr[row, col])[::-1][: 2 * most]
     k = np.column_stack([(col - shape[1] // 2) / shape[1], (row - shape[0] // 2) / shape[0]])[order]
@@ -104,12 +138,14 @@ def anisotropy(g1: FloatArray, g2: FloatArray) -> float:
     return float(stretch[0] / max(stretch[1], 1e-12))
 
 
-def _score(snr: FloatArray, shape: tuple[int, int], k1: FloatArray, k2: FloatArray) -> float:
+def _score(
+    snr: FloatArray, shape: tuple[int, int], k1: FloatArray, k2: FloatArray, least: Sequence[float]
+) -> float:
     """Evidence that k1, k2 and k2 - k1 are one hexagon of spots: sum of log signal-to-noise, 0 if they are not."""
     if anisotropy(k1, k2) > MAX_ANISOTROPY:
         return 0.0
     values = [_at(snr, shape, k) for k in (k1, k2, k2 - k1)]
-    if min(values) < MIN_SNR:
+    if any(total < enough for total, enough in zip(np.cumsum(sorted(values)), np.cumsum(least), strict=True)):
         return 0.0
     return float(np.sum(np.log(values)) - np.log(anisotropy(k1, k2)) * 10)
 
