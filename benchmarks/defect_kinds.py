@@ -1,7 +1,7 @@
 """Which defects the benchmark of defects shows, and how far their neighbours move, by a potential that taught nobody.
 
 The network that the analysis relaxes with learnt from CHGNet. The atoms here are where SevenNet-0 (Park et al., J.
-Chem. Theory Comput. 20, 4857 (2024)) puts them: every kind is relaxed once in a patch of 8 x 8 cells (lines: 9 x 7),
+Chem. Theory Comput. 20, 4857 (2024)) puts them: every kind is relaxed once in a patch of 8 x 8 cells (lines: 9 x 7 or longer),
 and the displacements in the plane, in units of the cell vectors, are kept in `data/displacements.npz`. Adatoms, holes
 and second layers are not relaxed.
 
@@ -27,6 +27,9 @@ FloatArray = NDArray[np.float64]
 HOSTS = ("MoS2", "WSe2", "MoSe2", "WS2")
 STORE = Path(__file__).parent / "data" / "displacements.npz"
 PATCH, LINE_PATCH = (8, 8), (9, 7)
+BEYOND = 5
+"""Cells between a line and its periodic image."""
+
 FMAX_eV_A = 0.02
 MAX_STEPS = 40
 CLOSING_A = 0.1
@@ -51,23 +54,34 @@ class Moved(NamedTuple):
     ended: dict[str, object]
 
 
+ALIKE = {"Mo": "Nb", "W": "Re"}
+"""The element next to a metal in the periodic table, as bright as it."""
+
+
 def labels(name: str) -> list[str]:
-    """Kinds of defects of a host; all of them in MoS2 and WSe2."""
+    """Kinds of defects of a host; more of them in MoS2 and WSe2."""
     metal, x = host(name).elements["M"], host(name).elements["X"]
     other_x, other_metal = ("Se" if x == "S" else "S"), ("W" if metal == "Mo" else "Mo")
     usual = [f"V_{x}", f"V_{x}2", "SVL-4", "T1", f"{other_x}_{x}", f"{other_metal}_{metal}", f"V_{metal}"]
-    rare = [
-        f"V_{metal}{x}3", "CVL-6", "DVL-6", f"{other_x}2_{x}2", f"{metal}_{x}2", f"{metal}_{x}", "SVL-6",
-        f"V_{metal}{x}6", "T2", f"{x}_{metal}", f"{x}2_{metal}", "SVL-3",
-    ]  # fmt: skip
-    return [*usual, *rare] if name in HOSTS[:2] else usual
+    usual += [f"O_{x}", f"V_{metal}{x}3", "DVL-6", f"{metal}_{x}2", f"{other_x}2_{x}2", "T2", f"{x}2_{metal}"]
+    rare = ["CVL-6", f"{metal}_{x}", "SVL-6", f"V_{metal}{x}6", f"{x}_{metal}", "SVL-9"]
+    rare += [f"{ALIKE[other_metal]}_{metal}"]
+    return [*usual, *(rare if name in HOSTS[:2] else [])]
+
+
+def patch_of(label: str) -> tuple[int, int]:
+    """Cells of a patch; lines of more than four columns in a row take longer ones."""
+    if "VL-" not in label:
+        return PATCH
+    columns = int(label.rpartition("-")[2]) // (1 if label.startswith("S") else 2)
+    return max(LINE_PATCH[0], columns + BEYOND), LINE_PATCH[1]
 
 
 def built(name: str, label: str, a_A: float | None = None, crystal: object = None) -> DefectStructure:
     """Unrelaxed defect in its patch, its first site in the middle; all lines along the first cell vector."""
-    shape = LINE_PATCH if "VL-" in label else PATCH
+    shape = patch_of(label)
     cell = pristine(crystal or name, *shape, a_A=a_A)  # type: ignore[arg-type]
-    at = (shape[0] // 2 - 2, shape[1] // 2) if "VL-" in label else (shape[0] // 2, shape[1] // 2)
+    at = (2, shape[1] // 2) if "VL-" in label else (shape[0] // 2, shape[1] // 2)
     if "VL-" in label:
         return line(cell, label, at, "top", 0, closing_A=CLOSING_A)
     return build(cell, label, at)
