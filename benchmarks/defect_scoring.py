@@ -73,8 +73,8 @@ class Statement(NamedTuple):
     present : bool
         Whether anything is wrong there.
     true : str
-        Label of what is there: "pristine", or with a star where it is a part of something larger, or a larger thing that
-        something else is said of.
+        Label of what is there, or "pristine"; with a star where it is larger than what is said, or was not recognised as
+        what it is.
     """
 
     stated: Stated
