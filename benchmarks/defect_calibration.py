@@ -11,8 +11,9 @@ without as hold `--columns` columns; the same fields are recorded at each dose. 
 - **false positives**: of all claims in all fields, the sum of the probabilities that nothing is wrong there, and how
   often nothing was; and in the fields without defects, the sum of probabilities that something is wrong.
 
-Types occur as in `defect_fields.SHARES`, which says nothing about samples, and labels of a type as the analysis believes
-(`PRIOR_RATES` in `stemfit/defects/occupancy.py`), as far as they were rendered.
+Vacancies and what is made of them occur as in `defect_fields.SHARES`, whose densities the analysis learns on each image;
+of foreign atoms and antisites each label is as frequent against the others as the analysis believes (`PRIOR_RATES` in
+`stemfit/defects/occupancy.py`), as far as it was rendered. That belief itself cannot be judged on drawn images.
 
 Run: ``OMP_NUM_THREADS=1 python benchmarks/defect_calibration.py [--defects 2000] [--columns 50000] [--processes 2]
 [--figure docs/calibration.svg] [--keep FILE]`` (about 20 minutes of CPU time)
@@ -34,7 +35,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from defect_fields import COUNTS, Field, build, drawn_labels, record
+from defect_fields import COUNTS, SHARES, Field, build, drawn_labels, record
 from defect_library import library, views
 from defect_scoring import Statement, score
 from defect_stages import analyse
@@ -43,6 +44,9 @@ from machine import headline, table
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+
+TYPES_HERE = SHARES | {"ANTI": 0.5}
+"""As believed, single antisites are four times rarer against exchanged atoms than in `SHARES`."""
 
 RESAMPLED = 300
 """Bootstrap samples of fields."""
@@ -100,7 +104,8 @@ def field_of(plan: Plan) -> Field:
     name = f"{plan.view}-{plan.seed}"
     if not plan.defects:
         return build(name, "pristine", plan.view, [], plan.seed + 1, PRISTINE_SIZE)
-    drawn = drawn_labels(lib, np.random.default_rng(plan.seed), weights={x: _weight(x) for x in lib.stamps})
+    weights = {label: _weight(label) for label in lib.stamps}
+    drawn = drawn_labels(lib, np.random.default_rng(plan.seed), weights=weights, shares=TYPES_HERE)
     return build(name, "defects", plan.view, drawn, plan.seed + 1)
 
 

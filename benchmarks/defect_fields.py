@@ -247,7 +247,8 @@ OBJECTS = 22
 
 
 def drawn_labels(
-    lib: Library, rng: np.random.Generator, count: int = OBJECTS, weights: Mapping[str, float] | None = None
+    lib: Library, rng: np.random.Generator, count: int = OBJECTS, weights: Mapping[str, float] | None = None,
+    shares: Mapping[str, float] = SHARES,
 ) -> list[str]:
     """Labels for a field, extended ones first while there is room; those of a type alike, or by weight."""
     by_type: dict[str, list[str]] = {}
@@ -255,7 +256,7 @@ def drawn_labels(
         if "@" not in label and not _rim(label):
             by_type.setdefault(type_of(label), []).append(label)
     kinds = sorted(by_type)
-    share = np.array([SHARES[kind] for kind in kinds], float)
+    share = np.array([shares[kind] for kind in kinds], float)
     drawn = [
         _one_of(by_type[kind], rng, weights or {}) for kind in rng.choice(kinds, count, p=share / share.sum())
     ]

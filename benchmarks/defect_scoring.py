@@ -73,7 +73,7 @@ class Statement(NamedTuple):
     present : bool
         Whether anything is wrong there.
     true : str
-        Label of what is there, or "pristine"; with a star where it is larger than what is said, or was not recognised as
+        Label of what is there, or "pristine"; with a star where it is larger than what is said, or not recognised as
         what it is.
     """
 
