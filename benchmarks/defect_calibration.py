@@ -11,8 +11,8 @@ without as hold `--columns` columns; the same fields are recorded at each dose. 
 - **false positives**: of all claims in all fields, the sum of the probabilities that nothing is wrong there, and how
   often nothing was; and in the fields without defects, the sum of probabilities that something is wrong.
 
-Vacancies and what is made of them occur as in `defect_fields.SHARES`, whose densities the analysis learns on each image;
-of foreign atoms and antisites each label is as frequent against the others as the analysis believes (`PRIOR_RATES` in
+Vacancies and what is made of them occur as in `defect_fields.SHARES`; the analysis learns their densities on each image.
+Of foreign atoms and antisites each label is as frequent against the others as the analysis believes (`PRIOR_RATES` in
 `stemfit/defects/occupancy.py`), as far as it was rendered. That belief itself cannot be judged on drawn images.
 
 Run: ``OMP_NUM_THREADS=1 python benchmarks/defect_calibration.py [--defects 2000] [--columns 50000] [--processes 2]
