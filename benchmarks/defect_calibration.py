@@ -1,4 +1,4 @@
-"""Whether probabilities of defects are frequencies: thousands of defects and pristine columns at three doses.
+"""Whether probabilities of defects are frequencies: thousands of recorded defects and pristine columns.
 
 Fields as in `defects.py`, of other seeds: as many with defects of every kind as hold `--defects` of them, and as many
 without as hold `--columns` columns; the same fields are recorded at each dose. Every claim and suspect is a statement.
@@ -11,11 +11,11 @@ without as hold `--columns` columns; the same fields are recorded at each dose. 
 - **false positives**: of all claims in all fields, the sum of the probabilities that nothing is wrong there, and how
   often nothing was; and in the fields without defects, the sum of probabilities that something is wrong.
 
-Vacancies and what is made of them occur as in `defect_fields.SHARES`; the analysis learns their densities on each image.
+Vacancies and what is made of them occur as in `defect_fields.SHARES`; the analysis learns their densities by image.
 Of foreign atoms and antisites each label is as frequent against the others as the analysis believes (`PRIOR_RATES` in
 `stemfit/defects/occupancy.py`), as far as it was rendered. That belief itself cannot be judged on drawn images.
 
-Run: ``OMP_NUM_THREADS=1 python benchmarks/defect_calibration.py [--defects 2000] [--columns 50000] [--processes 2]
+Run: ``OMP_NUM_THREADS=1 python benchmarks/defect_calibration.py [--defects 700] [--columns 50000] [--processes 2]
 [--figure docs/calibration.svg] [--keep FILE]`` (about 20 minutes of CPU time)
 """
 
@@ -131,8 +131,10 @@ def kept(plan: Plan, counts: Sequence[float], full: bool) -> list[Kept]:
 
 
 def gathered(asked: argparse.Namespace) -> list[Kept]:
-    """Analyse fields until there are as many defects and columns as asked."""
+    """Analyse fields until there are as many defects and columns as asked; goes on where `--keep` ends."""
     each = partial(kept, counts=COUNTS, full=asked.full)
+    before: list[Kept] = pickle.loads(asked.keep.read_bytes()) if asked.keep and asked.keep.exists() else []
+    known = {plan: [one for one in before if one.plan == plan] for plan in {one.plan for one in before}}
     result: list[Kept] = []
     with ProcessPoolExecutor(asked.processes) as pool:
         for defects, wanted in ((True, asked.defects), (False, asked.columns)):
@@ -143,10 +145,13 @@ def gathered(asked: argparse.Namespace) -> list[Kept]:
                     for k in range(number, number + 2 * asked.processes)
                 ]
                 number += len(some)
-                for field in pool.map(each, some):
+                waited = [known.get(plan) or pool.submit(each, plan) for plan in some]
+                for field in (one if isinstance(one, list) else one.result() for one in waited):
                     seen += field[0].true.total() if defects else min(one.columns for one in field)
                     result += field
                     print(field[0].plan, seen, *{one.failure for one in field}, file=sys.stderr, flush=True)
+                if asked.keep:
+                    asked.keep.write_bytes(pickle.dumps(result))
     return result
 
 
@@ -357,20 +362,15 @@ def all_of(some: Sequence[Kept]) -> Iterator[tuple[str, Row, list[Row]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--defects", type=int, default=2000)
+    parser.add_argument("--defects", type=int, default=700, help="each recorded at every dose")
     parser.add_argument("--columns", type=int, default=50_000, help="in fields without defects, at each dose")
     parser.add_argument("--seed", type=int, default=70_000)
     parser.add_argument("--full", action="store_true", help="relax and score candidates too")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--figure", type=Path, help="reliability diagrams, SVG or PNG")
-    parser.add_argument("--keep", type=Path, help="write what was stated there, or read it if it exists")
+    parser.add_argument("--keep", type=Path, help="write what was stated there, and go on from it")
     asked = parser.parse_args()
-    if asked.keep and asked.keep.exists():
-        some = pickle.loads(asked.keep.read_bytes())
-    else:
-        some = gathered(asked)
-        if asked.keep:
-            asked.keep.write_bytes(pickle.dumps(some))
+    some = gathered(asked)
     with_defects = [one for one in some if one.counts == COUNTS[0] and one.plan.defects]
     print(
         f"{headline()}; seed {asked.seed}, {len(some)} images, {sum(one.true.total() for one in with_defects)} defects "

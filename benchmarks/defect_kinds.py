@@ -142,6 +142,9 @@ def main() -> None:
         crystal = at_rest(name, a_A, potential)
         for label in wanted:
             new = _relaxed(name, label, potential, crystal, a_A)
+            if not json.loads(str(new[f"{name}/{label}/ended"]))["converged"]:
+                print(name, label, "did not come to rest", flush=True)
+                continue
             kept = dict(np.load(STORE)) if STORE.exists() else {}
             aside = STORE.with_suffix(".part.npz")
             np.savez_compressed(aside, **kept, **new)
