@@ -37,9 +37,9 @@ from typing import NamedTuple
 import numpy as np
 from defect_fields import COUNTS, SHARES, Field, build, drawn_labels, record
 from defect_library import library, views
-from defect_scoring import Statement, score
+from defect_scoring import Score, Statement, score
 from defect_stages import analyse
-from defect_tables import BINS, TYPES, Row
+from defect_tables import BINS, TYPE_HEAD, TYPES, Row, found_by_type
 from machine import headline, table
 from numpy.typing import NDArray
 
@@ -74,25 +74,36 @@ class Kept(NamedTuple):
     ----------
     plan : Plan
     counts : float
-    statements : list of Statement
-    claims : int
-        How many of them, the first ones, are claims; the others are suspects.
+    ours, threshold : Score
+        Of the analysis and of the brightness threshold.
     true : Counter
         Labels of all defects there.
-    columns : int
-        Of monolayer, without the border.
     failure : str
     cpu_s : float
     """
 
     plan: Plan
     counts: float
-    statements: list[Statement]
-    claims: int
+    ours: Score
+    threshold: Score
     true: Counter[str]
-    columns: int
     failure: str
     cpu_s: float
+
+    @property
+    def dose(self) -> str:
+        """Counts as written in the tables."""
+        return f"{self.counts:g}"
+
+    @property
+    def statements(self) -> list[Statement]:
+        """Of claims, then of suspects."""
+        return self.ours.statements
+
+    @property
+    def claims(self) -> list[Statement]:
+        """Those of claims."""
+        return self.statements[: self.ours.claimed.total() + self.ours.members.total()]
 
 
 # -- making and analysing ------------------------------------------------------------------------------------------
@@ -122,11 +133,10 @@ def kept(plan: Plan, counts: Sequence[float], full: bool) -> list[Kept]:
         start = time.process_time()
         shot = record(field, one, plan.seed)
         answer = analyse(shot, full)
-        scored = score(shot, answer.claims, answer.suspects)
-        claims = sum(scored.claimed.values()) + sum(scored.members.values())
+        ours, threshold = score(shot, answer.claims, answer.suspects), score(shot, answer.by_threshold)
         true = Counter(defect.label for defect in shot.defects)
         spent = time.process_time() - start
-        result.append(Kept(plan, one, scored.statements, claims, true, scored.columns, answer.failure, spent))
+        result.append(Kept(plan, one, ours, threshold, true, answer.failure, spent))
     return result
 
 
@@ -147,7 +157,7 @@ def gathered(asked: argparse.Namespace) -> list[Kept]:
                 number += len(some)
                 waited = [known.get(plan) or pool.submit(each, plan) for plan in some]
                 for field in (one if isinstance(one, list) else one.result() for one in waited):
-                    seen += field[0].true.total() if defects else min(one.columns for one in field)
+                    seen += field[0].true.total() if defects else min(one.ours.columns for one in field)
                     result += field
                     print(field[0].plan, seen, *{one.failure for one in field}, file=sys.stderr, flush=True)
                 if asked.keep:
@@ -216,7 +226,7 @@ def reliability(some: Sequence[Kept], of: Callable[[Statement], Told | None]) ->
     return [*rows, ("expected calibration error", *(cell for three in numbers for cell in three))]
 
 
-TYPE_HEAD = ("type claimed", *(cell for c in COUNTS for cell in (f"{c:g}: stated", "so", "ECE")))
+NAMED_HEAD = ("type claimed", *(cell for c in COUNTS for cell in (f"{c:g}: stated", "so", "ECE")))
 
 
 def types(some: Sequence[Kept]) -> list[Row]:
@@ -273,11 +283,11 @@ def false_positives(some: Sequence[Kept]) -> list[Row]:
     rows = []
     for c in COUNTS:
         here = [one for one in some if one.counts == c]
-        claims = [s for one in here for s in one.statements[: one.claims]]
+        claims = [s for one in here for s in one.claims]
         bare = [one for one in here if not one.plan.defects]
-        said = [s for one in bare for s in one.statements[: one.claims]]
+        said = [s for one in bare for s in one.claims]
         every = sum(s.defective for one in bare for s in one.statements)
-        columns = sum(one.columns for one in bare)
+        columns = sum(one.ours.columns for one in bare)
         rows.append((
             f"{c:g}", str(len(claims)), f"{sum(1 - s.defective for s in claims):.1f}",
             str(sum(not s.present for s in claims)), str(columns), f"{sum(s.defective for s in said):.1f}",
@@ -290,7 +300,7 @@ def false_names(some: Sequence[Kept]) -> list[Row]:
     """What is claimed where nothing is, and wrong names of high probability."""
     rows = []
     for c in COUNTS:
-        claims = [s for one in some if one.counts == c for s in one.statements[: one.claims]]
+        claims = [s for one in some if one.counts == c for s in one.claims]
         false = Counter(s.stated.label for s in claims if not s.present)
         wrong = Counter(
             f"{s.stated.label} for {s.true}"
@@ -354,9 +364,10 @@ def all_of(some: Sequence[Kept]) -> Iterator[tuple[str, Row, list[Row]]]:
     """Title, head and rows of every table."""
     yield "Reliability of the name, UNKNOWN left out", RELIABILITY_HEAD, reliability(some, named)
     yield "Reliability of anything being wrong", RELIABILITY_HEAD, reliability(some, wrong_here)
-    yield "The name, by type", TYPE_HEAD, types(some)
+    yield "The name, by type", NAMED_HEAD, types(some)
     yield "False positives", FALSE_HEAD, false_positives(some)
     yield "Wrong", NAMES_HEAD, false_names(some)
+    yield "Found by type, in the fields with defects", TYPE_HEAD, found_by_type([one for one in some if one.plan.defects])
     yield "Where the probability goes: sum of what was stated / how often so", LABEL_HEAD, labels(some)
 
 

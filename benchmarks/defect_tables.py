@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from defect_fields import COUNTS, Shot
@@ -33,13 +33,23 @@ class Done(NamedTuple):
         return f"{self.shot.counts:g}"
 
 
+class Scored(Protocol):
+    """What knows its dose and what the analysis found."""
+
+    @property
+    def dose(self) -> str: ...
+
+    @property
+    def ours(self) -> Score: ...
+
+
 Method = Callable[[Done], Score]
 
 
 def all_of(done: Sequence[Done]) -> Iterator[tuple[str, Row, list[Row]]]:
     """Title, head and rows of every table."""
     fields = [one for one in done if one.shot.field.family in ("defects", "adatoms")]
-    yield "Found by type", TYPE_HEAD, _types(fields)
+    yield "Found by type", TYPE_HEAD, found_by_type(fields)
     yield "Single and double vacancies by host: F1 (found/true)", HOST_HEAD, _hosts(fields)
     yield "Every label", LABEL_HEAD, _labels(fields)
     title = f"Single sites: those whose expected log-evidence against the rendered rival most like them is {EVIDENT:g}"
@@ -63,9 +73,10 @@ TYPE_HEAD = (
 )  # fmt: skip
 
 
-def _types(done: Sequence[Done]) -> list[Row]:
+def found_by_type(done: Sequence[Scored]) -> list[Row]:
+    """What became of the defects of each type, and of the claims."""
     rows = []
-    for dose in _doses(done):
+    for dose in dict.fromkeys(one.dose for one in done):
         scores = [one.ours for one in done if one.dose == dose]
         for kind in TYPES:
             outcomes = Counter(v.outcome for s in scores for v in s.verdicts if v.truth.type == kind)
