@@ -367,7 +367,8 @@ def all_of(some: Sequence[Kept]) -> Iterator[tuple[str, Row, list[Row]]]:
     yield "The name, by type", NAMED_HEAD, types(some)
     yield "False positives", FALSE_HEAD, false_positives(some)
     yield "Wrong", NAMES_HEAD, false_names(some)
-    yield "Found by type, in the fields with defects", TYPE_HEAD, found_by_type([one for one in some if one.plan.defects])
+    with_defects = [one for one in some if one.plan.defects]
+    yield "Found by type, in the fields with defects", TYPE_HEAD, found_by_type(with_defects)
     yield "Where the probability goes: sum of what was stated / how often so", LABEL_HEAD, labels(some)
 
 

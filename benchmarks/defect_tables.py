@@ -37,10 +37,12 @@ class Scored(Protocol):
     """What knows its dose and what the analysis found."""
 
     @property
-    def dose(self) -> str: ...
+    def dose(self) -> str:
+        """Counts as written in the tables."""
 
     @property
-    def ours(self) -> Score: ...
+    def ours(self) -> Score:
+        """Counts of one recorded field."""
 
 
 Method = Callable[[Done], Score]
