@@ -39,7 +39,7 @@ from defect_fields import COUNTS, SHARES, Field, build, drawn_labels, record
 from defect_library import library, views
 from defect_scoring import Score, Statement, score
 from defect_stages import analyse
-from defect_tables import BINS, TYPE_HEAD, TYPES, Row, found_by_type
+from defect_tables import BASE_HEAD, BINS, TYPE_HEAD, TYPES, Row, baselines, found_by_type
 from machine import headline, table
 from numpy.typing import NDArray
 
@@ -315,6 +315,22 @@ SURE = 0.9
 NAMES_HEAD = ("counts", "claimed where nothing is", f"wrong names with P > {SURE:g}")
 
 
+def beside_unet(some: Sequence[Kept], cache: Path, seconds: float) -> list[Row]:
+    """The analysis, the threshold and the U-Net on the same recorded fields."""
+    from defect_unet import trained
+
+    net, by_net = trained(cache, seconds), {}
+    for plan in dict.fromkeys(one.plan for one in some):
+        field = field_of(plan)
+        for one in (one for one in some if one.plan == plan):
+            shot = record(field, one.counts, plan.seed)
+            by_net[plan, one.counts] = score(shot, net(shot))
+    return baselines(some, [
+        ("stemfit", lambda one: one.ours), ("threshold", lambda one: one.threshold),
+        ("U-Net", lambda one: by_net[one.plan, one.counts]),
+    ])  # fmt: skip
+
+
 # -- figure --------------------------------------------------------------------------------------------------------
 
 
@@ -381,6 +397,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--figure", type=Path, help="reliability diagrams, SVG or PNG")
     parser.add_argument("--keep", type=Path, help="write what was stated there, and go on from it")
+    parser.add_argument("--unet", type=int, default=0, metavar="N", help="compare with a U-Net on the first N fields")
+    parser.add_argument("--unet-seconds", type=float, default=75, help="CPU time of its training, once per host")
+    parser.add_argument("--cache", type=Path, default=Path(__file__).parents[1] / "data" / "defects")
     asked = parser.parse_args()
     some = gathered(asked)
     with_defects = [one for one in some if one.counts == COUNTS[0] and one.plan.defects]
@@ -391,6 +410,10 @@ def main() -> None:
     )
     for title, head, rows in all_of(some):
         print(f"\n**{title}**\n", table(head, rows), sep="\n")
+    if asked.unet:
+        chosen = list(dict.fromkeys(one.plan for one in some if one.plan.defects))[: asked.unet]
+        rows = beside_unet([one for one in some if one.plan in chosen], asked.cache, asked.unet_seconds)
+        print(f"\n**The first {len(chosen)} fields: F1 (found/true, claimed)**\n", table(BASE_HEAD, rows), sep="\n")
     failed = [f"{one.plan.view}: {one.failure}" for one in some if one.failure]
     print(f"\n{sum(one.cpu_s for one in some):.0f} s CPU, {len(failed)} not analysed", *failed, sep="\n")
     if asked.figure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from defect_fields import COUNTS, Shot
@@ -45,7 +45,7 @@ class Scored(Protocol):
         """Counts of one recorded field."""
 
 
-Method = Callable[[Done], Score]
+Method = Callable[[Any], Score]
 
 
 def all_of(done: Sequence[Done]) -> Iterator[tuple[str, Row, list[Row]]]:
@@ -63,7 +63,7 @@ def all_of(done: Sequence[Done]) -> Iterator[tuple[str, Row, list[Row]]]:
     methods: list[tuple[str, Method]] = [("stemfit", lambda one: one.ours), ("threshold", lambda one: one.threshold)]
     if any(one.unet for one in done):
         methods.append(("U-Net", lambda one: one.unet or Score()))
-    yield "Baselines: F1 (found/true, claimed)", BASE_HEAD, _baselines(fields, methods)
+    yield "Baselines: F1 (found/true, claimed)", BASE_HEAD, baselines(fields, methods)
     yield "CPU time per field, s", TIME_HEAD, _times(done)
 
 
@@ -240,9 +240,10 @@ BASE_HEAD = ("counts", "method", "SV", "DV", "false per 1000 columns")
 TIME_HEAD = ("field", "fields", "columns", "lattice and imaging", "defects", "largest", "failed")
 
 
-def _baselines(done: Sequence[Done], methods: Sequence[tuple[str, Method]]) -> list[Row]:
+def baselines(done: Sequence[Scored], methods: Sequence[tuple[str, Method]]) -> list[Row]:
+    """Vacancies found and claimed by each method, and what is claimed where nothing is."""
     rows = []
-    for dose in _doses(done):
+    for dose in dict.fromkeys(one.dose for one in done):
         for name, of in methods:
             some = [one for one in done if one.dose == dose]
             scores = [of(one) for one in some]
