@@ -3,8 +3,9 @@
 Beside a line, a cluster or a trefoil the upper and the lower chalcogen of a column move by different amounts. Two atoms
 apart scatter less than two in a column, which scatter coherently (Kirkland, *Advanced Computing in Electron
 Microscopy*, 2010, chapter 5): such a pair is as bright as two single atoms, and in annular dark field at medium angles
-not far from half a column. Multislice of lines and complexes (SevenNet-0) has up to half of the columns beside them dim
-by 15 to 35 %. The brightness of a single atom is known, so that of a pair apart is too.
+not far from half a column. Multislice of lines and complexes (SevenNet-0) has a third to all of the columns beside them
+dim by 10 to 50 % there, and hardly any at high angles. The brightness of a single atom is known, so that of a pair
+apart is too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from stemfit.defects.types import Defect
 from stemfit.imaging import MODEL_FLOOR
 
 APART = 1 / 3
-"""Share of the columns next to an extended defect whose atoms stand apart: a third to a half in multislice."""
+"""Share of the columns next to an extended defect whose atoms stand apart: a third or more in multislice."""
 
 NEXT = 1.15
 """Distance of next sites of a sublattice, in lattice constants, with what strain adds to it."""
