@@ -8,7 +8,7 @@ region, in which a fifth of the chalcogen columns has one atom exchanged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -246,16 +246,26 @@ SHARES = {"SV": 6, "DV": 4, "LINE": 2, "TREFOIL": 2, "SUB": 3, "VM": 2, "ANTI": 
 OBJECTS = 22
 
 
-def drawn_labels(lib: Library, rng: np.random.Generator, count: int = OBJECTS) -> list[str]:
-    """Labels for a field, extended ones first while there is room."""
+def drawn_labels(
+    lib: Library, rng: np.random.Generator, count: int = OBJECTS, weights: Mapping[str, float] | None = None,
+    shares: Mapping[str, float] = SHARES,
+) -> list[str]:
+    """Labels for a field, extended ones first while there is room; those of a type alike, or by weight."""
     by_type: dict[str, list[str]] = {}
     for label in sorted(lib.stamps):
         if "@" not in label and not _rim(label):
             by_type.setdefault(type_of(label), []).append(label)
     kinds = sorted(by_type)
-    share = np.array([SHARES[kind] for kind in kinds], float)
-    drawn = [str(rng.choice(by_type[kind])) for kind in rng.choice(kinds, count, p=share / share.sum())]
+    share = np.array([shares[kind] for kind in kinds], float)
+    drawn = [
+        _one_of(by_type[kind], rng, weights or {}) for kind in rng.choice(kinds, count, p=share / share.sum())
+    ]
     return sorted(drawn, key=lambda label: -len(lib.stamps[label].sites))
+
+
+def _one_of(some: list[str], rng: np.random.Generator, weights: Mapping[str, float]) -> str:
+    weight = np.array([weights.get(label, 1.0) for label in some])
+    return str(rng.choice(some, p=weight / weight.sum()))
 
 
 def families(seed: int, rounds: int) -> Iterator[Field]:

@@ -63,12 +63,34 @@ class Verdict(NamedTuple):
 
 
 class Statement(NamedTuple):
-    """A stated probability and whether it was so, of a name and of anything being wrong; UNKNOWN is no name."""
+    """A claim or suspect, and what is there.
 
-    named: float | None
+    Attributes
+    ----------
+    stated : Stated
+    right : bool
+        Whether the very label is true (an adatom needs none).
+    present : bool
+        Whether anything is wrong there.
+    true : str
+        Label of what is there, or "pristine"; with a star where it is larger than what is said, or not recognised as
+        what it is.
+    """
+
+    stated: Stated
     right: bool
-    defective: float
     present: bool
+    true: str
+
+    @property
+    def named(self) -> float | None:
+        """Probability of the name; UNKNOWN is none."""
+        return None if self.stated.type == "UNKNOWN" else self.stated.probability
+
+    @property
+    def defective(self) -> float:
+        """Probability that anything is wrong."""
+        return self.stated.defective
 
 
 @dataclass
@@ -196,11 +218,27 @@ def score(shot: Shot, claims: Sequence[Stated], suspects: Sequence[Stated] = ())
 
     result.false = [one for one in seen if not present(one)]
     for one in [*seen, *(s for s in suspects if inner(s.center_px) and not area_of(s.center_px))]:
-        right = in_alloy(one) or any(matches(one, truth, shot) for truth in shot.defects)
         there = present(one) or (len(exchanged) > 0 and touches(one.sites_px, exchanged, reach))
-        named = None if one.type == "UNKNOWN" else one.probability
-        result.statements.append(Statement(named, right, one.defective, there))
+        right, true = (True, one.label) if in_alloy(one) else _so(one, shot)
+        result.statements.append(Statement(one, right, there, true))
     return result
+
+
+def _so(one: Stated, shot: Shot) -> tuple[bool, str]:
+    """Whether the very label of a claim is true, and the label of what is there."""
+    same = next((truth for truth in shot.defects if matches(one, truth, shot)), None)
+    if same is not None:  # of lines the length must agree as well: the probability is that of the label
+        return truth_label(one, same) == same.label, same.label
+    reach = NEAR_A / shot.field.pixel_A
+    about = next((truth for truth in shot.defects if touches(one.sites_px, truth.sites_px, reach)), None)
+    if about is None:
+        return False, "pristine"
+    return False, about.label if len(about.sites_px) == len(one.sites_px) == 1 else about.label + "*"
+
+
+def truth_label(one: Stated, truth: Defect) -> str:
+    """Label of a claim, where an adatom of any element has that of the truth."""
+    return truth.label if truth.type == "ADATOM" else one.label
 
 
 def _verdict(truth: Defect, claims: Sequence[Stated], used: set[int], shot: Shot, result: Score) -> Verdict:

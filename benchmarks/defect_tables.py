@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from defect_fields import COUNTS, Shot
@@ -33,13 +33,25 @@ class Done(NamedTuple):
         return f"{self.shot.counts:g}"
 
 
-Method = Callable[[Done], Score]
+class Scored(Protocol):
+    """What knows its dose and what the analysis found."""
+
+    @property
+    def dose(self) -> str:
+        """Counts as written in the tables."""
+
+    @property
+    def ours(self) -> Score:
+        """Counts of one recorded field."""
+
+
+Method = Callable[[Any], Score]
 
 
 def all_of(done: Sequence[Done]) -> Iterator[tuple[str, Row, list[Row]]]:
     """Title, head and rows of every table."""
     fields = [one for one in done if one.shot.field.family in ("defects", "adatoms")]
-    yield "Found by type", TYPE_HEAD, _types(fields)
+    yield "Found by type", TYPE_HEAD, found_by_type(fields)
     yield "Single and double vacancies by host: F1 (found/true)", HOST_HEAD, _hosts(fields)
     yield "Every label", LABEL_HEAD, _labels(fields)
     title = f"Single sites: those whose expected log-evidence against the rendered rival most like them is {EVIDENT:g}"
@@ -51,7 +63,7 @@ def all_of(done: Sequence[Done]) -> Iterator[tuple[str, Row, list[Row]]]:
     methods: list[tuple[str, Method]] = [("stemfit", lambda one: one.ours), ("threshold", lambda one: one.threshold)]
     if any(one.unet for one in done):
         methods.append(("U-Net", lambda one: one.unet or Score()))
-    yield "Baselines: F1 (found/true, claimed)", BASE_HEAD, _baselines(fields, methods)
+    yield "Baselines: F1 (found/true, claimed)", BASE_HEAD, baselines(fields, methods)
     yield "CPU time per field, s", TIME_HEAD, _times(done)
 
 
@@ -63,9 +75,10 @@ TYPE_HEAD = (
 )  # fmt: skip
 
 
-def _types(done: Sequence[Done]) -> list[Row]:
+def found_by_type(done: Sequence[Scored]) -> list[Row]:
+    """What became of the defects of each type, and of the claims."""
     rows = []
-    for dose in _doses(done):
+    for dose in dict.fromkeys(one.dose for one in done):
         scores = [one.ours for one in done if one.dose == dose]
         for kind in TYPES:
             outcomes = Counter(v.outcome for s in scores for v in s.verdicts if v.truth.type == kind)
@@ -227,9 +240,10 @@ BASE_HEAD = ("counts", "method", "SV", "DV", "false per 1000 columns")
 TIME_HEAD = ("field", "fields", "columns", "lattice and imaging", "defects", "largest", "failed")
 
 
-def _baselines(done: Sequence[Done], methods: Sequence[tuple[str, Method]]) -> list[Row]:
+def baselines(done: Sequence[Scored], methods: Sequence[tuple[str, Method]]) -> list[Row]:
+    """Vacancies found and claimed by each method, and what is claimed where nothing is."""
     rows = []
-    for dose in _doses(done):
+    for dose in dict.fromkeys(one.dose for one in done):
         for name, of in methods:
             some = [one for one in done if one.dose == dose]
             scores = [of(one) for one in some]

@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one field of defects per microscope, fewer negatives")
     parser.add_argument("--full", action="store_true", help="relax and score candidates too")
     parser.add_argument("--unet", action="store_true", help="compare with a small U-Net per host")
-    parser.add_argument("--unet-seconds", type=float, default=120, help="CPU time of its training, once per host")
+    parser.add_argument("--unet-seconds", type=float, default=75, help="CPU time of its training, once per host")
     parser.add_argument("--cache", type=Path, default=Path(__file__).parents[1] / "data" / "defects")
     parser.add_argument("--failures", type=Path, help="list what went wrong in this file")
     parser.add_argument("--write", type=Path, metavar="DIR", help="write images and truths there, and analyse nothing")

@@ -78,6 +78,10 @@ class Evidence:
         within = 1.0 - basis[1] if sublattice == "H" else basis[self.host.sublattices.index(sublattice)]
         return np.asarray(self.lattice.positions(np.array([[i, j]]) + within)[0])
 
+    def row(self, site: Site) -> int:
+        """Row of a site of the image in `sites`."""
+        return self._named[site]
+
     def judged(self, site: Site) -> bool:
         """Whether a posterior was formed for this site."""
         return site in self._rows

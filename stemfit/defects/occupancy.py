@@ -44,7 +44,11 @@ PRIOR_SITES = 100.0
 
 RELAXED_ERROR = 0.08
 """Error of the brightness measured at a vacancy, relative to the full column: its neighbours have moved towards it by
-up to a tenth of an Angstrom, and what they shed there moves with them."""
+up to a tenth of an Angstrom, and what they shed there moves with them. Of columns that lost one of two atoms the image
+itself says how much they differ."""
+
+RELAXED_PRIOR = 3.0
+"""Weight of `RELAXED_ERROR` against those columns."""
 
 HALF_RANGE = (0.28, 0.62)
 """What one of two stacked atoms can be worth, of the pair: from coherent (1/3.5, at 40 mrad) to incoherent scattering
@@ -166,20 +170,23 @@ def occupancy(
     half = imaging.amplitudes.get(options[1].column) if options[1].half_empty else None
     prior = np.array([_prior_rate(h) for h in options])
     prior[0] = 1 - prior.sum()
-    rate, level = prior.copy(), half
+    rate, level, relaxed = prior.copy(), half, RELAXED_ERROR
     scatter = imaging.rms_scatter(sublattice)
     told = _separation(half, full, sigma, scatter) > RESOLVED
     more = _brighter(options, imaging, full.value + RESOLVED * np.hypot(_median(sigma), scatter * full.value))
     place = _placed(options, rows, value, full.value, positions)
     for _ in range(ROUNDS):
-        each = [_log_likelihood(value, sigma, h, imaging, level, full, sublattice) for h in options]
+        each = [_log_likelihood(value, sigma, h, imaging, level, full, sublattice, relaxed) for h in options]
         likelihood = np.stack(each, axis=1) + place
         joint = likelihood + np.log(rate)
         probability = np.exp(joint - joint.max(1, keepdims=True))
         probability /= probability.sum(1, keepdims=True)
         rate = _densities(options, probability, prior, told, more)
         if half is not None and told:
-            level = _learned(half, full.value, value, sigma, probability[:, 1] * (probability[:, 1] > 0.5))
+            weight = probability[:, 1] * (probability[:, 1] > 0.5)
+            level = _learned(half, full.value, value, sigma, weight)
+            known = sigma**2 + (np.hypot(imaging.scatter[sublattice], MODEL_FLOOR) * level.value) ** 2
+            relaxed = _learned_error(level, full.value, value, known + (MODEL_FLOOR * full.value) ** 2, weight)
     rate = _with_guests(options, likelihood, rate, prior, more)
     joint = likelihood + np.log(rate)
     probability = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
@@ -275,7 +282,7 @@ def _separation(half: Amplitude | None, full: Amplitude, sigma: FloatArray, scat
 
 def _log_likelihood(
     value: FloatArray, sigma: FloatArray, h: Hypothesis, imaging: Imaging, half: Amplitude | None, full: Amplitude,
-    sublattice: str,
+    sublattice: str, half_error: float = RELAXED_ERROR,
 ) -> FloatArray:
     if h.type == "UNKNOWN":
         return np.where(value < 0, -np.inf, -np.log(4 * full.value))  # anything from nothing to 4 full columns
@@ -287,7 +294,7 @@ def _log_likelihood(
     # Nothing is emptier than empty: a dip below is an error of tails and background, the same for all hypotheses.
     value = np.maximum(value, 0.0)
     spread = np.hypot(imaging.scatter[sublattice], MODEL_FLOOR) * level.value
-    relaxed = RELAXED_ERROR if h.type in ("SV", "DV", "VM") else 0.0
+    relaxed = half_error if h.half_empty else RELAXED_ERROR if h.type in ("SV", "DV", "VM") else 0.0
     variance = sigma**2 + spread**2 + level.sigma**2 + (np.hypot(MODEL_FLOOR, relaxed) * full.value) ** 2
     normal = -0.5 * (value - level.value) ** 2 / variance - 0.5 * np.log(2 * np.pi * variance)
     if h.type:
@@ -330,6 +337,20 @@ def _learned(
     mean = (float((precision * value).sum()) + table.value / table.sigma**2) / total
     mean = float(np.clip(mean, HALF_RANGE[0] * full, HALF_RANGE[1] * full))
     return Amplitude(mean, float(1 / np.sqrt(total)), table.source)
+
+
+def _learned_error(
+    half: Amplitude, full: float, value: FloatArray, variance: FloatArray, weight: FloatArray
+) -> float:
+    """How much half-empty columns differ beyond what is known of it (`variance`), relative to the full column.
+
+    Vacancies of one kind relax alike, and that is in their mean brightness. Taken for wider than it is, their
+    distribution holds atoms that are only nearly as dim (O on S, S on Se, Mo on Se2). It is never wider than
+    beforehand: what differs by more is something else, such as a pair apart beside a line.
+    """
+    excess = float(weight @ ((value - half.value) ** 2 - variance)) / full**2
+    square = max(RELAXED_PRIOR * RELAXED_ERROR**2 + excess, 0.0) / (RELAXED_PRIOR + float(weight.sum()))
+    return min(float(np.sqrt(square)), RELAXED_ERROR)
 
 
 def can_tell_half(posterior: SitePosterior, brightness: Brightness, imaging: Imaging, sublattice: str) -> float:
