@@ -16,11 +16,12 @@ NEIGHBOURS = 1.15
 
 
 def neighbours(found: Sequence[Defect], reach_px: float) -> list[list[Defect]]:
-    """Findings in connected groups: each is closer than `reach_px` to another one of its group."""
+    """Findings in connected groups: a site of each is closer than `reach_px` to one of another of its group."""
     if not found:
         return []
-    xy = np.array([d.center_px for d in found])
-    pairs = cKDTree(xy).query_pairs(reach_px, output_type="ndarray")
+    owner = np.repeat(np.arange(len(found)), [len(d.extent_px) for d in found])
+    near = cKDTree(np.vstack([d.extent_px for d in found])).query_pairs(reach_px, output_type="ndarray")
+    pairs = owner[near]
     links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(found), len(found)))
     count, group = connected_components(links, directed=False)
     return [[found[int(i)] for i in np.flatnonzero(group == k)] for k in range(count)]

@@ -43,7 +43,7 @@ def join(found: Sequence[Defect], evidence: Evidence) -> list[Defect]:
 def _unnamed_together(found: Sequence[Defect], a_px: float) -> list[Defect]:
     joined: list[Defect] = []
     for members in neighbours(found, NEIGHBOURS * a_px):
-        if len(members) > 1 and any(d.sites[0][2] == "-" for d in members):
+        if len(members) > 1 and any("-" in {site[2] for site in d.sites} for d in members):
             joined.append(unnamed(members))
         else:
             joined.extend(members)
