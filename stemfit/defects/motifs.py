@@ -15,6 +15,9 @@ from stemfit.defects.trefoils import trefoils
 from stemfit.defects.twins import twins
 from stemfit.defects.types import Defect
 
+BOUND = 0.75
+"""Columns closer than this, in lattice constants, are bound: 0.58 in the perfect crystal."""
+
 Reading = tuple[list[Defect], list[Defect]]
 """Defects that were recognised, and the findings that they leave over."""
 
@@ -37,7 +40,18 @@ def join(found: Sequence[Defect], evidence: Evidence) -> list[Defect]:
     for recognise in RECOGNISERS:
         more, left = recognise(left, evidence)
         named += more
-    return lines + outside(lines, named + _unnamed_together(left, evidence.lattice.a_px_iso), evidence)
+    a_px = evidence.lattice.a_px_iso
+    whole = [d for d in named if d.type != "VM"]
+    return lines + outside(lines, whole + _torn_open([d for d in named if d.type == "VM"], left, a_px), evidence)
+
+
+def _torn_open(complexes: Sequence[Defect], left: Sequence[Defect], a_px: float) -> list[Defect]:
+    """Complexes and what is left; one with a stray column beside its empty sites is no hole in an intact layer."""
+    joined: list[Defect] = []
+    for members in neighbours([*complexes, *_unnamed_together(left, a_px)], BOUND * a_px):
+        strange = any("-" in {site[2] for site in d.sites} for d in members)
+        joined.extend([unnamed(members)] if len(members) > 1 and strange else members)
+    return joined
 
 
 def _unnamed_together(found: Sequence[Defect], a_px: float) -> list[Defect]:
