@@ -75,6 +75,9 @@ class Imaging:
         Of that scatter, by sublattice.
     mixtures : mapping of sublattice to Populations
         Column types of the sublattices of an alloy that are mixed, brightness at relative gain 1.
+    half_errors : mapping of str to float
+        How far a column that lost one of its two atoms may be from its amplitude, relative to the full column, where
+        the image was asked; by column type.
     width_sigma_px, tail_fraction_sigma, background_sigma : float or None
         Standard errors of the profile's width and tail, and of the level of the background, which goes with the tail.
     """
@@ -90,6 +93,7 @@ class Imaging:
     tail_fraction_sigma: float | None = None
     background_sigma: float | None = None
     mixtures: Mapping[str, Populations] = field(default_factory=dict)
+    half_errors: Mapping[str, float] = field(default_factory=dict)
 
     def scatter_of(self, column: str) -> float:
         """Relative brightness scatter (rms) to expect of a column type, from the sublattice that it would stand on."""

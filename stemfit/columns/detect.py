@@ -21,8 +21,9 @@ SCALES = (0.10, 0.14, 0.20, 0.28, 0.38)
 FAINT = 2.5
 """Height of a first seed over the noise of the filtered image: many are false, the fit decides."""
 
-CLEAR = 6.0
-"""Height of the strongest peaks over the noise of the filtered image from which their scale is that of columns."""
+CLEAR, SOMETHING = 6.0, 4.0
+"""Height of the strongest peaks over the noise of the filtered image from which their scale is that of columns, and
+from which there is something at that scale: as many peaks of noise alone reach 1.8 to 2.8 on average."""
 
 
 def find(image: FloatArray, *, calibrate: bool = True, device: str = "cpu") -> Columns:
@@ -67,7 +68,7 @@ def column_scale(image: FloatArray) -> float:
     """Standard deviation of the columns, px: the scale at which the strongest peaks answer most.
 
     A scale at which the peaks that noise alone makes (3 standard deviations) reach half their height is not used; if
-    that is every scale, it is the one at which they stand out most over the noise.
+    that is every scale, it is the one at which they stand out most over the noise, or the largest if nothing does.
     """
     period = dominant_period(image)
     bins = max(1, int(SCALES[0] * period))
@@ -83,7 +84,9 @@ def column_scale(image: FloatArray) -> float:
         answers.append(float(height[:expected].mean()) if len(height) else 0.0)
         clear.append(answers[-1] / max(noise * size**2 * laplacian_norm(size), 1e-300))
     usable = [answer if over > CLEAR else 0.0 for answer, over in zip(answers, clear, strict=True)]
-    return sizes[int(np.argmax(usable if any(usable) else clear))]
+    if not any(usable):
+        return sizes[int(np.argmax(clear))] if max(clear) > SOMETHING else sizes[-1]
+    return sizes[int(np.argmax(usable))]
 
 
 def peaks(image: FloatArray, sigma_px: float, least: float = FAINT) -> FloatArray:

@@ -96,6 +96,8 @@ class SitePosterior(NamedTuple):
         Types that a column of a mixture may have, those that lost an atom last; empty where nothing is mixed.
     p_species : (K, T) array or None
         Their probabilities.
+    half_error : float
+        How far half-empty columns may be from that, relative to full ones.
     """
 
     site: NDArray[np.int64]
@@ -106,6 +108,7 @@ class SitePosterior(NamedTuple):
     half: Amplitude | None
     species: tuple[str, ...] = ()
     p_species: FloatArray | None = None
+    half_error: float = RELAXED_ERROR
 
 
 def hypotheses(host: ProjectedHost, sublattice: str) -> tuple[Hypothesis, ...]:
@@ -190,7 +193,7 @@ def occupancy(
     rate = _with_guests(options, likelihood, rate, prior, more)
     joint = likelihood + np.log(rate)
     probability = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
-    return SitePosterior(rows, options, probability, likelihood, rate, level)
+    return SitePosterior(rows, options, probability, likelihood, rate, level, half_error=relaxed)
 
 
 def _prior_rate(h: Hypothesis) -> float:
@@ -365,6 +368,9 @@ def label_rates(posteriors: Sequence[SitePosterior]) -> dict[str, float]:
 
 
 def with_learned_halves(imaging: Imaging, posteriors: Sequence[SitePosterior]) -> Imaging:
-    """Imaging whose half-empty columns are as bright as this image shows them."""
-    learned = {p.hypotheses[1].column: p.half for p in posteriors if p.half is not None}
-    return replace(imaging, amplitudes={**imaging.amplitudes, **learned})
+    """Imaging whose half-empty columns are as bright, and as much alike, as this image shows them."""
+    asked = [(p.hypotheses[1].column, p) for p in posteriors if p.half is not None]
+    learned = {column: p.half for column, p in asked if p.half is not None}
+    return replace(
+        imaging, amplitudes={**imaging.amplitudes, **learned}, half_errors={column: p.half_error for column, p in asked}
+    )

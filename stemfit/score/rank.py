@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from skimage.metrics import structural_similarity
 
-from stemfit.candidates import MIN_ALTERNATIVE, Candidate, sites_of
+from stemfit.candidates import Candidate
 from stemfit.columns import Columns
-from stemfit.defects import CLAIM, Defect, type_of
+from stemfit.defects import CLAIM, Defect
 from stemfit.imaging import Imaging
 from stemfit.lattice import Brightness, Lattice, SiteMap
 from stemfit.relax import Relaxed, keep
 from stemfit.score.fit import Fit, fit
 from stemfit.score.others import Others, field_of, others_of
+from stemfit.score.restate import restated, with_odds_kept
 from stemfit.score.scene import Scene, columns_of, make_scene, position_scatter, relaxation_error_A
 
 FloatArray = NDArray[np.float64]
@@ -141,23 +142,24 @@ def rank(
     A claim that the pixels do not support (pristine above one half) becomes a suspect, together with its candidates.
     """
     scores: dict[str, Score] = {}
-    restated = []
+    said = []
     fields = {d.id: field_of(d, candidates, relaxed) for d in defects}
     for defect in defects:
         own = [(c, r) for c, r in zip(candidates, relaxed, strict=True) if c.defect == defect.id]
         if not own:
-            restated.append(defect)
+            said.append(defect)
             continue
         cs, rs = [c for c, _ in own], [r for _, r in own]
         others = others_of(defect, defects, fields, columns, imaging, sites, brightness)
         found, unknown = score_defect(defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others)
         scores.update({s.candidate: s for s in found})
-        restated.append(_with_adatom(defect, _restated(defect, cs, found, unknown, (sites, lattice))))
-    pristine = {d.id: dict(d.alternatives).get("pristine", 0.0) for d in restated}
+        after = restated(defect, cs, found, unknown, (sites, lattice))
+        said.append(with_odds_kept(defect, after, cs, {c.label for c, r in own if r.caution}))
+    pristine = {d.id: dict(d.alternatives).get("pristine", 0.0) for d in said}
     return Ranking(
         tuple(scores[c.id] for c in candidates),
-        tuple(d for d in restated if pristine[d.id] < CLAIM),
-        tuple(d for d in restated if pristine[d.id] >= CLAIM),
+        tuple(d for d in said if pristine[d.id] < CLAIM),
+        tuple(d for d in said if pristine[d.id] >= CLAIM),
     )
 
 
@@ -187,66 +189,6 @@ def _fits(
         if keys[-1] not in known:
             known[keys[-1]] = fit(candidate, relaxed, scene, imaging, sigma_px, lattice)
     return [known[key] for key in keys]
-
-
-def _restated(
-    defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score], unknown: float,
-    where: tuple[SiteMap, Lattice],
-) -> Defect:
-    weight = _alike_from_above(defect, candidates)
-    told = 1 - sum(weight.values())
-    for c, s in zip(candidates, scores, strict=True):
-        weight[c.label] = weight.get(c.label, 0.0) + s.posterior * (1 - unknown) * told
-    weight["UNKNOWN"] = weight.get("UNKNOWN", 0.0) + unknown * told
-    named = {label: p for label, p in weight.items() if label != "pristine"}
-    label = max(named, key=lambda name: named[name])
-    others = sorted(((n, p) for n, p in weight.items() if n != label), key=lambda item: -item[1])
-    evidence = {c.label: -np.inf for c in candidates}
-    for c, s in zip(candidates, scores, strict=True):
-        evidence[c.label] = max(evidence[c.label], s.log_likelihood)
-    best = max(
-        ((round(s.posterior, 6), s.ncc, c.id) for c, s in zip(candidates, scores, strict=True) if c.label == label),
-        default=(0.0, 0.0, None),
-    )[2]
-    several = len(defect.sites) > 1 and defect.type in ("LINE", "VM", "TREFOIL")
-    if label != defect.label and best is not None and several:
-        own, extent = sites_of(next(c for c in candidates if c.id == best), *where)
-        defect = replace(defect, sites=own, extent_px=extent, center_px=extent.mean(0))
-    factor = evidence.get(label, max(evidence.values())) - evidence["pristine"]
-    kinds = {c.label: c.type for c in candidates}
-    return replace(
-        defect, type=kinds.get(label) or type_of(label, defect.type), label=label, probability=weight[label],
-        alternatives=tuple(others), log_bayes_factor=float(factor), best_candidate=best,
-    )
-
-
-def _with_adatom(before: Defect, after: Defect) -> Defect:
-    """Let an added atom keep the odds that it had against exchanged ones.
-
-    It has no structure that could be compared with the image, because its element is not known: what is as bright and
-    stands where an added atom would make it stand stays as probable as it was beside its likenesses.
-    """
-    known = {before.label: before.probability, **dict(before.alternatives)}
-    weight = {after.label: after.probability, **dict(after.alternatives)}
-    foreign = [n for n in known if n in weight and n != "pristine" and type_of(n, "SUB") in ("SUB", "ANTI")]
-    against = sum(known[n] for n in foreign)
-    if known.get("ADATOM", 0.0) < MIN_ALTERNATIVE or against == 0.0:
-        return after
-    weight["ADATOM"] = sum(weight[n] for n in foreign) * known["ADATOM"] / against
-    total = sum(weight.values())
-    named = {label: p for label, p in weight.items() if label != "pristine"}
-    label = max(named, key=lambda name: named[name])
-    others = sorted(((n, p / total) for n, p in weight.items() if n != label), key=lambda item: -item[1])
-    if label == "ADATOM" != after.label:
-        after = replace(after, type="ADATOM", label=label, best_candidate=None)
-    return replace(after, probability=weight[label] / total, alternatives=tuple(others))
-
-
-def _alike_from_above(defect: Defect, candidates: Sequence[Candidate]) -> dict[str, float]:
-    """Names on which the pixels have no say: a line, and the same vacancies met by chance, are the same structure."""
-    line = defect.type == "LINE"
-    known = {c.label for c in candidates}
-    return {n: p for n, p in defect.alternatives if n not in known and (n.startswith("V_") if line else n[1:3] == "VL")}
 
 
 def _credible(posterior: FloatArray) -> NDArray[np.bool_]:

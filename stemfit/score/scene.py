@@ -155,7 +155,8 @@ def _light_at_changes(candidate: Candidate, imaging: Imaging) -> tuple[FloatArra
     """Places (K, 2) px of missing and exchanged atoms, and how far from its model the brightness may appear there (K,).
 
     A vacancy that is modelled as exactly nothing loses to any faint atom: tails and relaxing neighbours leave light.
-    Round an exchanged atom the neighbours move as well. One that had less freedom would win by volume.
+    Round an exchanged atom the neighbours move as well. One that had less freedom would win by volume. Columns that
+    lost or exchanged one of two atoms differ by as little as those of this image do.
     """
     from definet.structures import facts_of
 
@@ -163,8 +164,11 @@ def _light_at_changes(candidate: Candidate, imaging: Imaging) -> tuple[FloatArra
     nodes = np.flatnonzero(candidate.structure.marker[: len(basis) * n * m])  # atoms that were added come last
     places = candidate.structure.nodes_A[nodes, :2] @ candidate.matrix.T + candidate.offset_px
     symbols = [basis[int(k) % len(basis)].element for k in nodes]
-    full = [imaging.amplitude(s + "2" if s + "2" in imaging.amplitudes else s).value for s in symbols]
-    return places.reshape(-1, 2), np.hypot(MODEL_FLOOR, RELAXED_ERROR) * np.array(full)
+    full = np.array([imaging.amplitude(s + "2" if s + "2" in imaging.amplitudes else s).value for s in symbols])
+    changed = np.array([int((np.hypot(*(places - place).T) < 1e-3).sum()) for place in places])
+    known = [imaging.half_errors.get(s, RELAXED_ERROR) if n == 1 else RELAXED_ERROR
+             for s, n in zip(symbols, changed, strict=True)]  # fmt: skip
+    return places.reshape(-1, 2), np.hypot(MODEL_FLOOR, known) * full
 
 
 def _with_others(

@@ -1,0 +1,98 @@
+"""Defects as the comparison of structures with the image has them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stemfit.candidates import MIN_ALTERNATIVE, Candidate, sites_of
+from stemfit.defects import Defect, type_of
+from stemfit.lattice import Lattice, SiteMap
+
+if TYPE_CHECKING:
+    from stemfit.score.rank import Score
+
+
+def restated(
+    defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score], unknown: float,
+    where: tuple[SiteMap, Lattice],
+) -> Defect:
+    """A defect with the probabilities of its candidates, and the name, type and sites of the most probable one."""
+    weight = _alike_from_above(defect, candidates)
+    told = 1 - sum(weight.values())
+    for c, s in zip(candidates, scores, strict=True):
+        weight[c.label] = weight.get(c.label, 0.0) + s.posterior * (1 - unknown) * told
+    weight["UNKNOWN"] = weight.get("UNKNOWN", 0.0) + unknown * told
+    named = {label: p for label, p in weight.items() if label != "pristine"}
+    label = max(named, key=lambda name: named[name])
+    others = sorted(((n, p) for n, p in weight.items() if n != label), key=lambda item: -item[1])
+    evidence = {c.label: -np.inf for c in candidates}
+    for c, s in zip(candidates, scores, strict=True):
+        evidence[c.label] = max(evidence[c.label], s.log_likelihood)
+    best = max(
+        ((round(s.posterior, 6), s.ncc, c.id) for c, s in zip(candidates, scores, strict=True) if c.label == label),
+        default=(0.0, 0.0, None),
+    )[2]
+    several = len(defect.sites) > 1 and defect.type in ("LINE", "VM", "TREFOIL")
+    if label != defect.label and best is not None and several:
+        own, extent = sites_of(next(c for c in candidates if c.id == best), *where)
+        defect = replace(defect, sites=own, extent_px=extent, center_px=extent.mean(0))
+    factor = evidence.get(label, max(evidence.values())) - evidence["pristine"]
+    kinds = {c.label: c.type for c in candidates}
+    return replace(
+        defect, type=kinds.get(label) or type_of(label, defect.type), label=label, probability=weight[label],
+        alternatives=tuple(others), log_bayes_factor=float(factor), best_candidate=best,
+    )
+
+
+def with_odds_kept(
+    before: Defect, after: Defect, candidates: Sequence[Candidate], unknown_structure: Collection[str]
+) -> Defect:
+    """Let names keep the odds that they had before structures were compared, where nobody knows their structure.
+
+    An added atom has none, because its element is not known; what the relaxer was not made for has one that says
+    nothing of its neighbours. Its brightness, and where its column stands, were weighed before.
+
+    Parameters
+    ----------
+    before, after : Defect
+        As found, and as the comparison has it.
+    candidates : sequence of Candidate
+        Of this defect.
+    unknown_structure : collection of str
+        Labels.
+    """
+    known = {before.label: before.probability, **dict(before.alternatives)}
+    weight = {after.label: after.probability, **dict(after.alternatives)}
+    apart = {n for n in (*unknown_structure, "ADATOM") if known.get(n, 0.0) >= MIN_ALTERNATIVE}
+    compared = [n for n in known if n in weight and n not in apart and n not in ("pristine", "UNKNOWN")]
+    if not apart:
+        return after
+    new: dict[str, float] = {}
+    enough = sum(known[n] for n in compared) >= MIN_ALTERNATIVE
+    base = compared if enough else [*compared, *apart]  # else nothing was compared that was likely
+    exchanged = [n for n in base if type_of(n, "SUB") in ("SUB", "ANTI")]
+    for name in apart:
+        like = exchanged if name == "ADATOM" else base  # a vacancy is no likeness of more light
+        if like:
+            new[name] = sum(weight.get(n, 0.0) for n in like) * known[name] / sum(known[n] for n in like)
+    weight |= new
+    total = sum(weight.values())
+    named = {label: p for label, p in weight.items() if label != "pristine"}
+    label = max(named, key=lambda name: named[name])
+    others = sorted(((n, p / total) for n, p in weight.items() if n != label), key=lambda item: -item[1])
+    if label != after.label:
+        own = [c for c in candidates if c.label == label]
+        kind = own[0].type if own else type_of(label, before.type)
+        after = replace(after, type=kind, label=label, best_candidate=own[0].id if own else None)
+    return replace(after, probability=weight[label] / total, alternatives=tuple(others))
+
+
+def _alike_from_above(defect: Defect, candidates: Sequence[Candidate]) -> dict[str, float]:
+    """Names on which the pixels have no say: a line, and the same vacancies met by chance, are the same structure."""
+    line = defect.type == "LINE"
+    known = {c.label for c in candidates}
+    return {n: p for n, p in defect.alternatives if n not in known and (n.startswith("V_") if line else n[1:3] == "VL")}
