@@ -6,10 +6,13 @@ columns are as bright as an exchanged atom, the next one is no antisite: element
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from stemfit.imaging import Amplitude
 from stemfit.lattice.alloy import PRIORS
 
 FloatArray = NDArray[np.float64]
@@ -42,3 +45,35 @@ def abundance(elements: frozenset[str], rare: float, likelihood: FloatArray, oth
     evidence = [float(np.logaddexp(np.log1p(-d), np.log(d) + ratio).sum()) for d in density]
     weight = np.log(prior) + evidence
     return float(np.exp(weight - logsumexp(weight)) @ density)
+
+
+def lighter_guests(
+    level: Amplitude, empty: Amplitude, guests: Mapping[frozenset[str], Amplitude]
+) -> dict[frozenset[str], float]:
+    """Whether the columns that look as if they had lost an atom hold a lighter one that mixes with the host's instead.
+
+    All of them are of one kind beforehand: which one, their common brightness says as well as the table allows.
+
+    Parameters
+    ----------
+    level : Amplitude
+        Brightness of the dim columns, as learned on the image.
+    empty : Amplitude
+        Of a column that lost one of its two atoms, from the table.
+    guests : mapping of (guest, host element) to Amplitude
+        Of a column that holds a guest, from the table.
+
+    Returns
+    -------
+    dict of (guest, host element) to float
+        Probability of each; what is missing to one is that of vacancies.
+    """
+
+    def likelihood(table: Amplitude) -> float:
+        sigma = float(np.hypot(table.sigma, level.sigma))
+        return float(np.exp(-0.5 * ((level.value - table.value) / sigma) ** 2) / sigma)
+
+    mixed = {pair: MIXED.get(pair, 0.0) for pair in guests}
+    weight = {pair: mixed[pair] * likelihood(table) for pair, table in guests.items()}
+    total = sum(weight.values()) + (1 - sum(mixed.values())) * likelihood(empty)
+    return {pair: w / total for pair, w in weight.items()} if total > 0 else dict.fromkeys(guests, 0.0)

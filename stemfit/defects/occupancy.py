@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp, ndtr
 
-from stemfit.defects.abundance import abundance
+from stemfit.defects.abundance import abundance, lighter_guests
 from stemfit.defects.offsets import MERGED, OFF_CENTRE, Offsets, log_ratio
 from stemfit.defects.types import type_of
 from stemfit.hosts import ProjectedHost, column_type
@@ -191,6 +191,8 @@ def occupancy(
             known = sigma**2 + (np.hypot(imaging.scatter[sublattice], MODEL_FLOOR) * level.value) ** 2
             relaxed = _learned_error(level, full.value, value, known + (MODEL_FLOOR * full.value) ** 2, weight)
     rate = _with_guests(options, likelihood, rate, prior, more)
+    if half is not None and level is not None and told:
+        likelihood, rate = _with_lighter_guests(options, likelihood, rate, imaging, (half, level, full))
     joint = likelihood + np.log(rate)
     probability = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
     return SitePosterior(rows, options, probability, likelihood, rate, level, half_error=relaxed)
@@ -273,6 +275,27 @@ def _with_guests(
     new[rest] *= min(left / max(rate[rest].sum(), 1e-300), 1.0)
     new[0] = max(1.0 - new[1:].sum(), 0.05)
     return np.asarray(new / new.sum())
+
+
+def _with_lighter_guests(
+    options: Sequence[Hypothesis], likelihood: FloatArray, rate: FloatArray, imaging: Imaging,
+    known: tuple[Amplitude, Amplitude, Amplitude],
+) -> tuple[FloatArray, FloatArray]:
+    """Share dim columns between vacancies and lighter atoms; `known`: half columns by table and image, full ones."""
+    half, level, full = known
+    which = {
+        frozenset((h.label.partition("_")[0], options[1].column)): k for k, h in enumerate(options)
+        if h.type == "SUB" and len(column_elements(h.column)) == 2 and not h.column.endswith("2")
+        and imaging.amplitudes[h.column].value < full.value
+    }
+    share = lighter_guests(level, half, {pair: imaging.amplitudes[options[k].column] for pair, k in which.items()})
+    likelihood, rate, dim = likelihood.copy(), rate.copy(), float(rate[1])
+    for pair, p in share.items():
+        k = which[pair]
+        if p * dim > rate[k]:
+            likelihood[:, k] = np.maximum(likelihood[:, k], likelihood[:, 1])
+            rate[k], rate[1] = p * dim, rate[1] - p * dim
+    return likelihood, rate
 
 
 def _separation(half: Amplitude | None, full: Amplitude, sigma: FloatArray, scatter: float) -> float:
