@@ -73,3 +73,17 @@ def test_tiles_add_up_to_the_patch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert off() < 1e-6
     monkeypatch.setattr(normal, "FAINT", 1e-3)  # columns that end too early show
     assert off() > 1e-5
+
+
+def test_a_tile_without_columns_has_only_what_all_columns_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Corners of a patch round a long line lie far outside of the disc."""
+    drawing, scene = patch()
+    monkeypatch.setattr(normal, "TILE", 7)
+    few = drawing._replace(xy=np.tile([[80.0, 60.0]], (len(drawing.xy), 1)))
+    narrow = Profile(np.eye(2), 1.0, 0.0)
+    made = normal.equations(few, scene._replace(profile=narrow))
+    corner = made.tiles[0]
+    assert corner.parameters.tolist() == [270 + k for k in range(normal.COMMON)]
+    assert np.array_equal(made.model[corner.box], scene.surroundings[corner.box])
+    assert np.any(corner.design[-3:] != 0)
+    assert not corner.design[:-3].any()

@@ -158,7 +158,7 @@ def _drawn(
         shapes[0, some] += value
         shapes[1, some] += value * ((xx * dx)[:, None, :] + (cross * dy)[:, :, None])
         shapes[2, some] += value * ((cross * dx)[:, None, :] + (yy * dy)[:, :, None])
-    return own, shapes.reshape(3, len(own), -1)
+    return own, shapes.reshape(3, len(own), len(y) * len(x))
 
 
 def _design(
