@@ -1,33 +1,34 @@
-"""Whether dim columns lost an atom or hold a lighter one."""
+"""Guests that mix with the host are abundant or rare; single ones stay as improbable as they were."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from stemfit.defects.abundance import lighter_guests
-from stemfit.imaging import Amplitude
+from stemfit.defects.abundance import abundance
 
-SULPHUR = frozenset(("S", "Se"))
-EMPTY, MIXED = Amplitude(0.43, 0.07, "table"), {SULPHUR: Amplitude(0.63, 0.06, "table")}
+RARE, MIX = 5e-4, frozenset(("S", "Se"))
 
 
-def share(level: float, sigma: float = 0.002) -> float:
-    return lighter_guests(Amplitude(level, sigma, "image"), EMPTY, MIXED)[SULPHUR]
+def share(guests: int, columns: int = 2000, contrast: float = 12.0, elements: frozenset[str] = MIX) -> float:
+    """What is learned where so many columns look like a guest by this log-likelihood ratio, all others as little."""
+    ratio = np.full(columns, -contrast)
+    ratio[:guests] = contrast
+    return abundance(elements, RARE, ratio, np.zeros(columns))
 
 
-def test_the_common_brightness_of_dim_columns_says_what_they_are() -> None:
-    assert share(0.43) < 0.01
-    assert share(0.63) > 0.7
-    assert share(0.45) < share(0.5) < share(0.55) < share(0.6)
+def test_an_alloy_is_told_from_single_exchanges() -> None:
+    assert share(0) == pytest.approx(RARE, rel=0.02)
+    assert share(1) == pytest.approx(RARE, rel=0.02)
+    assert share(3) < 3 * RARE
+    assert share(60) == pytest.approx(0.03, rel=0.15)
+    assert share(200) == pytest.approx(0.1, rel=0.1)
 
 
-def test_between_both_it_cannot_be_told() -> None:
-    assert 0.05 < share(0.56) < 0.5
+def test_elements_that_do_not_mix_stay_rare() -> None:
+    assert share(200, elements=frozenset(("Mo", "S"))) == RARE
 
 
-def test_what_was_not_learned_stays_as_rare_as_mixtures_are() -> None:
-    alike = {SULPHUR: Amplitude(0.43, 0.07, "table")}
-    assert lighter_guests(EMPTY, EMPTY, alike)[SULPHUR] == pytest.approx(0.1)
-    assert lighter_guests(EMPTY, EMPTY, {frozenset(("O", "Se")): Amplitude(0.43, 0.07, "table")}) == {
-        frozenset(("O", "Se")): 0.0
-    }
+def test_columns_that_say_nothing_teach_nothing() -> None:
+    assert share(200, contrast=0.0) == pytest.approx(share(0, contrast=0.0))
+    assert abundance(MIX, RARE, np.zeros(50), np.zeros(50)) < 0.01
