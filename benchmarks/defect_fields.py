@@ -149,7 +149,8 @@ def build(
         taken = _site_xy(lib, placed)
         near = np.hypot(*np.moveaxis(xy[:, None] - taken, -1, 0)) if len(taken) else np.full((len(xy), 1), np.inf)
         alloyed = (letters == "X") & side & (rng.random(len(uv)) < ALLOYED) & (near.min(1) > 1.0)
-        extra = [Placed(other, *np.round(one - 1 / 3).astype(int).tolist()) for one in uv[alloyed]]
+        own = np.array(lib.stamps[other].sites[0][:2])  # of a stamp this is any of the crystal's sites
+        extra = [Placed(other, *np.round(one - own).astype(int).tolist()) for one in uv[alloyed]]
     image = assemble(lib, frame, placed + (extra if alloy else []), blur) / peak(lib, blur)
     defects = [_truth(lib, one, frame) for one in placed if not _rim(one.label)]
     areas = [_area(lib, one, frame) for one in placed if _rim(one.label)]
