@@ -73,11 +73,16 @@ class Others(NamedTuple):
         )
 
 
+def without_structure(defect: Defect) -> Field:
+    """Field of a defect of which nobody knows how it moves its surroundings."""
+    return Field(defect.extent_px, np.empty((0, 2)), np.empty((0, 2)))
+
+
 def field_of(defect: Defect, candidates: Sequence[Candidate], relaxed: Sequence[Relaxed]) -> Field:
     """Field of what a defect was taken for, before it was compared with the image."""
     own = [(c, r) for c, r in zip(candidates, relaxed, strict=True) if (c.defect, c.label) == (defect.id, defect.label)]
     if not own:
-        return Field(defect.extent_px, np.empty((0, 2)), np.empty((0, 2)))
+        return without_structure(defect)
     candidate, result = max(own, key=lambda pair: pair[0].log_prior)
     there = candidate.structure.occupied
     before = candidate.structure.structure.cart_coords[there, :2]
@@ -93,14 +98,14 @@ def field_of(defect: Defect, candidates: Sequence[Candidate], relaxed: Sequence[
 
 def others_of(
     defect: Defect, defects: Sequence[Defect], fields: Mapping[int, Field], columns: Columns, imaging: Imaging,
-    sites: SiteMap, brightness: Brightness,
+    sites: SiteMap, brightness: Brightness, reach_px: float,
 ) -> Others:
     """All but one defect, and all sites of which no structure knows what they hold: mixed ones, and those not judged.
 
-    Brightness is that measured on the sites; stray columns count as they were found.
+    Brightness is that measured on the sites; stray columns count as they were found. Fields of defects further than
+    `reach_px` are left out.
     """
-    rest = [d for d in defects if d.id != defect.id]
-    rows = {(int(i), int(j), str(s)): k for k, ((i, j), s) in enumerate(zip(sites.ij, sites.sublattice, strict=True))}
+    rest, rows = [d for d in defects if d.id != defect.id], sites.row_of
     told = np.isin(sites.sublattice, list(imaging.mixtures)) | ~sites.analysed
     told[[rows[site] for d in rest for site in d.sites if site in rows]] = True
     told[[rows[site] for site in defect.sites if site in rows]] = False
@@ -110,5 +115,9 @@ def others_of(
         np.vstack([sites.xy_px[told], columns.xy_px[stray]]),
         np.concatenate([brightness.value[told], columns.intensity[stray]]),
         np.concatenate([brightness.sigma[told], np.sqrt(columns.cov[stray, 2, 2])]),
-        tuple(fields[d.id] for d in rest if d.id in fields),
+        tuple(fields[d.id] for d in rest if _apart_px(d, defect) < reach_px),
     )
+
+
+def _apart_px(one: Defect, other: Defect) -> float:
+    return float(np.min(cKDTree(one.extent_px).query(other.extent_px)[0]))

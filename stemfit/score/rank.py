@@ -18,7 +18,7 @@ from stemfit.imaging import Imaging
 from stemfit.lattice import Brightness, Lattice, SiteMap
 from stemfit.relax import Relaxed, keep
 from stemfit.score.fit import Fit, fit
-from stemfit.score.others import Others, field_of, others_of
+from stemfit.score.others import Others, field_of, others_of, without_structure
 from stemfit.score.restate import restated, with_odds_kept
 from stemfit.score.scene import Scene, columns_of, make_scene, position_scatter, relaxation_error_A
 
@@ -27,6 +27,9 @@ FloatArray = NDArray[np.float64]
 TIE = 1.0
 """Candidates whose log posteriors differ by less than this are not told apart (odds below 2.7)."""
 
+
+FAR = 6.0
+"""Distance of another defect, in lattice constants, beyond which it moves nothing here by more than some picometres."""
 
 MISLED = 0.1
 """Probability that a relaxed structure is no better known than the unrelaxed one: networks and potentials fail on some
@@ -93,8 +96,9 @@ def score_defect(
     -------
     scores : tuple of Score
     unknown : float
-        Posterior probability that none of the candidates is right. Half of its prior is the geometry of the best one
-        with a column of any brightness at its centre and neighbours that moved further, half any greater misfit.
+        Posterior probability that none of the candidates is right: that they leave more than is allowed to them or, at
+        a single site and with half of the prior, that it holds a column of any brightness and its neighbours moved
+        further.
     """
     scene = make_scene(defect, micrograph_image, columns, imaging, lattice, others)
     scene = scene._replace(relaxation_A=relaxation_error_A(list(zip(candidates, relaxed, strict=True))))
@@ -109,10 +113,10 @@ def score_defect(
     each = zip([*fits, *unrelaxed], geometries, strict=True)
     top = int(np.argmax([f.log_evidence + c.log_prior for f, (c, _) in each]))
     best = [*fits, *unrelaxed][top]
-    free = np.logaddexp(
-        fit(*geometries[top], scene, imaging, sigma_px, lattice, loose=True).log_evidence,
-        best.log_evidence + best.misfit.log_bayes_factor,
-    ) - np.log(2)
+    free = best.log_evidence + best.misfit.log_bayes_factor
+    if len(defect.sites) == 1:
+        light = fit(*geometries[top], scene, imaging, sigma_px, lattice, loose=True).log_evidence
+        free = np.logaddexp(free, light) - np.log(2)
     moved = [_largest(c, r) > 1e-6 for c, r in zip(candidates, relaxed, strict=True)]
     unrelaxed = [u if m else f for m, f, u in zip(moved, fits, unrelaxed, strict=True)]
     everything = np.append(log_posterior, free + np.log(unknown_prior))
@@ -142,24 +146,26 @@ def rank(
     A claim that the pixels do not support (pristine above one half) becomes a suspect, together with its candidates.
     """
     scores: dict[str, Score] = {}
-    said = []
+    said: dict[int, Defect] = {}
     fields = {d.id: field_of(d, candidates, relaxed) for d in defects}
-    for defect in defects:
+    for defect in sorted(defects, key=lambda d: -len(d.sites)):  # those that move the most first
         own = [(c, r) for c, r in zip(candidates, relaxed, strict=True) if c.defect == defect.id]
         if not own:
-            said.append(defect)
+            said[defect.id] = defect
             continue
         cs, rs = [c for c, _ in own], [r for _, r in own]
-        others = others_of(defect, defects, fields, columns, imaging, sites, brightness)
+        others = others_of(defect, defects, fields, columns, imaging, sites, brightness, FAR * lattice.a_px_iso)
         found, unknown = score_defect(defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others)
         scores.update({s.candidate: s for s in found})
         after = restated(defect, cs, found, unknown, (sites, lattice))
-        said.append(with_odds_kept(defect, after, cs, {c.label for c, r in own if r.caution}))
-    pristine = {d.id: dict(d.alternatives).get("pristine", 0.0) for d in said}
+        said[defect.id] = with_odds_kept(defect, after, cs, {c.label for c, r in own if r.caution})
+        if max(found, key=lambda s: s.posterior).evidence_relaxed_minus_unrelaxed < 0:
+            fields[defect.id] = without_structure(defect)
+    pristine = {d.id: dict(d.alternatives).get("pristine", 0.0) for d in said.values()}
     return Ranking(
         tuple(scores[c.id] for c in candidates),
-        tuple(d for d in said if pristine[d.id] < CLAIM),
-        tuple(d for d in said if pristine[d.id] >= CLAIM),
+        tuple(said[d.id] for d in defects if pristine[d.id] < CLAIM),
+        tuple(said[d.id] for d in defects if pristine[d.id] >= CLAIM),
     )
 
 

@@ -33,6 +33,10 @@ RESIDUAL_A, UNRELAXED_A, FADE_A = 0.08, 0.15, 2.0
 which potentials and a network taught by them leave; all of it where nothing was relaxed. It fades over `FADE_A` beyond
 the first neighbours (2 A). It is the same for all candidates of a defect: widths that differ would decide by volume."""
 
+EXTENDED_A = 0.2
+"""The same beside lines and trefoils, where the network's error against the potential that taught it is already 0.23 A
+in the plane, and potentials differ by more."""
+
 BOUND_A = 2.2
 """Columns this close to a site, in projection, are bound to it."""
 
@@ -192,10 +196,11 @@ def _with_others(
 
 def relaxation_error_A(pairs: Sequence[tuple[Candidate, Relaxed]]) -> float:
     """Error of relaxed positions beside a defect, per axis, Angstrom: that of the candidate which moves the most."""
+    least = EXTENDED_A if any(c.type in ("LINE", "TREFOIL") for c, _ in pairs) else RESIDUAL_A
     moves = [relaxed.positions_A - c.structure.nodes_A for c, relaxed in pairs]
     beside = [_beside(c) for c, _ in pairs]
     each = [float(np.sqrt(np.mean(m[near, :2] ** 2))) for m, near in zip(moves, beside, strict=True) if near.any()]
-    return max([RESIDUAL_A, *(LEFT * move for move in each)])
+    return max([least, *(LEFT * move for move in each)])
 
 
 def _beside(candidate: Candidate) -> NDArray[np.bool_]:
