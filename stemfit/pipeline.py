@@ -143,7 +143,9 @@ def analyze(
     return Analysis(
         micrograph, units.columns(seen), call, calibration, lattice, sites, regions, region_map, units.imaging(imaging),
         claimed, suspects, candidates, relaxed, ranking.scores, simulated,
-        warn.collect(identity, calibration, posteriors, brightness, imaging, candidates, relaxed, rows, spikes),
+        warn.collect(
+            identity, calibration, posteriors, brightness, imaging, candidates, relaxed, rows, spikes, claimed
+        ),
         asdict(settings), _environment(), clock.seconds, tuple(p for p in posteriors if p.species),
     )
 

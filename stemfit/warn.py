@@ -9,7 +9,7 @@ import numpy as np
 
 from stemfit.calibrate import Calibration
 from stemfit.candidates import Candidate
-from stemfit.defects import SitePosterior, can_tell_half
+from stemfit.defects import Defect, SitePosterior, can_tell_half
 from stemfit.imaging import Imaging
 from stemfit.lattice import Brightness, Identity, RowOffsets
 from stemfit.relax import Relaxed
@@ -17,6 +17,7 @@ from stemfit.relax import Relaxed
 SCALE_TOLERANCE = 0.03
 SURE = 0.95
 ALLOY_SHARE = 0.1
+UNLIKE = 0.1
 SEPARATE = 3.0
 """Full and half columns this many combined sigmas apart overlap in 7 % of the cases at the middle."""
 
@@ -24,6 +25,7 @@ SEPARATE = 3.0
 def collect(
     identity: Identity, calibration: Calibration, posteriors: Sequence[SitePosterior], brightness: Brightness,
     imaging: Imaging, candidates: Sequence[Candidate], relaxed: Sequence[Relaxed], rows: RowOffsets, spikes: int,
+    claimed: Sequence[Defect],
 ) -> tuple[str, ...]:
     """All warnings of an analysis, most consequential first; one posterior for each sublattice of the host."""
     host = identity.host
@@ -35,6 +37,7 @@ def collect(
             *_scale(calibration),
             *(w for p, s in zip(posteriors, host.sublattices, strict=True) for w in _halves(p, brightness, imaging, s)),
             *(w for p in posteriors if not p.species for w in _alloy(p, brightness, imaging)),
+            *_strange(claimed, posteriors),
             *_left_out(candidates),
             *_out_of_range(relaxed),
             *_jitter(rows, calibration),
@@ -42,6 +45,18 @@ def collect(
         )
         if text
     )
+
+
+def _strange(claimed: Sequence[Defect], posteriors: Sequence[SitePosterior]) -> list[str]:
+    """Say so where much of what was analysed is not the crystal that it is taken for."""
+    largest = max((len(d.sites) for d in claimed if d.type == "UNKNOWN"), default=0)
+    judged = sum(len(p.site) for p in posteriors)
+    if largest <= UNLIKE * judged:
+        return []
+    return [
+        f"{largest} columns of one area are not as this crystal has them, where {judged} sites were judged: another "
+        "crystal, stacking or a second layer; leave the area out with --mask or --roi, or name the crystal with --host"
+    ]
 
 
 def _mixture(identity: Identity) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from stemfit.defects.abundance import MIXED
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.groups import NEIGHBOURS, neighbours, pristine, unnamed
 from stemfit.defects.types import Defect
@@ -25,6 +26,12 @@ SOMETHING_ELSE = 0.1
 
 BESIDE = 0.7
 """Findings closer than this, in lattice constants, may be one atom between two columns: neighbours are 0.58 apart."""
+
+ISLAND = 12
+"""So many exchanged atoms side by side are no accident but something that lies on the layer or under it."""
+
+MIXING = 0.03
+"""Share of samples in which two elements mix from which their atoms may well gather."""
 
 LIKENESS = 0.01
 """Probability of an added atom from which a finding is one of more light: no vacancy has as much."""
@@ -63,7 +70,24 @@ def adatoms(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], 
             named.append(_beside_sites(defect) if stray else defect)
         else:
             left.append(defect if stray else _unnamed(defect))
-    return named, _clumps(left, evidence)
+    return named, _islands(_clumps(left, evidence), evidence)
+
+
+def _islands(left: Sequence[Defect], evidence: Evidence) -> list[Defect]:
+    """Exchanged atoms of elements that do not mix with the host's, a dozen side by side, are one area without a name.
+
+    An island of a second layer that the regions missed adds the same light to every chalcogen column of its area.
+    """
+    strange = [d for d in left if len(d.sites) == 1 and d.type in ("SUB", "ANTI") and not _mixes(d.label)]
+    rest = [d for d in left if not any(d is s for s in strange)]
+    for members in neighbours(strange, NEIGHBOURS * evidence.lattice.a_px_iso):
+        rest += [unnamed(members)] if len(members) >= ISLAND else members
+    return rest
+
+
+def _mixes(label: str) -> bool:
+    guest, _, own = label.partition("_")
+    return MIXED.get(frozenset((guest.rstrip("2"), own.rstrip("2"))), 0.0) >= MIXING
 
 
 def _clumps(left: Sequence[Defect], evidence: Evidence) -> list[Defect]:

@@ -337,8 +337,8 @@ def likelihoods(
 ) -> FloatArray:
     """Natural logarithm (K, H) of the likelihood of every hypothesis of a posterior, for sites measured otherwise."""
     full = imaging.amplitudes[one.hypotheses[0].column]
-    each = [_log_likelihood(value, sigma, h, imaging, one.half, full, sublattice) for h in one.hypotheses]
-    return np.stack(each, axis=1)
+    known = imaging, one.half, full, sublattice, one.half_error
+    return np.stack([_log_likelihood(value, sigma, h, *known) for h in one.hypotheses], axis=1)
 
 
 def brightest(imaging: Imaging) -> float:
