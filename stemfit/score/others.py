@@ -79,8 +79,11 @@ def without_structure(defect: Defect) -> Field:
 
 
 def field_of(defect: Defect, candidates: Sequence[Candidate], relaxed: Sequence[Relaxed]) -> Field:
-    """Field of what a defect was taken for, before it was compared with the image."""
-    own = [(c, r) for c, r in zip(candidates, relaxed, strict=True) if (c.defect, c.label) == (defect.id, defect.label)]
+    """Field of what a defect was taken for, before it was compared with the image, if that was relaxed."""
+    own = [
+        (c, r) for c, r in zip(candidates, relaxed, strict=True)
+        if (c.defect, c.label) == (defect.id, defect.label) and r.relaxer != "keep"
+    ]  # fmt: skip
     if not own:
         return without_structure(defect)
     candidate, result = max(own, key=lambda pair: pair[0].log_prior)
