@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations_with_replacement
+from itertools import combinations, combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +38,9 @@ columns 2.5 errors away from the rest adds 0.75 errors to the spread."""
 
 METAL_RATIO_SIGMA = 0.15
 """Relative uncertainty of the brightness of W over Mo."""
+
+POPULATED, UNBELIEVABLE = 0.03, 3.0
+"""Share of columns from which a level counts, and the standard errors by which the ratio of two may miss the table."""
 
 GAIN_NEIGHBOURS = 60
 """Sites of the more uniform sublattice whose median is the local gain."""
@@ -148,13 +151,17 @@ def find_alloy(
 def _decided(
     tried: list[_Explanation], flat: Brightness, use: list[NDArray[np.int64]], asked: ProjectedHost | None
 ) -> Alloy | None:
-    top = max(e.evidence for e in tried)
+    believed = [e for e in tried if _plausible(e)]
+    likeliest = max(believed, key=lambda e: e.evidence, default=None)
+    if asked is None or likeliest is None or asked.name == likeliest.host or not any(likeliest.mixed):
+        tried = believed  # else this is an alloy, but mostly of another crystal than the user states
+    top = max((e.evidence for e in tried), default=0.0)
     weight = np.exp([e.evidence - top for e in tried])
     weight /= weight.sum()
     by_kind: dict[tuple[bool, bool], float] = {}
     for e, w in zip(tried, weight, strict=True):
         by_kind[e.mixed] = by_kind.get(e.mixed, 0.0) + float(w)
-    kind = max(by_kind, key=lambda k: by_kind[k])
+    kind = max(by_kind, key=lambda k: by_kind[k], default=(False, False))
     if not any(kind):
         return None
     names: dict[str, float] = {}
@@ -181,6 +188,20 @@ def _decided(
         host, names[name] if asked is None else 1.0, others if asked is None else (), best.third, sure,
         by_kind[kind], populations, best.a_A,
     )
+
+
+def _plausible(tried: _Explanation) -> bool:
+    """Whether the populations of a mixture are as bright beside each other as scattering has them.
+
+    Where the gain changes within an image every column type has two, which no levels explain better than wrong ones.
+    """
+    for p, mixed in zip((tried.metals, tried.chalcogens), tried.mixed, strict=True):
+        some = [k for k in range(p.levels.full) if mixed and p.share[k] > POPULATED]
+        for k, n in combinations(some, 2):
+            expected, error = ratio(p.levels.columns[k], p.levels.columns[n], None, None)
+            if abs(float(np.log(p.levels.value[k] / p.levels.value[n] / expected))) > UNBELIEVABLE * error:
+                return False
+    return True
 
 
 def _whole(
