@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,3 +17,12 @@ def real_images() -> Path:
     if not folder:
         pytest.skip("STEMFIT_REAL_IMAGES is not set")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def drawings() -> Iterator[None]:
+    """Make the drawings of the benchmark of flat sheets importable, and forget the path."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+        yield
+    sys.modules.pop("sheets", None)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,17 +17,10 @@ from stemfit.relax import relaxer
 from stemfit.result import Analysis
 from stemfit.synthetic import as_micrograph
 
-BENCHMARKS = str(Path(__file__).parents[1] / "benchmarks")
 PLACES = ((0.22, 0.72), (0.28, 0.55), (0.5, 0.47), (0.67, 0.52))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def drawings() -> Iterator[None]:
-    """Make the drawings of the benchmark importable, and forget the path."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        yield
-    sys.modules.pop("sheets", None)
+pytestmark = pytest.mark.usefixtures("drawings")
 
 
 @cache

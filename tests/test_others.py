@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
-from chain import PIXEL_A, Chain, redrawn, row_of, run, taken
-from test_score import EMPTY, MOVE_A, Relaxer, claim, judged, neighbours, pulled, site_near
+from chain import Chain, row_of
+from test_score import EMPTY, MOVE_A, Relaxer, claim, contracted, judged, pulled, site_near
 
 from stemfit.candidates import propose
 from stemfit.relax import keep
 from stemfit.score.others import Field
 from stemfit.score.scene import LEFT, RESIDUAL_A, relaxation_error_A
-from stemfit.synthetic import crystal
 
 BESIDE = (0, 1, "X")
 """It shares a metal with the empty column."""
@@ -29,17 +27,9 @@ def test_a_field_moves_what_is_near_its_nodes_and_nothing_else() -> None:
     assert nothing.at(np.array([[0.5, 0.5]]), 2.0).tolist() == [[0.0, 0.0]]
 
 
-@cache
 def pair() -> Chain:
     """A double vacancy whose three metals have moved toward it, and a single one beside it."""
-    sample = crystal((200, 220), pixel_size_A=PIXEL_A, rotation_deg=23.0, seed=6)
-    centre = sample.columns.xy_px[row_of(sample.columns, EMPTY)]
-    moves = {}
-    for site in neighbours(sample):
-        inward = centre - sample.columns.xy_px[row_of(sample.columns, site)]
-        moves[site] = inward / np.linalg.norm(inward) * MOVE_A / PIXEL_A
-    image, truth = taken(redrawn(sample, {EMPTY: 0.0, BESIDE: 0.42}, moves))
-    return run(truth, image, "MoS2")
+    return contracted(MOVE_A, BESIDE)
 
 
 def beside(relaxer: Relaxer) -> float:

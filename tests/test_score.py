@@ -177,15 +177,15 @@ def neighbours(sample: Crystal) -> list[tuple[int, int, str]]:
 
 
 @cache
-def contracted(move_A: float) -> Chain:
-    """A double vacancy whose three metals have moved toward it."""
+def contracted(move_A: float, half_empty: tuple[int, int, str] | None = None) -> Chain:
+    """A double vacancy whose three metals have moved toward it, and a single one on another site if asked."""
     sample = crystal((200, 220), pixel_size_A=PIXEL_A, rotation_deg=23.0, seed=6)
     centre = sample.columns.xy_px[row_of(sample.columns, EMPTY)]
     moves = {}
     for site in neighbours(sample):
         inward = centre - sample.columns.xy_px[row_of(sample.columns, site)]
         moves[site] = inward / np.linalg.norm(inward) * move_A / PIXEL_A
-    image, truth = taken(redrawn(sample, {EMPTY: 0.0}, moves))
+    image, truth = taken(redrawn(sample, {EMPTY: 0.0} | ({half_empty: 0.42} if half_empty else {}), moves))
     return run(truth, image, "MoS2")
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,16 +24,7 @@ from stemfit.relax import relaxer
 from stemfit.result import Analysis
 from stemfit.synthetic import as_micrograph
 
-BENCHMARKS = str(Path(__file__).parents[1] / "benchmarks")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def drawings() -> Iterator[None]:
-    """Make the drawings of the benchmark importable, and forget the path."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        yield
-    sys.modules.pop("sheets", None)
+pytestmark = pytest.mark.usefixtures("drawings")
 
 
 CORNERS = ((0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73))
