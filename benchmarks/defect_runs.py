@@ -1,4 +1,4 @@
-"""Fields of known defects for `defect_calibration.py`: made, recorded at each dose, analysed; goes on where it ended."""
+"""Fields of known defects for `defect_calibration.py`: made, recorded at each dose, analysed; resumable."""
 
 from __future__ import annotations
 
