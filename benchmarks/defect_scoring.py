@@ -5,7 +5,8 @@ claim of type LINE covers half of its sites, runs along it within 15 degrees and
 its label. A claim that names something else, but has the truth among its alternatives with P >= 0.1, is a near tie,
 which is counted apart. All other claims that touch a defect have a wrong name; one that touches none is false, unless
 it lies in an area that is no monolayer (counted there) or names the exchanged column of an alloy. Adatoms need no
-label.
+label. Near the image's border defects, and claims about them or about nothing, are counted apart, so that a claim and
+what it is about always stand on the same side.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ NEAR_A = 1.0
 TIE = 0.1
 DIRECTION_DEG = 15.0
 EDGE_A = 4.0
-"""Border in which no defect is placed; claims there are counted apart."""
+"""Width of the border in which defects and claims are counted apart."""
 
 BORDER = "image border"
 
@@ -194,15 +195,25 @@ def score(shot: Shot, claims: Sequence[Stated], suspects: Sequence[Stated] = ())
         at_one = len(exchanged) > 0 and touches(one.center_px[None], exchanged, reach)
         return bool(at_one and one.type == "SUB")
 
-    counted = [one for one in claims if inner(one.center_px)]
-    at_edge = [one for one in claims if not inner(one.center_px) and not in_alloy(one)]
+    truths = [truth for truth in shot.defects if inner(truth.sites_px.mean(0))]
+    at_border = [truth for truth in shot.defects if not inner(truth.sites_px.mean(0))]
+
+    def judged(one: Stated) -> bool:
+        """Whether a claim is about a defect that is counted, or about nothing within the border."""
+        if any(touches(one.sites_px, truth.sites_px, reach) for truth in truths):
+            return True
+        about_border = any(touches(one.sites_px, truth.sites_px, reach) for truth in at_border)
+        return bool(inner(one.center_px)) and not about_border
+
+    counted = [one for one in claims if judged(one)]
+    at_edge = [one for one in claims if not judged(one) and not in_alloy(one)]
     seen = [one for one in counted if not area_of(one.center_px)]
     result.in_areas = Counter(area_of(one.center_px) for one in counted if area_of(one.center_px))
     result.in_areas[BORDER] = len(at_edge)
     shown = np.all((shot.columns_px >= 0) & (shot.columns_px <= np.array(shape[::-1]) - 1), axis=1)
     result.columns_in[BORDER] = int(shown.sum()) - len(sites)
     used: set[int] = set()
-    for truth in shot.defects:
+    for truth in truths:
         verdict = _verdict(truth, seen, used, shot, result)
         result.verdicts.append(verdict)
     larger = [truth.sites_px for truth in shot.defects if len(truth.sites_px) > 1]
@@ -211,13 +222,12 @@ def score(shot: Shot, claims: Sequence[Stated], suspects: Sequence[Stated] = ())
     result.claimed = Counter(
         one.type for one, part in zip(seen, within, strict=True) if not part and not in_alloy(one)
     )
-    truths = [truth.sites_px for truth in shot.defects]
 
     def present(one: Stated) -> bool:
-        return in_alloy(one) or any(touches(one.sites_px, xy, reach) for xy in truths)
+        return in_alloy(one) or any(touches(one.sites_px, truth.sites_px, reach) for truth in truths)
 
     result.false = [one for one in seen if not present(one)]
-    for one in [*seen, *(s for s in suspects if inner(s.center_px) and not area_of(s.center_px))]:
+    for one in [*seen, *(s for s in suspects if judged(s) and not area_of(s.center_px))]:
         there = present(one) or (len(exchanged) > 0 and touches(one.sites_px, exchanged, reach))
         right, true = (True, one.label) if in_alloy(one) else _so(one, shot)
         result.statements.append(Statement(one, right, there, true))

@@ -120,6 +120,22 @@ def test_what_is_wrong_is_counted(benchmark: Any, shot: Any) -> None:
     assert len(scoring.score(shot, far).false) == len(far) > 3
 
 
+def test_a_defect_at_the_border_and_its_claim_are_on_the_same_side(benchmark: Any, shot: Any) -> None:
+    """A claim that is a little off its defect must not fall to the other side of the line that sets the border apart."""
+    scoring, size = benchmark.scoring, len(shot.recording.image)
+    single = next(claim for claim in perfect(benchmark, shot) if claim.type == "SV")
+    truth = next(d for d in shot.defects if np.allclose(d.sites_px.mean(0), single.center_px))
+    border = scoring.EDGE_A / shot.field.pixel_A
+    for beyond, counted in ((-2.0, 0), (2.0, 1)):
+        to = np.array([border + beyond, size / 2]) - single.center_px
+        moved = shot._replace(defects=[truth._replace(sites_px=truth.sites_px + to)])
+        for off in (-3.0, 0.0, 3.0):
+            score = scoring.score(moved, [single._replace(sites_px=single.sites_px + to + [off, 0.0])])
+            assert [v.outcome for v in score.verdicts] == ["right"] * counted
+            assert sum(score.claimed.values()) == counted and score.false == []
+            assert score.in_areas[scoring.BORDER] == 1 - counted
+
+
 def test_claims_in_a_film_are_counted_there(benchmark: Any) -> None:
     field = benchmark.fields.build("c", "contamination", "MoS2-60kV-haadf", [], 8, film=True)
     shot = benchmark.fields.record(field, 20.0, 1)
