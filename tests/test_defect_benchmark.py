@@ -121,7 +121,7 @@ def test_what_is_wrong_is_counted(benchmark: Any, shot: Any) -> None:
 
 
 def test_a_defect_at_the_border_and_its_claim_are_on_the_same_side(benchmark: Any, shot: Any) -> None:
-    """A claim that is a little off its defect must not fall to the other side of the line that sets the border apart."""
+    """A claim a little off its defect must not fall to the other side of the line that sets the border apart."""
     scoring, size = benchmark.scoring, len(shot.recording.image)
     single = next(claim for claim in perfect(benchmark, shot) if claim.type == "SV")
     truth = next(d for d in shot.defects if np.allclose(d.sites_px.mean(0), single.center_px))
