@@ -26,6 +26,7 @@ from stemfit.defects import (
     label_rates,
     occupancies,
     offsets,
+    otherwise,
     with_learned_halves,
     with_naming_doubt,
 )
@@ -133,8 +134,9 @@ def analyze(
     with clock("simulate"):
         drawn = whole_field(sites, imaging, host, lattice, ranking.claimed, candidates, relaxed, brightness)
         simulated = np.where(region_map > 0, np.nan, units.on(rows.jittered(drawn)))
+    names = otherwise(identity, seen, sites, brightness, *optics)
     claimed, suspects = (
-        with_naming_doubt(some, host, identity.metal_probability)
+        with_naming_doubt(some, found, identity, names, measured)
         for some in (ranking.claimed, ranking.doubted + suspects)
     )
     seen, sites, claimed, suspects = _as_scanned(rows, seen, sites, claimed, suspects)

@@ -3,7 +3,7 @@
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.find import CLAIM, find_defects
 from stemfit.defects.mixed import occupancies
-from stemfit.defects.naming import with_naming_doubt
+from stemfit.defects.naming import Otherwise, otherwise, with_naming_doubt
 from stemfit.defects.occupancy import (
     RELAXED_ERROR,
     Hypothesis,
@@ -25,6 +25,7 @@ __all__ = [
     "Defect",
     "Evidence",
     "Hypothesis",
+    "Otherwise",
     "Site",
     "SitePosterior",
     "can_tell_half",
@@ -34,6 +35,7 @@ __all__ = [
     "occupancies",
     "occupancy",
     "offsets",
+    "otherwise",
     "type_of",
     "with_learned_halves",
     "with_naming_doubt",

@@ -1,37 +1,207 @@
-"""What a defect is called where the image does not say which sublattice is which."""
+"""What a defect is called if the crystal is another one, or its sublattices are the other way round."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from stemfit.defects.types import Defect
+import numpy as np
+
+from stemfit.columns import Columns
+from stemfit.defects.evidence import Evidence
+from stemfit.defects.mixed import occupancies
+from stemfit.defects.offsets import offsets
+from stemfit.defects.types import Defect, type_of
 from stemfit.hosts import ProjectedHost
+from stemfit.imaging import fit_imaging
+from stemfit.lattice import Brightness, Identity, SiteMap
+from stemfit.optics.scattering import column_elements
+
+NEGLIGIBLE = 0.005
+"""Probability below which a naming is not worked out; what all such have is shared by the others in proportion."""
+
+NO_NAME = "UNKNOWN"
+
+SEEN = ("pristine", "ADATOM", NO_NAME)
+"""What holds whatever the host is called."""
+
+NEVER = 1e-6
+"""Probability of a name below which its odds before structures were compared say nothing of what the comparison did."""
+
+
+@dataclass(frozen=True)
+class Otherwise:
+    """What the sites hold if the crystal has another name.
+
+    Attributes
+    ----------
+    probability : float
+        Of that name.
+    elements : mapping of str to str or None
+        Element of the host in use to that of this one; None where their columns are of different kinds.
+    sites : tuple of mapping of label to float
+        One per sublattice and site, by row of the SiteMap.
+    """
+
+    probability: float
+    elements: Mapping[str, str] | None
+    sites: Mapping[int, Mapping[str, float]]
+
+
+def otherwise(
+    identity: Identity, columns: Columns, sites: SiteMap, brightness: Brightness, voltage_kV: float | None,
+    detector_mrad: tuple[float, float] | None,
+) -> tuple[Otherwise, ...]:
+    """Ask all sites again under every other naming of the crystal that is not out of the question."""
+    host, third = identity.host, identity.metal_third
+    more = [n for n in identity.namings if (n.host.name, n.metal_third) != (host.name, third)]
+    places = offsets(columns, sites)
+    found = []
+    for naming in more:
+        if naming.probability < NEGLIGIBLE:
+            continue
+        turned = naming.metal_third != third
+        first, second = naming.host.sublattices[::-1] if turned else naming.host.sublattices
+        renamed = replace(sites, sublattice=np.where(sites.sublattice == host.sublattices[0], first, second))
+        imaging = fit_imaging(columns, renamed, brightness, naming.host, voltage_kV, detector_mrad)
+        each = {
+            int(row): {h.label: float(p) for h, p in zip(one.hypotheses, odds, strict=True)}
+            for one in occupancies(renamed, brightness, imaging, naming.host, places)
+            for row, odds in zip(one.site, one.probability, strict=True)
+        }
+        found.append(Otherwise(naming.probability, None if turned else _elements(host, naming.host), each))
+    return tuple(found)
 
 
 def with_naming_doubt(
-    defects: Sequence[Defect], host: ProjectedHost, metal_probability: float
+    defects: Sequence[Defect], before: Sequence[Defect], identity: Identity, others: Sequence[Otherwise],
+    evidence: Evidence,
 ) -> tuple[Defect, ...]:
-    """Share the probability of every name with the one that it has if the sublattices are the other way round.
+    """Share the probability of every name with those that it has if the crystal is another one.
 
-    Concerns hosts whose columns are all pairs (GaSe, InSe): there the same image shows V_Ga2 or V_Se2, and in GaSe both
-    columns are equally bright. In the other honeycombs a dim site itself says on which sublattice it is.
+    A name belongs to a host: the same dim column is V_W or V_Mo. What is claimed stays the most probable of the names
+    that the host in use has, whose structures were compared with the image, with the probability that is left to it;
+    names under other hosts are alternatives. What the comparison did to a name holds for its namesakes, which relax
+    alike. Neither that a site is not pristine, nor that no name fits it, becomes less sure if the host is another.
+
+    Parameters
+    ----------
+    defects : sequence of Defect
+        As named under `identity.host`.
+    before : sequence of Defect
+        The same before structures were compared, by id.
+    identity : Identity
+    others : sequence of Otherwise
+    evidence : Evidence
     """
-    if not host.honeycomb or any(not column.endswith("2") for column in host.columns):
+    if not identity.namings:
         return tuple(defects)
-    first, second = (column.rstrip("2") for column in host.columns)
-    twins = {f"V_{first}{n}": f"V_{second}{n}" for n in ("", "2")}
-    twins |= {other: name for name, other in twins.items()}
-    return tuple(_shared(defect, twins, metal_probability) for defect in defects)
+    none = max(1.0 - sum(n.probability for n in identity.namings), 0.0)
+    key = identity.host.name, identity.metal_third
+    own = sum(n.probability for n in identity.namings if (n.host.name, n.metal_third) == key)
+    total = own + none + sum(o.probability for o in others)
+    first = {d.id: d for d in before}
+    shares = own / total, none / total, *(o.probability / total for o in others)
+    return tuple(_shared(d, first.get(d.id, d), shares, others, evidence) for d in defects)
 
 
-def _shared(defect: Defect, twins: dict[str, str], sure: float) -> Defect:
-    weight: dict[str, float] = {}
-    for label, p in ((defect.label, defect.probability), *defect.alternatives):
-        fixed = label in ("pristine", "UNKNOWN", "ADATOM")
-        weight[label] = weight.get(label, 0.0) + p * (1.0 if fixed else sure)
-        other = label if fixed else twins.get(label, "UNKNOWN")
-        weight[other] = weight.get(other, 0.0) + (0.0 if fixed else p * (1 - sure))
-    own = weight.pop(defect.label)
-    others = sorted(weight.items(), key=lambda item: -item[1])
-    return replace(defect, probability=own, alternatives=tuple(others))
+def _shared(
+    defect: Defect, before: Defect, shares: Sequence[float], others: Sequence[Otherwise], evidence: Evidence
+) -> Defect:
+    """`shares` of the naming in use, of crystals without a name, and of the others."""
+    if shares[0] == 1.0:
+        return defect
+    said, single = _odds(defect), len(defect.sites) == 1 and evidence.judged(defect.sites[0])
+    row = evidence.row(defect.sites[0]) if single else -1
+    readings = [said, _unnamed(said)] + [
+        _asked_again(said, _odds(before), other, row) if row in other.sites else _translated(said, other)
+        for other in others
+    ]
+    kinds = {h.label: h.type for one in evidence.posteriors for h in one.hypotheses}
+    weight = dict.fromkeys(said, 0.0)
+    for share, odds in zip(shares, readings, strict=True):
+        for label, p in odds.items():
+            weight[label] = weight.get(label, 0.0) + share * p
+    named = [label for label in said if label not in ("pristine", NO_NAME)]
+    label = max(named, key=lambda name: weight[name]) if named and defect.label != NO_NAME else defect.label
+    p = weight.pop(label)
+    alternatives = sorted(((n, q) for n, q in weight.items() if q > 0.0 or n in said), key=lambda item: -item[1])
+    kind, best = defect.type, defect.best_candidate
+    if label != defect.label:
+        kind, best = kinds.get(label, type_of(label, defect.type)), None
+    return replace(
+        defect, type=kind, label=label, probability=p, alternatives=tuple(alternatives), best_candidate=best
+    )
+
+
+def _odds(defect: Defect) -> dict[str, float]:
+    return {defect.label: defect.probability, **dict(defect.alternatives)}
+
+
+def _unnamed(said: Mapping[str, float]) -> dict[str, float]:
+    """Every name of elements is wrong; what was seen stays."""
+    return _gathered((label if _seen(label) else NO_NAME, p) for label, p in said.items())
+
+
+def _translated(said: Mapping[str, float], other: Otherwise) -> dict[str, float]:
+    """Labels with the elements of the other host."""
+    if other.elements is None:
+        return _unnamed(said)
+    return _gathered((_renamed(label, other.elements), p) for label, p in said.items())
+
+
+def _asked_again(
+    said: Mapping[str, float], before: Mapping[str, float], other: Otherwise, row: int
+) -> dict[str, float]:
+    """Labels of a site under the other host, with what the comparison of structures did to their namesakes."""
+    new, elements = other.sites[row], other.elements or {}
+    gained = {
+        _renamed(label, elements): said.get(label, 0.0) / p
+        for label, p in before.items() if p > NEVER and (other.elements is not None or _seen(label))
+    }
+    rest = [label for label in before if label not in ("pristine", NO_NAME)]
+    usual = sum(said.get(label, 0.0) for label in rest) / max(sum(before[label] for label in rest), NEVER)
+    pristine, nameless = said.get("pristine", 0.0), max(said.get(NO_NAME, 0.0), new.get(NO_NAME, 0.0))
+    nameless = min(nameless, 1 - pristine)
+    odds = {label: p * gained.get(label, usual) for label, p in new.items() if label not in ("pristine", NO_NAME)}
+    odds |= {label: p for label, p in said.items() if _seen(label) and label not in (*SEEN, *odds)}
+    size = sum(odds.values())
+    if size <= 0.0:
+        return _unnamed(said)
+    named = 1 - pristine - nameless
+    return {"pristine": pristine, NO_NAME: nameless} | {label: named * p / size for label, p in odds.items()}
+
+
+def _seen(label: str) -> bool:
+    """Whether a label names no elements: the shape of a line, a trefoil, a ring."""
+    return label in SEEN or type_of(label, "") in ("LINE", "TREFOIL", "BOND", "TWIN")
+
+
+def _renamed(label: str, elements: Mapping[str, str]) -> str:
+    """A label in which the host's elements are those of another; a guest that is no guest there has no name."""
+    if _seen(label):
+        return label
+    there, _, belongs = label.partition("_")
+    guest = re.sub(r"\d", "", there)
+    if guest in elements.values() and guest not in elements and guest != "V":
+        return NO_NAME
+    swapped = "".join(elements.get(part, part) for part in re.split(r"([A-Z][a-z]?)", belongs))
+    new = there if guest == "V" else "".join(elements.get(part, part) for part in re.split(r"([A-Z][a-z]?)", there))
+    return f"{new}_{swapped}"
+
+
+def _elements(host: ProjectedHost, other: ProjectedHost) -> dict[str, str] | None:
+    """Element for element, where the columns of both are of the same kind."""
+    pairs = [(column_elements(a), column_elements(b)) for a, b in zip(host.columns, other.columns, strict=True)]
+    if host.sublattices != other.sublattices or any(len(a) != len(b) for a, b in pairs):
+        return None
+    table = {a: b for one, two in pairs for a, b in zip(one, two, strict=True)}
+    return table if all(table[a] == b for one, two in pairs for a, b in zip(one, two, strict=True)) else None
+
+
+def _gathered(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
+    result: dict[str, float] = {}
+    for label, p in pairs:
+        result[label] = result.get(label, 0.0) + p
+    return result

@@ -47,6 +47,22 @@ USER_SCALE = 0.02
 """Relative error of a pixel size that the user states."""
 
 
+class Naming(NamedTuple):
+    """One way to name the two sublattices of a honeycomb.
+
+    Attributes
+    ----------
+    host : ProjectedHost
+    metal_third : int
+        As in `Identity`.
+    probability : float
+    """
+
+    host: ProjectedHost
+    metal_third: int
+    probability: float
+
+
 class Identity(NamedTuple):
     """Which crystal this is.
 
@@ -66,6 +82,9 @@ class Identity(NamedTuple):
         What cannot be told about the way in which the crystal lies.
     alloy : Alloy or None
         Where its columns are mixtures of elements; `host` is the majority's then.
+    namings : tuple of Naming
+        Of a honeycomb that is no alloy: all that were weighed. What they lack to one is that of crystals of another
+        kind, or of no list.
     """
 
     host: ProjectedHost
@@ -76,6 +95,7 @@ class Identity(NamedTuple):
     metal_probability: float
     doubts: tuple[str, ...] = ()
     alloy: Alloy | None = None
+    namings: tuple[Naming, ...] = ()
 
     def of_alloy(self, alloy: Alloy, odd: float) -> Identity:
         """The same where the columns turned out to be mixtures; `odd` as in `identify`."""
@@ -90,7 +110,16 @@ class Identity(NamedTuple):
             own, others = self.probability, self.alternatives
         return self._replace(
             host=host, probability=own, alternatives=others, metal_third=alloy.metal_third,
-            metal_probability=alloy.metal_probability, alloy=alloy,
+            metal_probability=alloy.metal_probability, alloy=alloy, namings=(),
+        )
+
+    def shared(self, share: float, others: tuple[tuple[str, float], ...]) -> Identity:
+        """The same where crystals of another kind (`others`) have the rest of the probability."""
+        hosts = ((name, share * p) for name, p in self.alternatives)
+        return self._replace(
+            probability=share * self.probability,
+            alternatives=tuple(sorted((*hosts, *others), key=lambda item: -item[1])),
+            namings=tuple(n._replace(probability=share * n.probability) for n in self.namings),
         )
 
 
@@ -154,7 +183,8 @@ def _decide(
     first = sum(w for (_, where), w in listed.items() if where == 0) / max(sum(listed.values()), 1e-300)
     third, sure = (0, first) if first >= 0.5 else (1, 1 - first)
     others = sorted(((n, p) for n, p in per_host.items() if n != best), key=lambda item: -item[1])
-    return Identity(hosts[best], source, per_host[best], tuple(others), third, float(sure))
+    namings = tuple(Naming(hosts[n], where, w / total) for (n, where), w in weight.items() if n in hosts)
+    return Identity(hosts[best], source, per_host[best], tuple(others), third, float(sure), namings=namings)
 
 
 def _measured_ratio(sites: Honeycomb, brightness: Brightness) -> tuple[float, float]:

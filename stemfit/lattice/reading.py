@@ -221,10 +221,7 @@ def _rectangular_or(
     if best == "blackP" or not isinstance(grid, Grid):
         return _of_pattern(image, fit, Identity(fit.host, "inferred", p["blackP"], others, 0, 1.0), look)
     found = _of_honeycomb(image, seen, "auto", optics, look, grid)
-    call, share = found.identity, p[best]
-    hosts = tuple((n, share * q) for n, q in call.alternatives)
-    ordered = tuple(sorted((*hosts, *others), key=lambda item: -item[1]))
-    return found._replace(identity=call._replace(probability=share * call.probability, alternatives=ordered))
+    return found._replace(identity=found.identity.shared(p[best], others))
 
 
 def _weighed(
