@@ -262,7 +262,7 @@ def film(seen: Hollows, crystal: BoolArray) -> Film:
         clear &= np.asarray(distance_transform_edt(~grainy)) > 2 * SMOOTH * seen.a_px
     excess = (seen.mean(seen.light, SMOOTH) - _slow(seen, clear)) / seen.contrast
     noise = NOISE * clean / seen.contrast * FINE / SMOOTH
-    bright = _deposits(excess, clear, max(EXCESS, noise), seen.a_px)
+    bright = _deposits(excess, clear, max(EXCESS, noise), seen)
     return Film(grainy, bright, rms / seen.contrast, excess)
 
 
@@ -285,11 +285,13 @@ def _slow(seen: Hollows, crystal: BoolArray) -> FloatArray:
     return np.asarray(design @ surface)
 
 
-def _deposits(excess: FloatArray, crystal: BoolArray, least: float, a_px: float) -> BoolArray:
+def _deposits(excess: FloatArray, crystal: BoolArray, least: float, seen: Hollows) -> BoolArray:
     """Areas with more light between the columns than the slow background and the crystal beside, whose rim is not slow.
 
-    What borders on a hole or a boundary only cannot be compared with anything.
+    What borders on a hole or a boundary only cannot be compared with anything. Where hollows are not looked at, the
+    excess is that of those around: an area is as large as the hollows that show it.
     """
+    a_px = seen.a_px
     labels = label((excess > least) & crystal)[0]
     clear = crystal & (labels == 0)
     slope = np.hypot(*np.gradient(excess)) * a_px
@@ -298,7 +300,8 @@ def _deposits(excess: FloatArray, crystal: BoolArray, least: float, a_px: float)
     for k, (rows, cols) in enumerate(find_objects(labels), start=1):
         box = tuple(slice(max(0, s.start - reach), s.stop + reach) for s in (rows, cols))
         area = labels[box] == k
-        if area.sum() < LEAST_CELLS * 0.5 * np.sqrt(3) * a_px**2:
+        shown = seen.there[box][area].sum() >= LEAST_CELLS * np.pi * HOLLOW**2 * a_px**2
+        if not shown or area.sum() < LEAST_CELLS * 0.5 * np.sqrt(3) * a_px**2:
             continue
         ring = binary_dilation(area, iterations=reach) & ~binary_dilation(area, iterations=reach // 2) & clear[box]
         rim = area & binary_dilation(clear[box])
