@@ -9,7 +9,7 @@ import pytest
 from chain import PIXEL_A, Chain, pristine, redrawn, run, taken
 from test_imaging import HOST, METAL, SITES, fitted, planted
 
-from stemfit.defects import Defect, occupancy
+from stemfit.defects import Defect, occupancy, offsets
 from stemfit.defects.adatoms import adatoms
 from stemfit.synthetic import crystal
 
@@ -44,6 +44,30 @@ def test_a_stray_column_on_an_intact_layer_is_an_adatom_and_beside_a_vacancy_it_
     xy[column] += 0.15 * lattice.a_px
     moved = replace(evidence, columns=replace(chain.columns, xy_px=xy))
     assert adatoms([stray_at(hollow)], moved)[0] == []
+
+
+def test_a_stray_column_where_all_columns_are_slightly_displaced_is_no_adatom() -> None:
+    """None of them by as much as would be strange alone: the layer is torn there all the same."""
+    chain = pristine()
+    evidence, sites = chain.evidence, chain.sites
+    middle = np.array(chain.image.shape[::-1]) / 2
+    cell = sites.ij[int(np.argmin(np.hypot(*(sites.xy_px - middle).T)))]
+    hollow = evidence.xy_px((int(cell[0]), int(cell[1]), "H"))
+    placed = offsets(chain.columns, sites)
+    named = {}
+    for times in (1.0, 3.0):
+        xy = chain.columns.xy_px.copy()
+        near = np.flatnonzero(np.hypot(*(sites.xy_px - hollow).T) < 1.05 * chain.lattice.a_px_iso)
+        for n, row in enumerate(near):
+            out = (sites.xy_px[row] - hollow) / np.hypot(*(sites.xy_px[row] - hollow))
+            unit = chain.lattice.a_px_iso / np.sqrt(3)
+            step = times * placed.sigma[row] * unit * (out if n % 2 else np.array([-out[1], out[0]]))
+            xy[sites.column[row]] = sites.xy_px[row] + step
+        moved = replace(evidence, columns=replace(chain.columns, xy_px=xy))
+        named[times] = adatoms([stray_at(hollow)], moved)[0]
+    (usual,) = named[1.0]
+    assert usual.probability > 0.8
+    assert named[3.0] == []
 
 
 def bridged(counts: float) -> tuple[Chain, np.ndarray]:

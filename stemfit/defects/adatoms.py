@@ -7,16 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logsumexp
 
 from stemfit.defects.abundance import MIXED
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.groups import NEIGHBOURS, neighbours, pristine, unnamed
+from stemfit.defects.offsets import Offsets, offsets
 from stemfit.defects.types import Defect
 
 FloatArray = NDArray[np.float64]
 
-MOVED = 4.0
-"""Columns farther from their site than this, in rms distances of all columns, have been displaced."""
+TORN = 100.0
+"""Where the layer is not intact, columns are displaced by up to ten times the usual: so many times in square."""
 
 LEAST = 4
 """Sites that every place inside a crystal has nearby."""
@@ -44,8 +46,9 @@ def adatoms(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], 
     """Recognise single columns where the crystal has none, or more light on a site than any exchange explains.
 
     The layer around must be intact: every site within a lattice constant judged, without a finding, and, round a stray
-    column, its own column in place. A column beside an empty site may be the one that left it; what lies beside a
-    finding stays unnamed. Light added to two columns side by side, or beside a stray one, is one atom if that is more
+    column, its own column in place: the more the columns there are displaced, all together, the likelier it is no
+    adatom. A column beside an empty site may be the one that left it; what lies beside a finding stays unnamed. Light
+    added to two columns side by side, or beside a stray one, is one atom if that is more
     likely than several events.
 
     Returns
@@ -60,14 +63,18 @@ def adatoms(found: Sequence[Defect], evidence: Evidence) -> tuple[list[Defect], 
     groups = [_as_one(members, evidence) for members in neighbours(found, BESIDE * evidence.lattice.a_px_iso)]
     each = [defect for group in groups for defect in group]
     places = np.array([d.center_px for d in each]).reshape(-1, 2)
+    placed = offsets(evidence.columns, evidence.sites) if any(map(_is_stray, each)) else None
     for k, defect in enumerate(each):
         stray = _is_stray(defect)
         if not stray and defect.type != "ADATOM":
             left.append(defect)
             continue
         others = np.delete(places, k, axis=0)
-        if _intact(defect, others, evidence):
-            named.append(_beside_sites(defect) if stray else defect)
+        if stray and placed is not None and _intact(defect, others, evidence):
+            adatom = _beside_sites(defect, _displaced(defect, placed, evidence))
+            (named if adatom.label == "ADATOM" else left).append(adatom)
+        elif not stray and _intact(defect, others, evidence):
+            named.append(defect)
         else:
             left.append(defect if stray else _unnamed(defect))
     return named, _islands(_clumps(left, evidence), evidence)
@@ -147,24 +154,37 @@ def _intact(defect: Defect, others_px: FloatArray, evidence: Evidence) -> bool:
     near = np.flatnonzero((away < reach) & ~own)
     if len(near) < LEAST or not sites.analysed[near].all():
         return False
-    if all(site[2] != "-" for site in defect.sites):  # whoever came to this site would have left one empty
-        return True
-    if (sites.column[near] < 0).any():
-        return False
-    moved = evidence.columns.xy_px[sites.column[near]] - sites.xy_px[near]
-    off = np.hypot(*moved.T)
-    error = np.sqrt(evidence.columns.cov[sites.column[near], 0, 0] + evidence.columns.cov[sites.column[near], 1, 1])
-    usual = np.hypot(np.sqrt(2) * evidence.lattice.residual_rms_px, error)
-    pulled = np.sum(moved * (here_px - sites.xy_px[near]), axis=1) > PULLED * off * away[near]
-    return bool(((off < MOVED * usual) | pulled).all())
+    # Whoever came to a site from another one would have left that one empty.
+    return all(site[2] != "-" for site in defect.sites) or bool((sites.column[near] >= 0).all())
 
 
-def _beside_sites(stray: Defect) -> Defect:
-    """A stray column on an intact layer."""
+def _displaced(stray: Defect, placed: Offsets, evidence: Evidence) -> float:
+    """Log odds of the displacements around if the layer is torn, over those if it is intact.
+
+    Torn, they are larger by a factor of which nothing is known, up to `TORN` in square. What the light of the stray
+    column pulls towards it is not counted.
+    """
+    sites, columns, here_px = evidence.sites, evidence.columns, stray.center_px
+    away = np.hypot(*(sites.xy_px - here_px).T)
+    near = np.flatnonzero((away < NEIGHBOURS * evidence.lattice.a_px_iso) & (sites.column >= 0))
+    moved = columns.xy_px[sites.column[near]] - sites.xy_px[near]
+    pulled = np.sum(moved * (here_px - sites.xy_px[near]), axis=1) > PULLED * np.hypot(*moved.T) * away[near]
+    each = (placed.away[near] / placed.sigma[near])[~pulled & np.isfinite(placed.away[near])]
+    square = np.sum(each**2)
+    scale = np.linspace(0.0, np.log(TORN), 200)  # two degrees of freedom each
+    torn = -len(each) * scale - 0.5 * square * np.exp(-scale)
+    return float(logsumexp(torn) - np.log(len(scale)) + 0.5 * square)
+
+
+def _beside_sites(stray: Defect, log_odds: float) -> Defect:
+    """A stray column on a layer that looks intact; `log_odds` that it is not, against what is usual."""
     pristine = dict(stray.alternatives).get("pristine", 0.0)
+    other = float(expit(log_odds + np.log(SOMETHING_ELSE / (1 - SOMETHING_ELSE))))
+    if other > 0.5:
+        return stray
     return replace(
-        stray, type="ADATOM", label="ADATOM", probability=(1 - pristine) * (1 - SOMETHING_ELSE),
-        alternatives=(("UNKNOWN", (1 - pristine) * SOMETHING_ELSE), ("pristine", pristine)),
+        stray, type="ADATOM", label="ADATOM", probability=(1 - pristine) * (1 - other),
+        alternatives=(("UNKNOWN", (1 - pristine) * other), ("pristine", pristine)),
     )
 
 
