@@ -109,7 +109,7 @@ def analysis(path: Path = Path("image.tif"), sha256: str = "ab" * 32, polarity: 
     rng = np.random.default_rng(3)
     flat = np.full(SHAPE, 10.0)
     cov = np.tile(np.diag([0.01, 0.04, 25.0]), (len(xy), 1, 1))
-    columns = Columns(xy, rng.uniform(200, 300, len(xy)), cov, profile, flat, flat, noise)
+    columns = Columns(xy, rng.uniform(230, 260, len(xy)), cov, profile, flat, flat, noise)
     region_map = np.zeros(SHAPE, np.uint8)
     region_map[:10] = 1
     simulated = np.where(region_map > 0, np.nan, rng.uniform(10, 60, SHAPE))

@@ -345,3 +345,23 @@ def test_reading_what_is_no_document(tmp_path: Path, text: str) -> None:
     (tmp_path / "analysis.json").write_text(text)
     with pytest.raises(InputError, match="give a folder that"):
         read(tmp_path)
+
+
+def test_a_bright_column_that_was_not_judged_is_no_pristine_one(analysis: Analysis) -> None:
+    """In a region, or at the edge: what stands on its site is not known; its neighbour there is as the crystal is."""
+    from stemfit.result.tables import columns_csv
+
+    sites = analysis.sites
+    first, second = np.flatnonzero(sites.column >= 0)[-2:]
+    analysed = sites.analysed.copy()
+    analysed[[first, second]] = False
+    intensity = analysis.columns.intensity.copy()
+    intensity[sites.column[first]] *= 6.0
+    strange = replace(
+        analysis, sites=replace(sites, analysed=analysed), columns=replace(analysis.columns, intensity=intensity),
+        defects=(), suspects=(),
+    )
+    rows = list(csv.DictReader(columns_csv(strange).splitlines()))
+    bright, usual = (rows[int(sites.column[k])] for k in (first, second))
+    assert (bright["species"], bright["sublattice"]) == ("", str(sites.sublattice[first]))
+    assert usual["species"] != ""

@@ -289,7 +289,7 @@ def _deposits(excess: FloatArray, crystal: BoolArray, least: float, seen: Hollow
     """Areas with more light between the columns than the slow background and the crystal beside, whose rim is not slow.
 
     What borders on a hole or a boundary only cannot be compared with anything. Where hollows are not looked at, the
-    excess is that of those around: an area is as large as the hollows that show it.
+    excess is that of those around: an area counts if more than half of its hollows show it.
     """
     a_px = seen.a_px
     labels = label((excess > least) & crystal)[0]
@@ -300,8 +300,8 @@ def _deposits(excess: FloatArray, crystal: BoolArray, least: float, seen: Hollow
     for k, (rows, cols) in enumerate(find_objects(labels), start=1):
         box = tuple(slice(max(0, s.start - reach), s.stop + reach) for s in (rows, cols))
         area = labels[box] == k
-        shown = seen.there[box][area].sum() >= LEAST_CELLS * np.pi * HOLLOW**2 * a_px**2
-        if not shown or area.sum() < LEAST_CELLS * 0.5 * np.sqrt(3) * a_px**2:
+        cells = area.sum() / (0.5 * np.sqrt(3) * a_px**2)
+        if cells < LEAST_CELLS or seen.there[box][area].sum() < 0.5 * cells * np.pi * HOLLOW**2 * a_px**2:
             continue
         ring = binary_dilation(area, iterations=reach) & ~binary_dilation(area, iterations=reach // 2) & clear[box]
         rim = area & binary_dilation(clear[box])

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stemfit.defects import Defect, Site, SitePosterior
+from stemfit.defects import MODEL_FLOOR, Defect, Site, SitePosterior
+from stemfit.imaging import FOREIGN
 from stemfit.result.field import Frame
 from stemfit.result.species import species
 from stemfit.result.types import Analysis
@@ -75,16 +76,37 @@ def _identities(analysis: Analysis) -> list[_Identity]:
     pristine = dict(zip(host.sublattices, host.columns, strict=True))
     claims = {site: defect for defect in analysis.defects for site in defect.sites}
     doubts = {site: defect for defect in analysis.suspects for site in defect.sites}
+    strange = _strange(analysis)
     for (i, j), sublattice, column in zip(
         sites.ij.tolist(), sites.sublattice.tolist(), sites.column.tolist(), strict=True
     ):
-        if column >= 0:
+        if column >= 0 and column in strange:
+            result[column] = _Identity(sublattice, i=i, j=j)
+        elif column >= 0:
             site = (i, j, sublattice)
             name, p, defect = _species(site, pristine, claims.get(site), doubts.get(site))
             result[column] = _Identity(sublattice, name, p, i, j, defect)
     for posterior in analysis.mixed:
         _name_mixed(result, sites.column, posterior)
     return result
+
+
+def _strange(analysis: Analysis) -> set[int]:
+    """Columns on sites that were not judged (in a region, at the edge), too bright or dim for the crystal's own."""
+    host, sites, columns, imaging = analysis.host.host, analysis.sites, analysis.columns, analysis.imaging
+    rows = np.flatnonzero(~sites.analysed & (sites.column >= 0))
+    of = sites.column[rows]
+    full, scatter = np.ones(len(rows)), np.full(len(rows), np.inf)
+    for sublattice, own_type in zip(host.sublattices, host.columns, strict=True):
+        if sublattice in imaging.scatter and sublattice not in imaging.mixtures and own_type in imaging.amplitudes:
+            own = sites.sublattice[rows] == sublattice
+            full[own] = imaging.amplitudes[own_type].value
+            scatter[own] = np.hypot(imaging.rms_scatter(sublattice), MODEL_FLOOR)
+    limit = np.array(imaging.gain.shape[::-1]) - 1
+    at = np.clip(np.rint(sites.xy_px[rows]).astype(int), 0, limit)
+    usual = full * imaging.gain[at[:, 1], at[:, 0]]
+    error = np.hypot(np.sqrt(columns.cov[of, 2, 2]), scatter * usual)
+    return set(of[np.abs(columns.intensity[of] - usual) > FOREIGN * error].tolist())
 
 
 def _name_mixed(result: list[_Identity], column: NDArray[np.int64], posterior: SitePosterior) -> None:
