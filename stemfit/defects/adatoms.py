@@ -177,9 +177,12 @@ def _displaced(stray: Defect, placed: Offsets, evidence: Evidence) -> float:
 
 
 def _beside_sites(stray: Defect, log_odds: float) -> Defect:
-    """A stray column on a layer that looks intact; `log_odds` that it is not, against what is usual."""
+    """A stray column on a layer that looks intact; `log_odds` that it is torn.
+
+    That nothing is displaced does not rule out what nobody thought of.
+    """
     pristine = dict(stray.alternatives).get("pristine", 0.0)
-    other = float(expit(log_odds + np.log(SOMETHING_ELSE / (1 - SOMETHING_ELSE))))
+    other = float(expit(max(log_odds, 0.0) + np.log(SOMETHING_ELSE / (1 - SOMETHING_ELSE))))
     if other > 0.5:
         return stray
     return replace(
