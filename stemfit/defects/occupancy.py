@@ -29,6 +29,11 @@ far as it holds evidence."""
 ISOVALENT, ISOVALENT_RATE = ("Mo", "W"), 2e-3
 """Metals of the same group are exchanged more often than others: their precursors contaminate each other."""
 
+GUESTS = {"O": 2e-3, "S": 5e-4, "Se": 5e-4, "Te": 2.5e-5}
+"""Share of chalcogen columns with one exchanged atom, by guest. Oxygen is what fills vacancies before the beam makes new
+ones (Barja et al., Nat. Commun. 10, 3382 (2019)): between them and other guests. Sulphur and selenium replace each other
+in ores and furnaces. Tellurium is ten to fifty times rarer than selenium in the crust, and in ores."""
+
 ADDED = 2.0
 """Brightest atom on top of a column, in units of the brightest pristine column; elements are not known."""
 
@@ -36,8 +41,9 @@ IN_BORON_NITRIDE = ("C_B", "C_N")
 """Foreign atoms that boron nitride holds as often: carbon, seen atom by atom (Krivanek et al., Nature 464, 571 (2010)),
 which also fills its vacancies under the beam."""
 
-BOTH_EXCHANGED = 1e-5
-"""The same for a column whose two atoms are both exchanged: between independent events and clusters."""
+BOTH_EXCHANGED = 0.03
+"""Share of the columns with an exchanged atom whose other one is exchanged as well: half way, by orders of magnitude,
+between independent events (1e-3) and certainty. Chalcogens evaporate and arrive as dimers."""
 
 PRIOR_SITES = 100.0
 """Weight of `PRIOR_RATES` against the image, in sites."""
@@ -47,8 +53,13 @@ RELAXED_ERROR = 0.08
 up to a tenth of an Angstrom, and what they shed there moves with them. Of columns that lost one of two atoms the image
 itself says how much they differ."""
 
+LONE_ERROR = 0.03
+"""The same where no line or trefoil is near. The neighbours' light goes with their fitted positions: multislice images
+of relaxed vacancies differ by 0.2 to 1.7 % of the full column from what unmoved neighbours leave there, with metals that
+move by 2 to 20 pm; by density-functional theory they move up to twice as far."""
+
 RELAXED_PRIOR = 3.0
-"""Weight of `RELAXED_ERROR` against those columns."""
+"""Weight of `LONE_ERROR` against those columns."""
 
 HALF_RANGE = (0.28, 0.62)
 """What one of two stacked atoms can be worth, of the pair: from coherent (1/3.5, at 40 mrad) to incoherent scattering
@@ -173,7 +184,7 @@ def occupancy(
     half = imaging.amplitudes.get(options[1].column) if options[1].half_empty else None
     prior = np.array([_prior_rate(h) for h in options])
     prior[0] = 1 - prior.sum()
-    rate, level, relaxed = prior.copy(), half, RELAXED_ERROR
+    rate, level, relaxed = prior.copy(), half, LONE_ERROR
     scatter = imaging.rms_scatter(sublattice)
     told = _separation(half, full, sigma, scatter) > RESOLVED
     more = _brighter(options, imaging, full.value + RESOLVED * np.hypot(_median(sigma), scatter * full.value))
@@ -200,8 +211,9 @@ def occupancy(
 
 def _prior_rate(h: Hypothesis) -> float:
     """Share of sites beforehand; a column with both atoms exchanged (E2_X2) takes two events."""
-    if h.type == "SUB" and h.column.endswith("2"):
-        return BOTH_EXCHANGED
+    guest = GUESTS.get(h.label.partition("_")[0].rstrip("2"), 0.0) if h.type == "SUB" else 0.0
+    if guest and h.label.partition("_")[2].rstrip("2") in CHALCOGENS:
+        return guest * (BOTH_EXCHANGED if h.column.endswith("2") else 1.0)
     isovalent = h.type == "SUB" and h.column in ISOVALENT and h.label.endswith(tuple(f"_{m}" for m in ISOVALENT))
     isovalent |= h.label in IN_BORON_NITRIDE
     return ISOVALENT_RATE if isovalent else PRIOR_RATES.get(h.type, 0.0)
@@ -214,11 +226,11 @@ def _placed(
     place = np.zeros((len(rows), len(options)))
     if positions is None:
         return place
-    found = Offsets(positions.away[rows], positions.sigma[rows])
+    found = positions.of(rows)
     for k, h in enumerate(options):
         if h.type == "ADATOM":  # of light that two shed together, the fit stands nearer to the brighter one
             place[:, k] = log_ratio(found, MERGED * np.clip(1 - full / np.maximum(value, 1e-9 * full), 0.0, 1.0))
-        elif h.type == "ANTI" and set(METALS) & set(column_elements(h.column)):
+        elif h.type == "UNKNOWN" or (h.type == "ANTI" and set(METALS) & set(column_elements(h.column))):
             place[:, k] = log_ratio(found, OFF_CENTRE)
     return place
 
@@ -273,6 +285,12 @@ def _with_guests(
     rest = more & ~(new > rate)
     left = max(rate[more].sum() - new[new > rate].sum(), prior[rest].sum())
     new[rest] *= min(left / max(rate[rest].sum(), 1e-300), 1.0)
+    single = {h.label: k for k, h in enumerate(options)}
+    for k, h in enumerate(options):  # two atoms of a kind are exchanged as often as one is seen to be
+        guest, _, own = h.label.partition("_")
+        one = single.get(f"{guest.rstrip('2')}_{own.rstrip('2')}", k) if h.type == "SUB" else k
+        if one != k:
+            new[k] = max(new[k], BOTH_EXCHANGED * new[one])
     new[0] = max(1.0 - new[1:].sum(), 0.05)
     return np.asarray(new / new.sum())
 
@@ -308,7 +326,7 @@ def _separation(half: Amplitude | None, full: Amplitude, sigma: FloatArray, scat
 
 def _log_likelihood(
     value: FloatArray, sigma: FloatArray, h: Hypothesis, imaging: Imaging, half: Amplitude | None, full: Amplitude,
-    sublattice: str, half_error: float = RELAXED_ERROR,
+    sublattice: str, half_error: float = LONE_ERROR,
 ) -> FloatArray:
     if h.type == "UNKNOWN":
         return np.where(value < 0, -np.inf, -np.log(4 * full.value))  # anything from nothing to 4 full columns
@@ -320,8 +338,9 @@ def _log_likelihood(
     # Nothing is emptier than empty: a dip below is an error of tails and background, the same for all hypotheses.
     value = np.maximum(value, 0.0)
     spread = np.hypot(imaging.scatter[sublattice], MODEL_FLOOR) * level.value
-    relaxed = half_error if h.half_empty else RELAXED_ERROR if h.type in ("SV", "DV", "VM") else 0.0
-    variance = sigma**2 + spread**2 + level.sigma**2 + (np.hypot(MODEL_FLOOR, relaxed) * full.value) ** 2
+    relaxed = half_error if h.half_empty else LONE_ERROR if h.type in ("SV", "DV", "VM") else 0.0
+    shed = np.hypot(MODEL_FLOOR, relaxed) * full.value if h.type else 0.0  # what pristine columns shed, their level has
+    variance = sigma**2 + spread**2 + level.sigma**2 + shed**2
     normal = -0.5 * (value - level.value) ** 2 / variance - 0.5 * np.log(2 * np.pi * variance)
     if h.type:
         return np.asarray(normal)
@@ -371,11 +390,11 @@ def _learned_error(
     """How much half-empty columns differ beyond what is known of it (`variance`), relative to the full column.
 
     Vacancies of one kind relax alike, and that is in their mean brightness. Taken for wider than it is, their
-    distribution holds atoms that are only nearly as dim (O on S, S on Se, Mo on Se2). It is never wider than
-    beforehand: what differs by more is something else, such as a pair apart beside a line.
+    distribution holds atoms that are only nearly as dim (O on S, S on Se, Mo on Se2). It is never wider than beside
+    lines: what differs by more is something else, such as a pair apart.
     """
     excess = float(weight @ ((value - half.value) ** 2 - variance)) / full**2
-    square = max(RELAXED_PRIOR * RELAXED_ERROR**2 + excess, 0.0) / (RELAXED_PRIOR + float(weight.sum()))
+    square = max(RELAXED_PRIOR * LONE_ERROR**2 + excess, 0.0) / (RELAXED_PRIOR + float(weight.sum()))
     return min(float(np.sqrt(square)), RELAXED_ERROR)
 
 
