@@ -36,10 +36,15 @@ def with_tilted_pairs(defects: Sequence[Defect], extended: Sequence[Defect], evi
     defects : sequence of Defect
         Claims or suspects; those of one pair column are restated, all others come back as they are.
     extended : sequence of Defect
-        Those of several sites are what a pair may stand apart beside.
+        Those of several sites are what a pair may stand apart beside, and metals in place of chalcogens, which draw
+        them as far.
     evidence : Evidence
     """
-    around = [one.extent_px for one in extended if len(one.sites) > 1]
+    last = evidence.host.sublattices[-1]
+    around = [
+        one.extent_px for one in extended
+        if len(one.sites) > 1 or (one.type == "ANTI" and one.sites[0][2] == last and evidence.host.dichalcogenide)
+    ]
     if not around:
         return tuple(defects)
     tree, reach = cKDTree(np.vstack(around)), NEXT * evidence.lattice.a_px_iso

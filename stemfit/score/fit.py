@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from stemfit.lattice import Lattice
 from stemfit.score.misfit import Misfit, misfit_of
 from stemfit.score.normal import Drawing, equations
-from stemfit.score.scene import Predicted, Scene
+from stemfit.score.scene import LEFT, Predicted, Scene
 
 FloatArray = NDArray[np.float64]
 
@@ -38,14 +38,15 @@ def fit(
     With a place `loose_at` (2,), on the scene's pixels, the hypothesis is only that something is different there: it
     has a column of any brightness, and neighbours displaced by up to a tenth of the lattice constant.
     """
-    xy, amplitude, brightness, place = seen
+    xy, amplitude, brightness, place, moved = seen
     place = np.hypot(place, sigma_px / scene.pixel)
     if loose_at is not None:
         a = lattice.a_px_iso / scene.pixel
         place = np.where(np.hypot(*(xy - loose_at).T) < 0.7 * a, np.hypot(place, 0.1 * a), place)
         xy, amplitude = np.vstack([xy, loose_at]), np.append(amplitude, 0.0)
         brightness, place = np.append(brightness, amplitude.max()), np.append(place, 0.0)
-    drawing = Drawing(xy, amplitude, brightness, place, lattice.a_px_iso / scene.pixel)
+        moved = np.vstack([moved, np.zeros(2)])
+    drawing = Drawing(xy, amplitude, brightness, place, lattice.a_px_iso / scene.pixel, LEFT * moved)
     model, _, information, right = system = equations(drawing, scene)
     factor = np.linalg.cholesky(np.eye(len(right)) + information)
     half = solve_triangular(factor, right, lower=True)

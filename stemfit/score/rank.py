@@ -21,6 +21,7 @@ from stemfit.score.fit import Fit, fit
 from stemfit.score.others import Others, field_of, others_of, without_structure
 from stemfit.score.restate import restated, with_odds_kept
 from stemfit.score.scene import Scene, columns_of, make_scene, position_scatter, relaxation_error_A
+from stemfit.score.standing import standing
 
 FloatArray = NDArray[np.float64]
 
@@ -35,6 +36,9 @@ MISLED = 0.1
 """Probability that a relaxed structure is no better known than the unrelaxed one: networks and potentials fail on some
 kinds of defects, lines above all, and a vacancy is one also where its neighbours moved otherwise than predicted. Then
 nothing tells apart what looks the same before it relaxes."""
+
+NOT_TAUGHT = 0.5
+"""The same of structures that the relaxer was not made for."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +108,13 @@ def score_defect(
     pairs = list(zip(candidates, relaxed, strict=True))
     scene = scene._replace(relaxation_A=relaxation_error_A(pairs))
     fitted = _Fitter(scene, imaging, position_scatter(columns, lattice), lattice)
-    as_built = list(zip(candidates, keep(candidates), strict=True))
+    placed = [standing(c, columns) if r.caution else (keep([c])[0], 0.0) for c, r in pairs]
+    as_built = [(c, built) for c, (built, _) in zip(candidates, placed, strict=True)]
     fits, unrelaxed = [fitted(c, r) for c, r in pairs], [fitted(c, r) for c, r in as_built]
+    misled = np.array([NOT_TAUGHT if r.caution else MISLED for r in relaxed])
     evidence = np.logaddexp(
-        np.log(1 - MISLED) + [f.log_evidence for f in fits], np.log(MISLED) + _alike(candidates, unrelaxed)
+        np.log(1 - misled) + [f.log_evidence for f in fits],
+        np.log(misled) + _alike(candidates, unrelaxed) + [log_prior for _, log_prior in placed],
     )
     log_posterior = evidence + [c.log_prior for c in candidates]
     geometries = [*pairs, *as_built]

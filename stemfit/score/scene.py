@@ -119,11 +119,12 @@ class Predicted(NamedTuple):
     amplitude: FloatArray  # (N,) integrated intensity
     brightness: FloatArray  # (N,) its standard error
     place: FloatArray  # (N,) standard error of the position per axis, from the relaxation
+    moved: FloatArray  # (N, 2) how far the structure moves them from the sites of the perfect crystal
 
     def looks(self) -> bytes:
         """The same for structures that look the same from above, in whatever order their columns come."""
         light = np.column_stack([self.amplitude, self.brightness]) / max(float(np.abs(self.amplitude).max()), 1e-300)
-        rows = np.round(np.column_stack([self.xy, self.place, light]), 3) + 0.0
+        rows = np.round(np.column_stack([self.xy, self.place, light, self.moved]), 3) + 0.0
         return rows[np.lexsort(rows.T)].tobytes()
 
 
@@ -150,15 +151,20 @@ def columns_of(candidate: Candidate, relaxed: Relaxed, scene: Scene, imaging: Im
     scatter = np.array([each[t][1] for t in types])
     error = np.hypot(brighter * own, np.hypot(scatter, MODEL_FLOOR) * value)
     xy = (seen.xy_px[inside] - scene.corner) / scene.pixel
+    shift = (relaxed.positions_A - candidate.structure.nodes_A)[atoms, :2] @ candidate.matrix.T / scene.pixel
+    count = np.bincount(seen.column_of_atom)
+    moved = np.column_stack([np.bincount(seen.column_of_atom, axis) / count for axis in shift.T])[inside]
     changed, doubt_there = _light_at_changes(candidate, imaging)
     xy = np.vstack([xy, (changed - scene.corner) / scene.pixel])
     value = np.append(value, np.zeros(len(doubt_there)))
     error = np.append(error, brighter * doubt_there)
+    moved = np.vstack([moved, np.zeros((len(doubt_there), 2))])
     scale, reach = pixels_per_A / scene.pixel, NEIGHBOUR_REACH * scene.a_px
     away = np.asarray(cKDTree(scene.extent).query(xy)[0]) / scale
     doubt = position_error_A(candidate, relaxed, away, scene.relaxation_A)
     doubt = np.sqrt(doubt**2 + _neighbour_variance(scene.others.fields, xy, scale))
-    return _with_others(xy + scene.moves.at(xy, reach), value, error, scale * doubt, scene.others, reach)
+    known = Predicted(xy + scene.moves.at(xy, reach), value, error, scale * doubt, moved)
+    return _with_others(known, scene.others, reach)
 
 
 def _light_at_changes(candidate: Candidate, imaging: Imaging) -> tuple[FloatArray, FloatArray]:
@@ -194,11 +200,12 @@ def _neighbour_variance(fields: Sequence[Field], xy: FloatArray, px_per_A: float
 
 
 def _with_others(
-    xy: FloatArray, value: FloatArray, error: FloatArray, place: FloatArray, others: Others, reach_px: float
+    columns: Predicted, others: Others, reach_px: float
 ) -> Predicted:
     """Give columns on the sites of other defects their measured brightness, and add those that no site predicts."""
     if len(others.value) == 0:
-        return Predicted(xy, value, error, place)
+        return columns
+    xy, value, error, place, moved = columns
     distance, nearest = (np.asarray(a) for a in cKDTree(xy).query(others.xy_px))
     known = distance < reach_px
     value, error = value.copy(), error.copy()
@@ -208,12 +215,16 @@ def _with_others(
     return Predicted(
         np.vstack([xy, others.xy_px[more]]), np.append(value, others.value[more]),
         np.append(error, np.hypot(others.sigma[more], NEIGHBOUR_ERROR * value.max())),
-        np.append(place, np.zeros(more.sum())),
+        np.append(place, np.zeros(more.sum())), np.vstack([moved, np.zeros((int(more.sum()), 2))]),
     )
 
 
 def relaxation_error_A(pairs: Sequence[tuple[Candidate, Relaxed]]) -> float:
-    """Error of relaxed positions beside a defect, per axis, Angstrom: that of the candidate which moves the most."""
+    """Error of relaxed positions beside a defect, per axis, Angstrom: that of the candidate which moves the most.
+
+    Structures that the relaxer was not made for are not asked, if there are others.
+    """
+    pairs = [(c, relaxed) for c, relaxed in pairs if not relaxed.caution] or pairs
     least = EXTENDED_A if any(c.type in ("LINE", "TREFOIL") for c, _ in pairs) else RESIDUAL_A
     moves = [relaxed.positions_A - c.structure.nodes_A for c, relaxed in pairs]
     beside = [_beside(c) for c, _ in pairs]
