@@ -38,10 +38,10 @@ def test_fields_add_up_where_they_meet() -> None:
 def test_columns_in_another_order_look_the_same_and_swapped_coordinates_do_not() -> None:
     xy, light = np.array([[1.0, 8.0], [4.0, 2.0]]), np.array([0.3, 0.6])
     seen = Predicted(xy, light, light / 10, np.zeros(2), np.zeros((2, 2)))
-    assert seen.looks() == Predicted(xy[::-1], light[::-1], light[::-1] / 10, np.zeros(2)).looks()
+    assert seen.looks() == Predicted(xy[::-1], light[::-1], light[::-1] / 10, np.zeros(2), np.zeros((2, 2))).looks()
     swapped = np.array([[1.0, 2.0], [4.0, 8.0]])  # the same x and the same y, of other columns
-    assert seen.looks() != Predicted(swapped, light, light / 10, np.zeros(2)).looks()
-    assert seen.looks() != Predicted(xy, light[::-1], light / 10, np.zeros(2)).looks()
+    assert seen.looks() != Predicted(swapped, light, light / 10, np.zeros(2), np.zeros((2, 2))).looks()
+    assert seen.looks() != Predicted(xy, light[::-1], light / 10, np.zeros(2), np.zeros((2, 2))).looks()
 
 
 def pair() -> Chain:

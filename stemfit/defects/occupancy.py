@@ -12,6 +12,7 @@ from scipy.special import logsumexp, ndtr
 
 from stemfit.defects.abundance import abundance, lighter_guests
 from stemfit.defects.offsets import MERGED, OFF_CENTRE, Offsets, log_ratio
+from stemfit.defects.priors import prior_rate, shared_with_pairs
 from stemfit.defects.types import type_of
 from stemfit.hosts import ProjectedHost, column_type
 from stemfit.imaging import CHALCOGENS, METALS, MODEL_FLOOR, PAIRED_METALS, USUAL_TAIL, Amplitude, Imaging
@@ -21,29 +22,8 @@ from stemfit.optics.scattering import column_elements
 
 FloatArray = NDArray[np.float64]
 
-PRIOR_RATES = {"SV": 1e-2, "DV": 3e-3, "VM": 1e-3, "SUB": 5e-4, "ANTI": 2e-4, "ADATOM": 1e-3, "UNKNOWN": 1e-4}
-"""Share of sites that a type takes before the image is asked (per label for SUB and ANTI): orders of magnitude from
-Hong et al., Nat. Commun. 2015; adatoms are no more frequent than vacancies. The image's own densities replace them as
-far as it holds evidence."""
-
-ISOVALENT, ISOVALENT_RATE = ("Mo", "W"), 2e-3
-"""Metals of the same group are exchanged more often than others: their precursors contaminate each other."""
-
-GUESTS = {"O": 2e-3, "S": 5e-4, "Se": 5e-4, "Te": 2.5e-5}
-"""Share of chalcogen columns with one exchanged atom, by guest. Oxygen is what fills vacancies before the beam makes new
-ones (Barja et al., Nat. Commun. 10, 3382 (2019)): between them and other guests. Sulphur and selenium replace each other
-in ores and furnaces. Tellurium is ten to fifty times rarer than selenium in the crust, and in ores."""
-
 ADDED = 2.0
 """Brightest atom on top of a column, in units of the brightest pristine column; elements are not known."""
-
-IN_BORON_NITRIDE = ("C_B", "C_N")
-"""Foreign atoms that boron nitride holds as often: carbon, seen atom by atom (Krivanek et al., Nature 464, 571 (2010)),
-which also fills its vacancies under the beam."""
-
-BOTH_EXCHANGED = 0.03
-"""Share of the columns with an exchanged atom whose other one is exchanged as well: half way, by orders of magnitude,
-between independent events (1e-3) and certainty. Chalcogens evaporate and arrive as dimers."""
 
 PRIOR_SITES = 100.0
 """Weight of `PRIOR_RATES` against the image, in sites."""
@@ -54,9 +34,9 @@ up to a tenth of an Angstrom, and what they shed there moves with them. Of colum
 itself says how much they differ."""
 
 LONE_ERROR = 0.03
-"""The same where no line or trefoil is near. The neighbours' light goes with their fitted positions: multislice images
-of relaxed vacancies differ by 0.2 to 1.7 % of the full column from what unmoved neighbours leave there, with metals that
-move by 2 to 20 pm; by density-functional theory they move up to twice as far."""
+"""The same where no line or trefoil is near. The neighbours' light goes with their fitted positions: in multislice
+images of vacancies whose metals move by 2 to 20 pm the empty site is off by 0.2 to 1.7 % of the full column; by
+density-functional theory they move up to twice as far."""
 
 RELAXED_PRIOR = 3.0
 """Weight of `LONE_ERROR` against those columns."""
@@ -182,7 +162,7 @@ def occupancy(
     full = imaging.amplitudes[options[0].column]
     value, sigma = brightness.value[rows] / gain, brightness.sigma[rows] / gain
     half = imaging.amplitudes.get(options[1].column) if options[1].half_empty else None
-    prior = np.array([_prior_rate(h) for h in options])
+    prior = np.array([prior_rate(*h) for h in options])
     prior[0] = 1 - prior.sum()
     rate, level, relaxed = prior.copy(), half, LONE_ERROR
     scatter = imaging.rms_scatter(sublattice)
@@ -207,16 +187,6 @@ def occupancy(
     joint = likelihood + np.log(rate)
     probability = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
     return SitePosterior(rows, options, probability, likelihood, rate, level, half_error=relaxed)
-
-
-def _prior_rate(h: Hypothesis) -> float:
-    """Share of sites beforehand; a column with both atoms exchanged (E2_X2) takes two events."""
-    guest = GUESTS.get(h.label.partition("_")[0].rstrip("2"), 0.0) if h.type == "SUB" else 0.0
-    if guest and h.label.partition("_")[2].rstrip("2") in CHALCOGENS:
-        return guest * (BOTH_EXCHANGED if h.column.endswith("2") else 1.0)
-    isovalent = h.type == "SUB" and h.column in ISOVALENT and h.label.endswith(tuple(f"_{m}" for m in ISOVALENT))
-    isovalent |= h.label in IN_BORON_NITRIDE
-    return ISOVALENT_RATE if isovalent else PRIOR_RATES.get(h.type, 0.0)
 
 
 def _placed(
@@ -285,12 +255,9 @@ def _with_guests(
     rest = more & ~(new > rate)
     left = max(rate[more].sum() - new[new > rate].sum(), prior[rest].sum())
     new[rest] *= min(left / max(rate[rest].sum(), 1e-300), 1.0)
-    single = {h.label: k for k, h in enumerate(options)}
-    for k, h in enumerate(options):  # two atoms of a kind are exchanged as often as one is seen to be
-        guest, _, own = h.label.partition("_")
-        one = single.get(f"{guest.rstrip('2')}_{own.rstrip('2')}", k) if h.type == "SUB" else k
-        if one != k:
-            new[k] = max(new[k], BOTH_EXCHANGED * new[one])
+    known = {h.label: float(r) for h, r in zip(options, new, strict=True)}
+    for label, both in shared_with_pairs(tuple(known), known).items():
+        new[list(known).index(label)] = both
     new[0] = max(1.0 - new[1:].sum(), 0.05)
     return np.asarray(new / new.sum())
 

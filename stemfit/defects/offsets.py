@@ -22,8 +22,8 @@ DISPLACED, DISPLACED_SHARE = 0.05, 0.02
 some 180), and the share of columns that do."""
 
 BESIDE, BESIDE_GAP, BESIDE_SHARE = 2.0, 0.1, 0.5
-"""The same of columns within this distance of a site without a column, or of a column without a site (20 to 30 pm beside
-double vacancies): half of them do."""
+"""The same of columns within this distance of a site without a column, or of a column without a site (20 to 30 pm
+beside double vacancies): half of them do."""
 
 MERGED = 0.5
 """An added atom nearer to a column than this, in distances of neighbours, is fitted as one with it."""

@@ -27,8 +27,8 @@ STRAIN = 0.01
 up part of the field of a defect that draws its surroundings in: else the one with the shorter field would win."""
 
 COMMON = 11
-"""Parameters that all columns share: shift, strain, how far the structure moves them, brightness, level and slope of the
-background."""
+"""Parameters that all columns share: shift, strain, how far the structure moves them, brightness, level and slope of
+the background."""
 
 
 class Drawing(NamedTuple):

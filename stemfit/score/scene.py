@@ -163,8 +163,8 @@ def columns_of(candidate: Candidate, relaxed: Relaxed, scene: Scene, imaging: Im
     away = np.asarray(cKDTree(scene.extent).query(xy)[0]) / scale
     doubt = position_error_A(candidate, relaxed, away, scene.relaxation_A)
     doubt = np.sqrt(doubt**2 + _neighbour_variance(scene.others.fields, xy, scale))
-    known = Predicted(xy + scene.moves.at(xy, reach), value, error, scale * doubt, moved)
-    return _with_others(known, scene.others, reach)
+    own_columns = Predicted(xy + scene.moves.at(xy, reach), value, error, scale * doubt, moved)
+    return _with_others(own_columns, scene.others, reach)
 
 
 def _light_at_changes(candidate: Candidate, imaging: Imaging) -> tuple[FloatArray, FloatArray]:
