@@ -49,7 +49,7 @@ def test_what_a_neighbour_moves_far_away_is_in_the_lattice_already() -> None:
     at = np.array([200.0, 200.0])
     one = candidate("V_Se", at)
     (built,) = keep([one])
-    drawn = Relaxed(built.positions_A + [0.1, 0.0, 0.0], None, "definet", None)
+    drawn = Relaxed(built.positions_A + np.array([0.1, 0.0, 0.0]), None, "definet", None)
     defect = Defect(1, "SV", "V_Se", 0.9, at, ((0, 0, "X"),), at[None], (), 9.0)
     field = field_of(defect, [one], [drawn])
     away_A = np.hypot(*(field.nodes_px - at).T) / 8.0

@@ -34,9 +34,9 @@ up to a tenth of an Angstrom, and what they shed there moves with them. Of colum
 itself says how much they differ."""
 
 LONE_ERROR = 0.03
-"""The same where no line or trefoil is near. The neighbours' light goes with their fitted positions: in multislice
-images of vacancies whose metals move by 2 to 20 pm the empty site is off by 0.2 to 1.7 % of the full column; by
-density-functional theory they move up to twice as far."""
+"""The same of single atoms missing where no line or trefoil is near. The neighbours' light goes with their fitted
+positions: multislice images of vacancies whose metals move by 2 to 20 pm are off by 0.2 to 1.7 % of the full column;
+by density-functional theory they move up to twice as far."""
 
 RELAXED_PRIOR = 3.0
 """Weight of `LONE_ERROR` against those columns."""
@@ -305,7 +305,7 @@ def _log_likelihood(
     # Nothing is emptier than empty: a dip below is an error of tails and background, the same for all hypotheses.
     value = np.maximum(value, 0.0)
     spread = np.hypot(imaging.scatter[sublattice], MODEL_FLOOR) * level.value
-    relaxed = half_error if h.half_empty else LONE_ERROR if h.type in ("SV", "DV", "VM") else 0.0
+    relaxed = half_error if h.half_empty else RELAXED_ERROR if h.type in ("SV", "DV", "VM") else 0.0
     shed = np.hypot(MODEL_FLOOR, relaxed) * full.value if h.type else 0.0  # what pristine columns shed, their level has
     variance = sigma**2 + spread**2 + level.sigma**2 + shed**2
     normal = -0.5 * (value - level.value) ** 2 / variance - 0.5 * np.log(2 * np.pi * variance)
