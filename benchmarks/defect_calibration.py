@@ -13,7 +13,7 @@ without as hold `--columns` columns; the same fields are recorded at each dose. 
 
 Vacancies and what is made of them occur as in `defect_fields.SHARES`; the analysis learns their densities by image.
 Of foreign atoms and antisites each label is as frequent against the others as the analysis believes (`PRIOR_RATES` in
-`stemfit/defects/occupancy.py`), as far as it was rendered. That belief itself cannot be judged on drawn images.
+`stemfit/defects/priors.py`), as far as it was rendered. That belief itself cannot be judged on drawn images.
 
 Run: ``OMP_NUM_THREADS=1 python benchmarks/defect_calibration.py [--defects 700] [--columns 50000] [--processes 2]
 [--figure docs/calibration.svg] [--keep FILE]`` (about 20 minutes of CPU time)

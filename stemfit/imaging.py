@@ -17,7 +17,7 @@ from stemfit.columns import Columns, Noise, Profile
 from stemfit.errors import UsageError
 from stemfit.hosts import ProjectedHost, column_type
 from stemfit.lattice import Brightness, Populations, SiteMap, log_densities
-from stemfit.optics.scattering import column_elements, ratio
+from stemfit.optics.scattering import Seen, column_elements, ratio, ratio_given
 
 FloatArray = NDArray[np.float64]
 
@@ -260,10 +260,26 @@ def _from_table(
         reference = next(c for c in host.columns if set(column_elements(column)) <= set(column_elements(c)))
     elif host.sublattices == ("M", "X") and not any(e in (*METALS, *PAIRED_METALS) for e in column_elements(column)):
         reference = host.columns[1]
-    value, relative = ratio(column, reference, voltage_kV, detector_mrad)
+    seen = _ratio_seen(host, known)
+    conditions = voltage_kV, detector_mrad
+    if seen is None:
+        value, relative = ratio(column, reference, *conditions)
+    else:
+        value, relative = ratio_given(column, reference, *conditions, seen)
     scale = known[reference]
     error = float(np.hypot(relative, scale.sigma / scale.value))
     return Amplitude(value * scale.value, value * scale.value * error, "table")
+
+
+def _ratio_seen(host: ProjectedHost, known: Mapping[str, Amplitude]) -> Seen | None:
+    """How bright the two columns of a crystal are relative to each other, if both stand alone and differ."""
+    if len(host.columns) != 2 or host.columns[0] == host.columns[1]:
+        return None
+    own = [known[column] for column in host.columns]
+    if any(a.source != "image" or a.value <= 0 for a in own):
+        return None
+    error = float(np.hypot(*(np.hypot(a.sigma / a.value, MODEL_FLOOR) for a in own)))
+    return Seen(host.columns[1], host.columns[0], own[1].value / own[0].value, error)
 
 
 def _gain_field(sites: SiteMap, relative: FloatArray, shape: tuple[int, int]) -> FloatArray:

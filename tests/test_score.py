@@ -278,6 +278,7 @@ def test_a_strain_of_the_whole_patch_decides_nothing(monkeypatch: pytest.MonkeyP
     # The unrelaxed structure, weighed beside it, would bound the loss with and without.
     ranking, fitting = (import_module(f"stemfit.score.{name}") for name in ("rank", "normal"))  # functions, too
     monkeypatch.setattr(ranking, "MISLED", 1e-30)
+    monkeypatch.setattr(import_module("stemfit.score.fit"), "LEFT", 1e-6)  # the strain goes with the field here
     assert lost() < 6.0
     monkeypatch.setattr(fitting, "STRAIN", 1e-6)
     assert lost() > 20.0

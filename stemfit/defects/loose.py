@@ -10,7 +10,8 @@ from scipy.spatial import cKDTree
 
 from stemfit.columns.stamps import drawn
 from stemfit.defects.evidence import Evidence
-from stemfit.defects.occupancy import PRIOR_RATES, RELAXED_ERROR
+from stemfit.defects.occupancy import RELAXED_ERROR
+from stemfit.defects.priors import PRIOR_RATES
 from stemfit.defects.trefoil_shapes import Cell
 from stemfit.defects.types import Site
 from stemfit.imaging import MODEL_FLOOR

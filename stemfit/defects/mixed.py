@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from stemfit.defects.occupancy import (
-    PRIOR_RATES,
     PRIOR_SITES,
     RELAXED_ERROR,
     Hypothesis,
@@ -18,6 +17,7 @@ from stemfit.defects.occupancy import (
     occupancy,
 )
 from stemfit.defects.offsets import Offsets
+from stemfit.defects.priors import PRIOR_RATES
 from stemfit.hosts import ProjectedHost
 from stemfit.imaging import MODEL_FLOOR, USUAL_TAIL, Imaging
 from stemfit.lattice import Brightness, Populations, SiteMap, log_densities

@@ -12,6 +12,7 @@ from scipy.special import logsumexp, ndtr
 
 from stemfit.defects.abundance import abundance, lighter_guests
 from stemfit.defects.offsets import MERGED, OFF_CENTRE, Offsets, log_ratio
+from stemfit.defects.priors import prior_rate, shared_with_pairs
 from stemfit.defects.types import type_of
 from stemfit.hosts import ProjectedHost, column_type
 from stemfit.imaging import CHALCOGENS, METALS, MODEL_FLOOR, PAIRED_METALS, USUAL_TAIL, Amplitude, Imaging
@@ -21,23 +22,8 @@ from stemfit.optics.scattering import column_elements
 
 FloatArray = NDArray[np.float64]
 
-PRIOR_RATES = {"SV": 1e-2, "DV": 3e-3, "VM": 1e-3, "SUB": 5e-4, "ANTI": 2e-4, "ADATOM": 1e-3, "UNKNOWN": 1e-4}
-"""Share of sites that a type takes before the image is asked (per label for SUB and ANTI): orders of magnitude from
-Hong et al., Nat. Commun. 2015; adatoms are no more frequent than vacancies. The image's own densities replace them as
-far as it holds evidence."""
-
-ISOVALENT, ISOVALENT_RATE = ("Mo", "W"), 2e-3
-"""Metals of the same group are exchanged more often than others: their precursors contaminate each other."""
-
 ADDED = 2.0
 """Brightest atom on top of a column, in units of the brightest pristine column; elements are not known."""
-
-IN_BORON_NITRIDE = ("C_B", "C_N")
-"""Foreign atoms that boron nitride holds as often: carbon, seen atom by atom (Krivanek et al., Nature 464, 571 (2010)),
-which also fills its vacancies under the beam."""
-
-BOTH_EXCHANGED = 1e-5
-"""The same for a column whose two atoms are both exchanged: between independent events and clusters."""
 
 PRIOR_SITES = 100.0
 """Weight of `PRIOR_RATES` against the image, in sites."""
@@ -47,8 +33,13 @@ RELAXED_ERROR = 0.08
 up to a tenth of an Angstrom, and what they shed there moves with them. Of columns that lost one of two atoms the image
 itself says how much they differ."""
 
+LONE_ERROR = 0.03
+"""The same of single atoms missing where no line or trefoil is near. The neighbours' light goes with their fitted
+positions: multislice images of vacancies whose metals move by 2 to 20 pm are off by 0.2 to 1.7 % of the full column;
+by density-functional theory they move up to twice as far."""
+
 RELAXED_PRIOR = 3.0
-"""Weight of `RELAXED_ERROR` against those columns."""
+"""Weight of `LONE_ERROR` against those columns."""
 
 HALF_RANGE = (0.28, 0.62)
 """What one of two stacked atoms can be worth, of the pair: from coherent (1/3.5, at 40 mrad) to incoherent scattering
@@ -171,9 +162,9 @@ def occupancy(
     full = imaging.amplitudes[options[0].column]
     value, sigma = brightness.value[rows] / gain, brightness.sigma[rows] / gain
     half = imaging.amplitudes.get(options[1].column) if options[1].half_empty else None
-    prior = np.array([_prior_rate(h) for h in options])
+    prior = np.array([prior_rate(*h) for h in options])
     prior[0] = 1 - prior.sum()
-    rate, level, relaxed = prior.copy(), half, RELAXED_ERROR
+    rate, level, relaxed = prior.copy(), half, LONE_ERROR
     scatter = imaging.rms_scatter(sublattice)
     told = _separation(half, full, sigma, scatter) > RESOLVED
     more = _brighter(options, imaging, full.value + RESOLVED * np.hypot(_median(sigma), scatter * full.value))
@@ -198,15 +189,6 @@ def occupancy(
     return SitePosterior(rows, options, probability, likelihood, rate, level, half_error=relaxed)
 
 
-def _prior_rate(h: Hypothesis) -> float:
-    """Share of sites beforehand; a column with both atoms exchanged (E2_X2) takes two events."""
-    if h.type == "SUB" and h.column.endswith("2"):
-        return BOTH_EXCHANGED
-    isovalent = h.type == "SUB" and h.column in ISOVALENT and h.label.endswith(tuple(f"_{m}" for m in ISOVALENT))
-    isovalent |= h.label in IN_BORON_NITRIDE
-    return ISOVALENT_RATE if isovalent else PRIOR_RATES.get(h.type, 0.0)
-
-
 def _placed(
     options: Sequence[Hypothesis], rows: NDArray[np.int64], value: FloatArray, full: float, positions: Offsets | None
 ) -> FloatArray:
@@ -214,11 +196,11 @@ def _placed(
     place = np.zeros((len(rows), len(options)))
     if positions is None:
         return place
-    found = Offsets(positions.away[rows], positions.sigma[rows])
+    found = positions.of(rows)
     for k, h in enumerate(options):
         if h.type == "ADATOM":  # of light that two shed together, the fit stands nearer to the brighter one
             place[:, k] = log_ratio(found, MERGED * np.clip(1 - full / np.maximum(value, 1e-9 * full), 0.0, 1.0))
-        elif h.type == "ANTI" and set(METALS) & set(column_elements(h.column)):
+        elif h.type == "UNKNOWN" or (h.type == "ANTI" and set(METALS) & set(column_elements(h.column))):
             place[:, k] = log_ratio(found, OFF_CENTRE)
     return place
 
@@ -273,6 +255,9 @@ def _with_guests(
     rest = more & ~(new > rate)
     left = max(rate[more].sum() - new[new > rate].sum(), prior[rest].sum())
     new[rest] *= min(left / max(rate[rest].sum(), 1e-300), 1.0)
+    known = {h.label: float(r) for h, r in zip(options, new, strict=True)}
+    for label, both in shared_with_pairs(tuple(known), known).items():
+        new[list(known).index(label)] = both
     new[0] = max(1.0 - new[1:].sum(), 0.05)
     return np.asarray(new / new.sum())
 
@@ -308,7 +293,7 @@ def _separation(half: Amplitude | None, full: Amplitude, sigma: FloatArray, scat
 
 def _log_likelihood(
     value: FloatArray, sigma: FloatArray, h: Hypothesis, imaging: Imaging, half: Amplitude | None, full: Amplitude,
-    sublattice: str, half_error: float = RELAXED_ERROR,
+    sublattice: str, half_error: float = LONE_ERROR,
 ) -> FloatArray:
     if h.type == "UNKNOWN":
         return np.where(value < 0, -np.inf, -np.log(4 * full.value))  # anything from nothing to 4 full columns
@@ -321,7 +306,8 @@ def _log_likelihood(
     value = np.maximum(value, 0.0)
     spread = np.hypot(imaging.scatter[sublattice], MODEL_FLOOR) * level.value
     relaxed = half_error if h.half_empty else RELAXED_ERROR if h.type in ("SV", "DV", "VM") else 0.0
-    variance = sigma**2 + spread**2 + level.sigma**2 + (np.hypot(MODEL_FLOOR, relaxed) * full.value) ** 2
+    shed = np.hypot(MODEL_FLOOR, relaxed) * full.value if h.type else 0.0  # what pristine columns shed, their level has
+    variance = sigma**2 + spread**2 + level.sigma**2 + shed**2
     normal = -0.5 * (value - level.value) ** 2 / variance - 0.5 * np.log(2 * np.pi * variance)
     if h.type:
         return np.asarray(normal)
@@ -371,11 +357,11 @@ def _learned_error(
     """How much half-empty columns differ beyond what is known of it (`variance`), relative to the full column.
 
     Vacancies of one kind relax alike, and that is in their mean brightness. Taken for wider than it is, their
-    distribution holds atoms that are only nearly as dim (O on S, S on Se, Mo on Se2). It is never wider than
-    beforehand: what differs by more is something else, such as a pair apart beside a line.
+    distribution holds atoms that are only nearly as dim (O on S, S on Se, Mo on Se2). It is never wider than beside
+    lines: what differs by more is something else, such as a pair apart.
     """
     excess = float(weight @ ((value - half.value) ** 2 - variance)) / full**2
-    square = max(RELAXED_PRIOR * RELAXED_ERROR**2 + excess, 0.0) / (RELAXED_PRIOR + float(weight.sum()))
+    square = max(RELAXED_PRIOR * LONE_ERROR**2 + excess, 0.0) / (RELAXED_PRIOR + float(weight.sum()))
     return min(float(np.sqrt(square)), RELAXED_ERROR)
 
 

@@ -17,9 +17,13 @@ AROUND = 13
 """Columns whose median displacement is taken off that of the one in their middle, itself included: what strain and scan
 displace goes with its neighbours."""
 
-DISPLACED, DISPLACED_SHARE = 0.1, 0.02
-"""How far columns beside defects move per axis, in distances of neighbours, and the share of columns that do: 5 to 10
-pm of some 180 beside single vacancies, 20 to 30 beside double ones."""
+DISPLACED, DISPLACED_SHARE = 0.05, 0.02
+"""How far columns beside single vacancies and exchanged atoms move per axis, in distances of neighbours (5 to 10 pm of
+some 180), and the share of columns that do."""
+
+BESIDE, BESIDE_GAP, BESIDE_SHARE = 2.0, 0.1, 0.5
+"""The same of columns within this distance of a site without a column, or of a column without a site (20 to 30 pm
+beside double vacancies): half of them do."""
 
 MERGED = 0.5
 """An added atom nearer to a column than this, in distances of neighbours, is fitted as one with it."""
@@ -38,10 +42,17 @@ class Offsets(NamedTuple):
         From the site, less what the columns around are displaced.
     sigma : (S,) array
         Standard error per axis, with the usual scatter of the sublattice.
+    beside : (S,) bool array
+        Whether a column is missing, or one stands off the lattice, next to it.
     """
 
     away: FloatArray
     sigma: FloatArray
+    beside: NDArray[np.bool_]
+
+    def of(self, rows: NDArray[np.int64]) -> Offsets:
+        """Those of some sites."""
+        return Offsets(self.away[rows], self.sigma[rows], self.beside[rows])
 
 
 def offsets(columns: Columns, sites: SiteMap) -> Offsets:
@@ -49,7 +60,7 @@ def offsets(columns: Columns, sites: SiteMap) -> Offsets:
     away, sigma = np.full(len(sites.column), np.nan), np.full(len(sites.column), np.nan)
     there = np.flatnonzero(sites.column >= 0)
     if len(there) < AROUND:
-        return Offsets(away, sigma)
+        return Offsets(away, sigma, np.zeros(len(away), dtype=bool))
     tree, of = cKDTree(sites.xy_px[there]), sites.column[there]
     distance, near = tree.query(sites.xy_px[there], k=AROUND)
     unit = float(np.median(np.asarray(distance)[:, 1]))
@@ -62,7 +73,10 @@ def offsets(columns: Columns, sites: SiteMap) -> Offsets:
         usual = 1.4826 * float(np.median(np.abs(moved[own])))
         beyond = max(usual**2 - float(np.median(error[own])) ** 2, 0.0)
         sigma[there[own]] = np.sqrt(error[own] ** 2 + beyond)
-    return Offsets(away, sigma)
+    strays = np.setdiff1d(np.arange(len(columns)), of)
+    gaps = np.vstack([sites.xy_px[sites.column < 0], columns.xy_px[strays]])
+    near_gap = np.asarray(cKDTree(gaps).query(sites.xy_px)[0]) if len(gaps) else np.full(len(away), np.inf)
+    return Offsets(away, sigma, (near_gap > 0) & (near_gap < BESIDE * unit))
 
 
 def log_ratio(found: Offsets, reach: FloatArray | float) -> FloatArray:
@@ -73,10 +87,9 @@ def log_ratio(found: Offsets, reach: FloatArray | float) -> FloatArray:
     """
     away, sigma = np.nan_to_num(found.away), np.nan_to_num(found.sigma, nan=1.0)
     on_site = _log_normal(away, sigma)
-    usual = np.logaddexp(
-        on_site + np.log1p(-DISPLACED_SHARE),
-        _log_normal(away, np.hypot(sigma, DISPLACED)) + np.log(DISPLACED_SHARE),
-    )
+    moved = np.where(found.beside, BESIDE_GAP, DISPLACED)
+    share = np.where(found.beside, BESIDE_SHARE, DISPLACED_SHARE)
+    usual = np.logaddexp(on_site + np.log1p(-share), _log_normal(away, np.hypot(sigma, moved)) + np.log(share))
     radius = np.sqrt(np.square(reach) + 4 * sigma**2)  # of a disc as wide as one that errors have blurred
     beyond = np.maximum(away - radius, 0.0) / sigma
     beside = -np.log(np.pi * radius**2) - 0.5 * beyond**2

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from stemfit.defects.evidence import Evidence
-from stemfit.defects.occupancy import PRIOR_RATES, PRIOR_SITES
+from stemfit.defects.occupancy import PRIOR_SITES
+from stemfit.defects.priors import PRIOR_RATES
 from stemfit.defects.row_shapes import DIRECTIONS, SHORTEST, SHORTEST_BESIDE, Cell, Shape, ways_beside
 
 FloatArray = NDArray[np.float64]

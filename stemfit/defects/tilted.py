@@ -28,6 +28,10 @@ NEXT = 1.15
 """Distance of next sites of a sublattice, in lattice constants, with what strain adds to it."""
 
 
+ANTISITE = 0.1
+"""Probability from which a finding may be an antisite."""
+
+
 def with_tilted_pairs(defects: Sequence[Defect], extended: Sequence[Defect], evidence: Evidence) -> tuple[Defect, ...]:
     """Restate what single columns next to an extended defect hold: a whole pair apart looks as dim as other atoms.
 
@@ -36,10 +40,12 @@ def with_tilted_pairs(defects: Sequence[Defect], extended: Sequence[Defect], evi
     defects : sequence of Defect
         Claims or suspects; those of one pair column are restated, all others come back as they are.
     extended : sequence of Defect
-        Those of several sites are what a pair may stand apart beside.
+        Those of several sites are what a pair may stand apart beside, and antisites, which move their neighbours as far
+        (SevenNet-0: 10 to 30 pm).
     evidence : Evidence
     """
-    around = [one.extent_px for one in extended if len(one.sites) > 1]
+    anti = {h.label for p in evidence.posteriors for h in p.hypotheses if h.type == "ANTI"}
+    around = [one.extent_px for one in extended if len(one.sites) > 1 or _share(one, anti) > ANTISITE]
     if not around:
         return tuple(defects)
     tree, reach = cKDTree(np.vstack(around)), NEXT * evidence.lattice.a_px_iso
@@ -52,6 +58,11 @@ def with_tilted_pairs(defects: Sequence[Defect], extended: Sequence[Defect], evi
         if len(d.sites) == 1 and evidence.judged(d.sites[0]) and float(tree.query(d.center_px)[0]) < reach else d
         for d in defects
     )
+
+
+def _share(defect: Defect, labels: set[str]) -> float:
+    """Probability of any of these labels."""
+    return sum(p for label, p in ((defect.label, defect.probability), *defect.alternatives) if label in labels)
 
 
 def _log_gain(defect: Defect, pair: SitePosterior, evidence: Evidence) -> float:

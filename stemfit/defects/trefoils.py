@@ -20,7 +20,7 @@ from scipy.special import logsumexp
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.groups import NEIGHBOURS, neighbours
 from stemfit.defects.loose import IN_HOLLOW, STRAY, Loose
-from stemfit.defects.occupancy import PRIOR_RATES
+from stemfit.defects.priors import PRIOR_RATES
 from stemfit.defects.trefoil_shapes import Cell, Trefoil, beside, grown, metals_bound, metals_round, trefoil
 from stemfit.defects.types import Defect, Site, type_of
 

@@ -45,6 +45,16 @@ PAIR_SIGMA, COHERENCE_SHARE = 0.05, 1 / 4
 UNTABULATED_SIGMA = 0.25
 """A stack that counts as atoms apart: the typical departure of the tabulated pairs."""
 
+POSSIBLE_DETECTORS_MRAD: tuple[Detector, ...] = tuple(
+    (float(inner), float(outer))
+    for inner, outer in product(range(40, 101, 10), (100, 150, 200)) if outer >= inner + 50
+)  # fmt: skip
+"""Annuli among which a measured ratio chooses."""
+
+MISREAD, RATIO_RANGE = 0.05, 3.0
+"""Probability that a measured ratio is not of the two columns that it was taken for, and what its logarithm ranges over
+then."""
+
 
 class _Table(NamedTuple):
     voltages_kV: FloatArray  # (V,)
@@ -131,6 +141,73 @@ def ratio(column: str, reference: str, voltage_kV: float | None, detector_mrad: 
     return value, math.hypot(*model, _spread(column, reference, voltage_kV, detector_mrad))
 
 
+class Seen(NamedTuple):
+    """A ratio of two columns as an image shows it, and its relative standard error."""
+
+    column: str
+    reference: str
+    value: float
+    sigma: float
+
+
+def ratio_given(
+    column: str, reference: str, voltage_kV: float | None, detector_mrad: Detector | None, seen: Seen
+) -> tuple[float, float]:
+    """As `ratio`, where the image shows how bright two other columns are relative to each other.
+
+    That says what detector it may have been, as far as nobody stated it, and how the model errs: what makes pairs
+    scatter less coherently than tabulated does so for all pairs. Everything else errs column by column. The ratio of
+    heavy to light columns falls with the inner angle, coherence is lost with it, and the departure from Born grows with
+    the voltage's wavelength: for an unknown detector the error of most ratios falls by half.
+    """
+    voltages = PLAUSIBLE_VOLTAGES_KV if voltage_kV is None else (voltage_kV,)
+    detectors = POSSIBLE_DETECTORS_MRAD if detector_mrad is None else (detector_mrad,)
+    cases = [
+        case for conditions in product(voltages, detectors) for case in _cases(column, reference, conditions, seen)
+    ]
+    weight, mean, variance = np.array(cases).T
+    weight = np.exp(weight - weight.max())
+    weight /= weight.sum()
+    middle = float(weight @ mean)
+    return math.exp(middle), math.sqrt(float(weight @ (variance + (mean - middle) ** 2)))
+
+
+def _cases(
+    column: str, reference: str, conditions: tuple[float, Detector], seen: Seen
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Logarithm of the weight, mean and variance of the logarithm of a ratio under one set of conditions.
+
+    With the ratio that was seen, and in case that it was misread.
+    """
+    logs = {c: math.log(_cross_section(c, *conditions)) for c in (column, reference, seen.column, seen.reference)}
+    kinds: dict[tuple[str, ...], dict[str, float]] = {}
+    for sign, name in ((1.0, column), (-1.0, reference)):
+        _add(kinds, name, "asked", sign, conditions)
+    for sign, name in ((1.0, seen.column), (-1.0, seen.reference)):
+        _add(kinds, name, "seen", sign, conditions)
+    each = [(of.get("asked", 0.0), of.get("seen", 0.0)) for of in kinds.values()]
+    variance = sum(a * a for a, _ in each)
+    both, other = sum(a * s for a, s in each), sum(s * s for _, s in each) + seen.sigma**2
+    mean, off = logs[column] - logs[reference], math.log(seen.value) - logs[seen.column] + logs[seen.reference]
+    likely = math.log(1 - MISREAD) - 0.5 * off**2 / other - 0.5 * math.log(2 * math.pi * other)
+    return (
+        (likely, mean + both / other * off, variance - both**2 / other),
+        (math.log(MISREAD / RATIO_RANGE), mean, variance),
+    )
+
+
+def _add(
+    kinds: dict[tuple[str, ...], dict[str, float]], column: str, where: str, sign: float,
+    conditions: tuple[float, Detector],
+) -> None:
+    """Add a column's errors of the model, each by its cause, to those of a ratio's logarithm."""
+    own, coherence = _errors(column, *conditions)
+    atoms = tuple(sorted(column_elements(column)))
+    for cause, error in ((("own", *atoms), own), (("coherence",), coherence)):
+        of = kinds.setdefault(cause, {})
+        of[where] = of.get(where, 0.0) + sign * error
+
+
 def _spread(column: str, reference: str, voltage_kV: float | None, detector_mrad: Detector | None) -> float:
     """Relative spread of a ratio over what may have been, where voltage or detector are unknown."""
     voltages = PLAUSIBLE_VOLTAGES_KV if voltage_kV is None else (voltage_kV,)
@@ -141,15 +218,19 @@ def _spread(column: str, reference: str, voltage_kV: float | None, detector_mrad
 
 def _model_sigma(column: str, voltage_kV: float | None, detector_mrad: Detector | None) -> float:
     """Relative error of the model itself: strong phase objects and coherence, see the constants."""
-    voltage, detector = voltage_kV or TYPICAL_VOLTAGE_KV, detector_mrad or TYPICAL_DETECTOR_MRAD
+    return math.hypot(*_errors(column, voltage_kV or TYPICAL_VOLTAGE_KV, detector_mrad or TYPICAL_DETECTOR_MRAD))
+
+
+def _errors(column: str, voltage_kV: float, detector_mrad: Detector) -> tuple[float, float]:
+    """Relative error of the model: of the column's own, and of the coherence that all pairs share."""
     atoms = column_elements(column)
-    apart = [_cross_section(atom, voltage, detector) for atom in atoms]
-    strong = [1 - _at_voltage(_table().born[atom], voltage) for atom in atoms]
+    apart = [_cross_section(atom, voltage_kV, detector_mrad) for atom in atoms]
+    strong = [1 - _at_voltage(_table().born[atom], voltage_kV) for atom in atoms]
     phase = STRONG_PHASE_SHARE * float(np.average(strong, weights=apart))
     if len(atoms) > 1 and not _tabulated(atoms):
-        return math.hypot(ATOM_SIGMA, phase, UNTABULATED_SIGMA)
-    coherence = math.log(_cross_section(column, voltage, detector) / sum(apart))
-    return math.hypot(ATOM_SIGMA, phase, COHERENCE_SHARE * coherence, PAIR_SIGMA if len(atoms) > 1 else 0.0)
+        return math.hypot(ATOM_SIGMA, phase, UNTABULATED_SIGMA), 0.0
+    coherence = math.log(_cross_section(column, voltage_kV, detector_mrad) / sum(apart))
+    return math.hypot(ATOM_SIGMA, phase, PAIR_SIGMA if len(atoms) > 1 else 0.0), COHERENCE_SHARE * coherence
 
 
 def _tabulated(atoms: tuple[str, ...]) -> bool:

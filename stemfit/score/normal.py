@@ -26,8 +26,9 @@ STRAIN = 0.01
 """The same of each component of strain and rotation. The smooth distortion of the scan, fitted beforehand, has taken
 up part of the field of a defect that draws its surroundings in: else the one with the shorter field would win."""
 
-COMMON = 10
-"""Parameters that all columns share: shift, strain, brightness, level and slope of the background."""
+COMMON = 11
+"""Parameters that all columns share: shift, strain, how far the structure moves them, brightness, level and slope of
+the background."""
 
 
 class Drawing(NamedTuple):
@@ -44,6 +45,8 @@ class Drawing(NamedTuple):
         Prior width of the position per axis, px.
     a_px : float
         Lattice constant.
+    moves : (N, 2) array
+        Prior width of what all columns move together, px: potentials have the shape of a field right, not its size.
     """
 
     xy: FloatArray
@@ -51,6 +54,7 @@ class Drawing(NamedTuple):
     brightness: FloatArray
     place: FloatArray
     a_px: float
+    moves: FloatArray
 
 
 class Tile(NamedTuple):
@@ -178,8 +182,10 @@ def _design(
     shift, lever = SHIFT * drawing.a_px * amplitude, STRAIN * amplitude * (xy - np.array([w, h]) / 2).T
     peak = LEVEL * most / (2 * np.pi * width**2)
     slope_y, slope_x = (a.ravel() for a in np.meshgrid(y / (h - 1) - 0.5, x / (w - 1) - 0.5, indexing="ij"))
+    together = amplitude * drawing.moves[own].T
     design[3 * n :] = [
         *(shift @ move for move in moves), *(arm @ move for arm in lever for move in moves),
+        sum(part @ move for part, move in zip(together, moves, strict=True)),
         GAIN * (amplitude @ value), np.full(len(slope_x), peak), peak * slope_x, peak * slope_y,
     ]
     return design

@@ -71,15 +71,17 @@ def with_odds_kept(
     compared = [n for n in known if n in weight and n not in apart and n not in ("pristine", "UNKNOWN")]
     if not apart:
         return after
-    new: dict[str, float] = {}
-    enough = sum(known[n] for n in compared) >= MIN_ALTERNATIVE
-    base = compared if enough else [*compared, *apart]  # else nothing was compared that was likely
-    exchanged = [n for n in base if type_of(n, "SUB") in ("SUB", "ANTI")]
-    for name in apart:
-        like = exchanged if name == "ADATOM" else base  # a vacancy is no likeness of more light
-        if like:
-            new[name] = sum(weight.get(n, 0.0) for n in like) * known[name] / sum(known[n] for n in like)
-    weight |= new
+    groups = [compared, [n for n in apart if n in weight]]
+    odds, mass = ([sum(of.get(n, 0.0) for n in group) for group in groups] for of in (known, weight))
+    # Where nothing likely was compared, all names share what they have; else whichever fits better speaks for both.
+    enough = odds[0] >= MIN_ALTERNATIVE
+    each = max(m / p for m, p in zip(mass, odds, strict=True) if p > 0) if enough else sum(mass) / max(sum(odds), 1e-9)
+    inside = mass[0] if enough and mass[0] > 0 else 0.0
+    weight |= {n: each * odds[0] * weight[n] / inside if inside else each * known[n] for n in compared}
+    weight |= {n: each * known[n] for n in groups[1]}
+    exchanged = [n for n in (*compared, *groups[1]) if type_of(n, "SUB") in ("SUB", "ANTI") and n != "ADATOM"]
+    if "ADATOM" in apart and exchanged:  # a vacancy is no likeness of more light
+        weight["ADATOM"] = sum(weight[n] for n in exchanged) * known["ADATOM"] / sum(known[n] for n in exchanged)
     total = sum(weight.values())
     named = {label: p for label, p in weight.items() if label != "pristine"}
     label = max(named, key=lambda name: named[name])
