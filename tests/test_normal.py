@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from stemfit.columns import Profile
 from stemfit.columns.stamps import drawn
 from stemfit.score import Others, Scene, normal
+from stemfit.score.others import superposed
 
 FloatArray = NDArray[np.float64]
 
@@ -24,9 +25,9 @@ def patch() -> tuple[normal.Drawing, Scene]:
     amplitude = np.where(np.arange(90) % 9 == 4, 0.0, rng.uniform(100, 400, 90))
     y, x = np.mgrid[:h, :w]
     weight = (np.hypot(x - 50, y - 34) < 31) / rng.uniform(1.0, 3.0, SIZE)
-    none = Others(np.zeros((0, 2)), np.zeros(0), np.zeros(0))
+    none, nowhere = Others(np.zeros((0, 2)), np.zeros(0), np.zeros(0)), superposed((), np.zeros(2), 50.0, 3.0)
     image, around = rng.normal(60, 10, SIZE), rng.normal(10, 1, SIZE)
-    scene = Scene(image, around, weight, np.zeros(2), 1.0, PROFILE, 1.0, np.zeros((1, 2)), none)
+    scene = Scene(image, around, weight, np.zeros(2), 1.0, PROFILE, 1.0, np.zeros((1, 2)), none, nowhere, 9.0)
     return normal.Drawing(xy, amplitude, rng.uniform(5, 20, 90), rng.uniform(0.1, 0.5, 90), 9.0), scene
 
 

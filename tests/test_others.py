@@ -11,8 +11,8 @@ from test_score import EMPTY, MOVE_A, Relaxer, claim, contracted, judged, pulled
 
 from stemfit.candidates import propose
 from stemfit.relax import keep
-from stemfit.score.others import Field
-from stemfit.score.scene import LEFT, RESIDUAL_A, relaxation_error_A
+from stemfit.score.others import Field, superposed
+from stemfit.score.scene import LEFT, RESIDUAL_A, Predicted, relaxation_error_A
 
 BESIDE = (0, 1, "X")
 """It shares a metal with the empty column."""
@@ -25,6 +25,23 @@ def test_a_field_moves_what_is_near_its_nodes_and_nothing_else() -> None:
     assert field.largest_px == 2.0
     nothing = Field(np.zeros((1, 2)), np.empty((0, 2)), np.empty((0, 2)))
     assert nothing.at(np.array([[0.5, 0.5]]), 2.0).tolist() == [[0.0, 0.0]]
+
+
+def test_fields_add_up_where_they_meet() -> None:
+    one = Field(np.zeros((1, 2)), np.array([[0.0, 0.0], [10.0, 0.0]]), np.array([[1.0, 0.0], [0.0, -2.0]]))
+    other = Field(np.ones((1, 2)), np.array([[10.1, 0.0], [20.0, 0.0], [90.0, 0.0]]), np.full((3, 2), 0.5))
+    both = superposed((one, other), np.array([10.0, 0.0]), 30.0, 2.0)
+    assert both.at(np.array([[0.0, 0.0], [10.0, 0.0], [20.0, 0.0]]), 2.0).tolist() == [[1, 0], [0.5, -1.5], [0.5, 0.5]]
+    assert not both.at(np.array([[90.0, 0.0]]), 2.0).any(), "beyond what was asked for"
+
+
+def test_columns_in_another_order_look_the_same_and_swapped_coordinates_do_not() -> None:
+    xy, light = np.array([[1.0, 8.0], [4.0, 2.0]]), np.array([0.3, 0.6])
+    seen = Predicted(xy, light, light / 10, np.zeros(2))
+    assert seen.looks() == Predicted(xy[::-1], light[::-1], light[::-1] / 10, np.zeros(2)).looks()
+    swapped = np.array([[1.0, 2.0], [4.0, 8.0]])  # the same x and the same y, of other columns
+    assert seen.looks() != Predicted(swapped, light, light / 10, np.zeros(2)).looks()
+    assert seen.looks() != Predicted(xy, light[::-1], light / 10, np.zeros(2)).looks()
 
 
 def pair() -> Chain:

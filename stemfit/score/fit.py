@@ -9,13 +9,10 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from scipy.spatial import cKDTree
 
-from stemfit.candidates import Candidate
-from stemfit.imaging import Imaging
 from stemfit.lattice import Lattice
-from stemfit.relax import Relaxed
 from stemfit.score.misfit import Misfit, misfit_of
 from stemfit.score.normal import Drawing, equations
-from stemfit.score.scene import Scene, columns_of
+from stemfit.score.scene import Predicted, Scene
 
 FloatArray = NDArray[np.float64]
 
@@ -34,21 +31,19 @@ class Fit(NamedTuple):
 
 
 def fit(
-    candidate: Candidate, relaxed: Relaxed, scene: Scene, imaging: Imaging, sigma_px: float, lattice: Lattice, *,
-    loose: bool = False,
+    seen: Predicted, scene: Scene, sigma_px: float, lattice: Lattice, *, loose_at: FloatArray | None = None
 ) -> Fit:
-    """Evidence and best model of one structure on a scene.
+    """Evidence and best model of a structure's columns on a scene.
 
-    With `loose` the hypothesis is only that something is different here: a column of any brightness on the site of the
-    defect, and neighbours displaced by up to a tenth of the lattice constant.
+    With a place `loose_at` (2,), on the scene's pixels, the hypothesis is only that something is different there: it
+    has a column of any brightness, and neighbours displaced by up to a tenth of the lattice constant.
     """
-    xy, amplitude, brightness, place = columns_of(candidate, relaxed, scene, imaging)
+    xy, amplitude, brightness, place = seen
     place = np.hypot(place, sigma_px / scene.pixel)
-    if loose:
-        centre = (candidate.matrix @ candidate.center_A + candidate.offset_px - scene.corner) / scene.pixel
+    if loose_at is not None:
         a = lattice.a_px_iso / scene.pixel
-        place = np.where(np.hypot(*(xy - centre).T) < 0.7 * a, np.hypot(place, 0.1 * a), place)
-        xy, amplitude = np.vstack([xy, centre]), np.append(amplitude, 0.0)
+        place = np.where(np.hypot(*(xy - loose_at).T) < 0.7 * a, np.hypot(place, 0.1 * a), place)
+        xy, amplitude = np.vstack([xy, loose_at]), np.append(amplitude, 0.0)
         brightness, place = np.append(brightness, amplitude.max()), np.append(place, 0.0)
     drawing = Drawing(xy, amplitude, brightness, place, lattice.a_px_iso / scene.pixel)
     model, _, information, right = system = equations(drawing, scene)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +21,8 @@ from stemfit.relax import Relaxed
 FloatArray = NDArray[np.float64]
 
 
-class Field(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Field:
     """How a defect moves the columns round it; the fields of several add up.
 
     Attributes
@@ -43,8 +46,25 @@ class Field(NamedTuple):
         """Displacement (M, 2) of columns near `xy_px` (M, 2); none where no node is within reach."""
         if len(self.nodes_px) == 0:
             return np.zeros_like(xy_px)
-        distance, nearest = (np.asarray(a) for a in cKDTree(self.nodes_px).query(xy_px))
+        distance, nearest = (np.asarray(a) for a in self._tree.query(xy_px))
         return np.where(distance[:, None] < reach_px, self.shift_px[nearest], 0.0)
+
+    @cached_property
+    def _tree(self) -> cKDTree:
+        return cKDTree(self.nodes_px)  # every candidate of a neighbour asks
+
+
+def superposed(fields: Sequence[Field], centre_px: FloatArray, reach_px: float, same_px: float) -> Field:
+    """Sum of fields at their columns within reach of a place; nodes closer than `same_px` are one column."""
+    nodes, tree = np.empty((0, 2)), None
+    for field in fields:
+        near = field.nodes_px[np.hypot(*(field.nodes_px - centre_px).T) < reach_px]
+        if tree is not None and len(near):
+            near = near[np.asarray(tree.query(near)[0]) >= same_px]
+        nodes = np.vstack([nodes, near])
+        tree = cKDTree(nodes) if len(nodes) else None
+    shift = sum((field.at(nodes, same_px) for field in fields), np.zeros_like(nodes))
+    return Field(np.vstack([np.empty((0, 2)), *(field.sites_px for field in fields)]), nodes, shift)
 
 
 class Others(NamedTuple):

@@ -101,23 +101,24 @@ def score_defect(
         further.
     """
     scene = make_scene(defect, micrograph_image, columns, imaging, lattice, others)
-    scene = scene._replace(relaxation_A=relaxation_error_A(list(zip(candidates, relaxed, strict=True))))
-    sigma_px = position_scatter(columns, lattice)
-    fits = _fits(list(zip(candidates, relaxed, strict=True)), scene, imaging, sigma_px, lattice)
-    unrelaxed = _fits([(c, keep([c])[0]) for c in candidates], scene, imaging, sigma_px, lattice)
+    pairs = list(zip(candidates, relaxed, strict=True))
+    scene = scene._replace(relaxation_A=relaxation_error_A(pairs))
+    fitted = _Fitter(scene, imaging, position_scatter(columns, lattice), lattice)
+    as_built = list(zip(candidates, keep(candidates), strict=True))
+    fits, unrelaxed = [fitted(c, r) for c, r in pairs], [fitted(c, r) for c, r in as_built]
     evidence = np.logaddexp(
         np.log(1 - MISLED) + [f.log_evidence for f in fits], np.log(MISLED) + _alike(candidates, unrelaxed)
     )
     log_posterior = evidence + [c.log_prior for c in candidates]
-    geometries = [*zip(candidates, relaxed, strict=True), *((c, keep([c])[0]) for c in candidates)]
+    geometries = [*pairs, *as_built]
     each = zip([*fits, *unrelaxed], geometries, strict=True)
     top = int(np.argmax([f.log_evidence + c.log_prior for f, (c, _) in each]))
     best = [*fits, *unrelaxed][top]
     free = best.log_evidence + best.misfit.log_bayes_factor
     if len(defect.sites) == 1:
-        light = fit(*geometries[top], scene, imaging, sigma_px, lattice, loose=True).log_evidence
+        light = fitted.loose(*geometries[top]).log_evidence
         free = np.logaddexp(free, light) - np.log(2)
-    moved = [_largest(c, r) > 1e-6 for c, r in zip(candidates, relaxed, strict=True)]
+    moved = [_largest(c, r) > 1e-6 for c, r in pairs]
     unrelaxed = [u if m else f for m, f, u in zip(moved, fits, unrelaxed, strict=True)]
     everything = np.append(log_posterior, free + np.log(unknown_prior))
     total = float(logsumexp(everything))
@@ -183,18 +184,25 @@ def _alike(candidates: Sequence[Candidate], unrelaxed: Sequence[Fit]) -> FloatAr
     return np.array([logsumexp(value[rows]) - np.log(len(rows)) for rows in same])
 
 
-def _fits(
-    pairs: Sequence[tuple[Candidate, Relaxed]], scene: Scene, imaging: Imaging, sigma_px: float, lattice: Lattice
-) -> list[Fit]:
-    """Fit every pair; what looks the same from above (top and bottom) is fitted once."""
-    known: dict[bytes, Fit] = {}
-    keys = []
-    for candidate, relaxed in pairs:
-        seen = columns_of(candidate, relaxed, scene, imaging)
-        keys.append(b"".join(np.round(np.sort(part, axis=0), 2).tobytes() for part in seen))
-        if keys[-1] not in known:
-            known[keys[-1]] = fit(candidate, relaxed, scene, imaging, sigma_px, lattice)
-    return [known[key] for key in keys]
+class _Fitter:
+    """Fits structures to one scene; what looks the same from above (top and bottom, not moved) is fitted once."""
+
+    def __init__(self, scene: Scene, imaging: Imaging, sigma_px: float, lattice: Lattice) -> None:
+        self._scene, self._imaging, self._sigma_px, self._lattice = scene, imaging, sigma_px, lattice
+        self._known: dict[bytes, Fit] = {}
+
+    def __call__(self, candidate: Candidate, relaxed: Relaxed) -> Fit:
+        seen = columns_of(candidate, relaxed, self._scene, self._imaging)
+        looks = seen.looks()
+        if looks not in self._known:
+            self._known[looks] = fit(seen, self._scene, self._sigma_px, self._lattice)
+        return self._known[looks]
+
+    def loose(self, candidate: Candidate, relaxed: Relaxed) -> Fit:
+        """With a column of any brightness on the site, and neighbours that moved further."""
+        seen = columns_of(candidate, relaxed, self._scene, self._imaging)
+        at = candidate.matrix @ candidate.center_A + candidate.offset_px - self._scene.corner
+        return fit(seen, self._scene, self._sigma_px, self._lattice, loose_at=at / self._scene.pixel)
 
 
 def _credible(posterior: FloatArray) -> NDArray[np.bool_]:

@@ -17,7 +17,7 @@ from stemfit.defects import MODEL_FLOOR, RELAXED_ERROR, Defect
 from stemfit.imaging import Imaging
 from stemfit.lattice import Lattice
 from stemfit.relax import Relaxed
-from stemfit.score.others import Others
+from stemfit.score.others import Field, Others, superposed
 from stemfit.simulate.image import project
 
 FloatArray = NDArray[np.float64]
@@ -66,6 +66,8 @@ class Scene(NamedTuple):
     gain: float
     extent: FloatArray  # (K, 2) sites of the defect, relative to the corner, on these pixels
     others: Others  # relative to the corner, on these pixels
+    moves: Field  # of all of them together
+    a_px: float  # lattice constant
     relaxation_A: float = RESIDUAL_A  # error of relaxed positions beside the defect, per axis
 
 
@@ -101,24 +103,32 @@ def make_scene(
     shape = averaged_profile(imaging.profile, n)
     seen = np.hypot(*(others.xy_px - centre).T) < size + 0.25 * lattice.a_px_iso
     near = others.at(seen, corner, n)
-    extent = (defect.extent_px - corner) / n
-    return Scene(small[0], small[1], disc / small[2], corner, float(n), shape, gain, extent, near)
+    extent, a_px = (defect.extent_px - corner) / n, lattice.a_px_iso / n
+    moves = superposed(near.fields, (centre - corner) / n, size / n + a_px, NEIGHBOUR_REACH * a_px)
+    return Scene(small[0], small[1], disc / small[2], corner, float(n), shape, gain, extent, near, moves, a_px)
 
 
 def _averaged(image: FloatArray, n: int) -> FloatArray:
     return np.asarray(image.reshape(image.shape[0] // n, n, image.shape[1] // n, n).mean((1, 3)))
 
 
-def columns_of(
-    candidate: Candidate, relaxed: Relaxed, scene: Scene, imaging: Imaging
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Columns of a structure inside the scene.
+class Predicted(NamedTuple):
+    """Columns of a structure inside a scene, on its pixels."""
 
-    Returns
-    -------
-    xy (N, 2), amplitude (N,), its standard error (N,), and the standard error (N,) of the position from the relaxation,
-    all on the scene's pixels.
-    """
+    xy: FloatArray  # (N, 2)
+    amplitude: FloatArray  # (N,) integrated intensity
+    brightness: FloatArray  # (N,) its standard error
+    place: FloatArray  # (N,) standard error of the position per axis, from the relaxation
+
+    def looks(self) -> bytes:
+        """The same for structures that look the same from above, in whatever order their columns come."""
+        light = np.column_stack([self.amplitude, self.brightness]) / max(float(np.abs(self.amplitude).max()), 1e-300)
+        rows = np.round(np.column_stack([self.xy, self.place, light]), 3) + 0.0
+        return rows[np.lexsort(rows.T)].tobytes()
+
+
+def columns_of(candidate: Candidate, relaxed: Relaxed, scene: Scene, imaging: Imaging) -> Predicted:
+    """Columns of a structure inside the scene."""
     centre = candidate.matrix @ candidate.center_A + candidate.offset_px
     y, x = np.nonzero(scene.weight > 0)
     here = (centre - scene.corner) / scene.pixel
@@ -140,19 +150,15 @@ def columns_of(
     scatter = np.array([each[t][1] for t in types])
     error = np.hypot(brighter * own, np.hypot(scatter, MODEL_FLOOR) * value)
     xy = (seen.xy_px[inside] - scene.corner) / scene.pixel
-    a_px = 3.2 * pixels_per_A / scene.pixel
     changed, doubt_there = _light_at_changes(candidate, imaging)
     xy = np.vstack([xy, (changed - scene.corner) / scene.pixel])
     value = np.append(value, np.zeros(len(doubt_there)))
     error = np.append(error, brighter * doubt_there)
-    scale = pixels_per_A / scene.pixel
+    scale, reach = pixels_per_A / scene.pixel, NEIGHBOUR_REACH * scene.a_px
     away = np.asarray(cKDTree(scene.extent).query(xy)[0]) / scale
     doubt = position_error_A(candidate, relaxed, away, scene.relaxation_A)
-    for field in scene.others.fields:
-        error_A = max(RESIDUAL_A, LEFT * field.largest_px / scale) if len(field.nodes_px) else UNRELAXED_A
-        doubt = np.hypot(doubt, _faded(error_A, np.asarray(cKDTree(field.sites_px).query(xy)[0]) / scale))
-        xy = xy + field.at(xy, NEIGHBOUR_REACH * a_px)
-    return _with_others(xy, value, error, scale * doubt, scene.others, a_px)
+    doubt = np.sqrt(doubt**2 + _neighbour_variance(scene.others.fields, xy, scale))
+    return _with_others(xy + scene.moves.at(xy, reach), value, error, scale * doubt, scene.others, reach)
 
 
 def _light_at_changes(candidate: Candidate, imaging: Imaging) -> tuple[FloatArray, FloatArray]:
@@ -175,19 +181,31 @@ def _light_at_changes(candidate: Candidate, imaging: Imaging) -> tuple[FloatArra
     return places.reshape(-1, 2), np.hypot(MODEL_FLOOR, known) * full
 
 
+def _neighbour_variance(fields: Sequence[Field], xy: FloatArray, px_per_A: float) -> FloatArray:
+    """Square of the error (N,) of positions per axis, Angstrom, that the fields of neighbouring defects have."""
+    if not fields:
+        return np.zeros(len(xy))
+    sites = np.vstack([field.sites_px for field in fields])
+    first = np.cumsum([0, *(len(field.sites_px) for field in fields[:-1])])
+    apart = np.hypot(*np.moveaxis(sites[:, None] - xy, -1, 0))  # (sites, N)
+    away_A = np.minimum.reduceat(apart, first, axis=0) / px_per_A  # (fields, N)
+    error_A = [max(RESIDUAL_A, LEFT * f.largest_px / px_per_A) if len(f.nodes_px) else UNRELAXED_A for f in fields]
+    return np.asarray((_faded(np.array(error_A)[:, None], away_A) ** 2).sum(0))
+
+
 def _with_others(
-    xy: FloatArray, value: FloatArray, error: FloatArray, place: FloatArray, others: Others, a_px: float
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    xy: FloatArray, value: FloatArray, error: FloatArray, place: FloatArray, others: Others, reach_px: float
+) -> Predicted:
     """Give columns on the sites of other defects their measured brightness, and add those that no site predicts."""
     if len(others.value) == 0:
-        return xy, value, error, place
+        return Predicted(xy, value, error, place)
     distance, nearest = (np.asarray(a) for a in cKDTree(xy).query(others.xy_px))
-    known = distance < NEIGHBOUR_REACH * a_px
+    known = distance < reach_px
     value, error = value.copy(), error.copy()
     value[nearest[known]] = np.maximum(others.value[known], 0.0)
     error[nearest[known]] = np.hypot(others.sigma[known], NEIGHBOUR_ERROR * value.max())
     more = ~known & (others.value > 0)
-    return (
+    return Predicted(
         np.vstack([xy, others.xy_px[more]]), np.append(value, others.value[more]),
         np.append(error, np.hypot(others.sigma[more], NEIGHBOUR_ERROR * value.max())),
         np.append(place, np.zeros(more.sum())),
@@ -221,6 +239,6 @@ def position_error_A(
     return _faded(max(UNRELAXED_A, relaxation_A / LEFT) if relaxed.relaxer == "keep" else relaxation_A, away_A)
 
 
-def _faded(error_A: float, away_A: FloatArray) -> FloatArray:
+def _faded(error_A: float | FloatArray, away_A: FloatArray) -> FloatArray:
     """Error of a position (N,) so far from a defect's nearest site."""
     return np.asarray(error_A * np.exp(-np.maximum(away_A - 2.0, 0.0) / FADE_A))
