@@ -3,7 +3,7 @@
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.find import CLAIM, find_defects
 from stemfit.defects.grain import with_grain
-from stemfit.defects.halves import can_tell_half, with_learned_halves
+from stemfit.defects.halves import can_tell_half, label_rates, with_learned_halves
 from stemfit.defects.mixed import occupancies
 from stemfit.defects.naming import with_naming_doubt
 from stemfit.defects.occupancy import (
@@ -11,7 +11,6 @@ from stemfit.defects.occupancy import (
     Hypothesis,
     SitePosterior,
     hypotheses,
-    label_rates,
     occupancy,
 )
 from stemfit.defects.offsets import offsets

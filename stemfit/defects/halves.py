@@ -1,4 +1,4 @@
-"""What an image says of columns that lost one of their two atoms, as a whole."""
+"""What an image says as a whole: how often each label is there, and of columns that lost one of their two atoms."""
 
 from __future__ import annotations
 
@@ -27,3 +27,8 @@ def with_learned_halves(imaging: Imaging, posteriors: Sequence[SitePosterior]) -
         imaging, amplitudes={**imaging.amplitudes, **learned},
         half_errors={column: p.half_error for column, p in asked.items()},
     )
+
+
+def label_rates(posteriors: Sequence[SitePosterior]) -> dict[str, float]:
+    """Share of sites that carry each label in this image."""
+    return {h.label: float(r) for p in posteriors for h, r in zip(p.hypotheses, p.rate, strict=True)}

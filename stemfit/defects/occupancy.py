@@ -393,8 +393,3 @@ def _learned_error(
     excess = float(weight @ ((value - half.value) ** 2 - variance)) / full**2
     square = max(RELAXED_PRIOR * RELAXED_ERROR**2 + excess, 0.0) / (RELAXED_PRIOR + float(weight.sum()))
     return min(float(np.sqrt(square)), RELAXED_ERROR)
-
-
-def label_rates(posteriors: Sequence[SitePosterior]) -> dict[str, float]:
-    """Share of sites that carry each label in this image."""
-    return {h.label: float(r) for p in posteriors for h, r in zip(p.hypotheses, p.rate, strict=True)}
