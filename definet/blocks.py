@@ -228,7 +228,8 @@ class Embedding(nn.Module):
 
     def __init__(self, rows: int, channels: int) -> None:
         super().__init__()
-        self.embeddings = nn.Embedding(rows, channels)
+        # Made here: the normal values that PyTorch draws first need its compiler where no memory is asked for.
+        self.embeddings = nn.Embedding(rows, channels, _weight=torch.empty(rows, channels))
         nn.init.uniform_(self.embeddings.weight, -math.sqrt(3), math.sqrt(3))
 
     def forward(self, index: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from stemfit.defects import (
     occupancies,
     offsets,
     otherwise,
+    with_grain,
     with_learned_halves,
     with_naming_doubt,
 )
@@ -116,8 +117,11 @@ def analyze(
     with clock("defects"):
         if settings.roi is not None:
             regions, region_map, sites = outside(settings.roi, regions, region_map, sites)
+        grainy, dirt = seen, frozenset[int]()
+        if host.honeycomb:
+            grainy, brightness, dirt = with_grain(seen, brightness, sites, lattice, image, (regions, region_map))
         posteriors = occupancies(sites, brightness, imaging, host, offsets(seen, sites))
-        measured = Evidence(seen, sites, posteriors, lattice, host, region_map, imaging, image, regions)
+        measured = Evidence(grainy, sites, posteriors, lattice, host, region_map, imaging, image, regions, dirt)
         found, suspects = find_defects(measured)
     with clock("candidates"):
         rates, imaging = label_rates(posteriors), with_learned_halves(imaging, posteriors)

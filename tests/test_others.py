@@ -12,7 +12,7 @@ from test_score import EMPTY, MOVE_A, Relaxer, claim, contracted, judged, pulled
 from stemfit.candidates import propose
 from stemfit.relax import keep
 from stemfit.score.others import Field, superposed
-from stemfit.score.scene import LEFT, RESIDUAL_A, Predicted, relaxation_error_A
+from stemfit.score.scene import LEFT, MOST_A, RESIDUAL_A, Predicted, relaxation_error_A
 
 BESIDE = (0, 1, "X")
 """It shares a metal with the empty column."""
@@ -71,3 +71,15 @@ def test_what_moves_far_is_known_less_well(move_A: float, expected: float) -> No
     made = propose(claim(chain, row, "V_S2", "DV"), chain.host, chain.lattice, chain.sites, {})
     error = relaxation_error_A(list(zip(made, pulled(move_A)(made), strict=True)))
     assert error == pytest.approx(expected, rel=0.02)
+
+
+def test_an_unlikely_candidate_that_falls_apart_does_not_excuse_the_others() -> None:
+    chain = pair()
+    row = int(np.flatnonzero(chain.sites.sublattice == "X")[0])
+    made = propose(claim(chain, row, "V_S2", "DV"), chain.host, chain.lattice, chain.sites, {})
+    likely = next(c for c in made if c.label == "V_S2")
+    last = replace(likely, log_prior=likely.log_prior - 10.0)
+    pairs = [(likely, keep([likely])[0]), (last, pulled(2.0)([last])[0])]
+    assert relaxation_error_A(pairs) == RESIDUAL_A
+    assert relaxation_error_A([pairs[1]]) > 0.5
+    assert relaxation_error_A([(last, pulled(9.0)([last])[0])]) == MOST_A

@@ -39,10 +39,6 @@ class Profile:
         """Geometric mean standard deviation of the core, px."""
         return float(np.linalg.det(self.core_cov_px2) ** 0.25)
 
-    def scaled(self, factor: float) -> Profile:
-        """The same shape with every length times `factor`."""
-        return Profile(factor**2 * self.core_cov_px2, factor * self.tail_sigma_px, self.tail_fraction)
-
 
 @dataclass(frozen=True)
 class Noise:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,6 @@ from stemfit.columns import Columns
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.motifs import join
 from stemfit.defects.occupancy import SitePosterior
-from stemfit.defects.tilted import with_tilted_pairs
 from stemfit.defects.torn import with_torn_pairs
 from stemfit.defects.types import Defect
 from stemfit.imaging import MODEL_FLOOR
@@ -38,21 +36,10 @@ def find_defects(evidence: Evidence) -> tuple[tuple[Defect, ...], tuple[Defect, 
     merged = join(claims + strays, evidence)
     taken = {site for d in merged for site in d.sites}
     suspects = [d for d in suspects if not taken.intersection(d.sites)]  # a motif makes doubtful sites its own
-    merged, suspects = _beside_extended(merged, suspects, evidence)
     ordered = sorted(merged, key=lambda d: (-round(_defective(d), 2), -len(d.sites), -d.probability))
     numbered = tuple(replace(d, id=k) for k, d in enumerate(ordered, 1))
     weaker = sorted(suspects, key=lambda d: -_defective(d))
     return numbered, tuple(replace(d, id=k) for k, d in enumerate(weaker, len(numbered) + 1))
-
-
-def _beside_extended(
-    claims: Sequence[Defect], suspects: Sequence[Defect], evidence: Evidence
-) -> tuple[list[Defect], list[Defect]]:
-    """Claims and suspects once pairs beside extended defects may stand apart."""
-    restated = with_tilted_pairs(suspects, claims, evidence)
-    kept = with_tilted_pairs(claims, claims, evidence)
-    weaker = [d for d in (*restated, *kept) if SUSPECT < _defective(d) <= CLAIM]
-    return [d for d in kept if _defective(d) > CLAIM], weaker
 
 
 def _defective(defect: Defect) -> float:

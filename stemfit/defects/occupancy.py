@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -89,6 +88,10 @@ class SitePosterior(NamedTuple):
         Their probabilities.
     half_error : float
         How far half-empty columns may be from that, relative to full ones.
+    place : (K, H) array or None
+        What the position of the column adds to `log_likelihood`.
+    as_dim : tuple of int
+        Hypotheses of lighter guests, at least as likely as the half-empty column: who mixes as often is as dim.
     """
 
     site: NDArray[np.int64]
@@ -100,6 +103,8 @@ class SitePosterior(NamedTuple):
     species: tuple[str, ...] = ()
     p_species: FloatArray | None = None
     half_error: float = RELAXED_ERROR
+    place: FloatArray | None = None
+    as_dim: tuple[int, ...] = ()
 
 
 def hypotheses(host: ProjectedHost, sublattice: str) -> tuple[Hypothesis, ...]:
@@ -166,7 +171,7 @@ def occupancy(
     prior[0] = 1 - prior.sum()
     rate, level, relaxed = prior.copy(), half, LONE_ERROR
     scatter = imaging.rms_scatter(sublattice)
-    told = _separation(half, full, sigma, scatter) > RESOLVED
+    told = separation(half, full, sigma, scatter) > RESOLVED
     more = _brighter(options, imaging, full.value + RESOLVED * np.hypot(_median(sigma), scatter * full.value))
     place = _placed(options, rows, value, full.value, positions)
     for _ in range(ROUNDS):
@@ -181,12 +186,16 @@ def occupancy(
             level = _learned(half, full.value, value, sigma, weight)
             known = sigma**2 + (np.hypot(imaging.scatter[sublattice], MODEL_FLOOR) * level.value) ** 2
             relaxed = _learned_error(level, full.value, value, known + (MODEL_FLOOR * full.value) ** 2, weight)
+    as_dim: tuple[int, ...] = ()
     rate = _with_guests(options, likelihood, rate, prior, more)
     if half is not None and level is not None and told:
-        likelihood, rate = _with_lighter_guests(options, likelihood, rate, imaging, (half, level, full))
+        rate, as_dim = _with_lighter_guests(options, rate, imaging, (half, level, full))
+    likelihood = _at_least_as_dim(likelihood, as_dim)
     joint = likelihood + np.log(rate)
     probability = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
-    return SitePosterior(rows, options, probability, likelihood, rate, level, half_error=relaxed)
+    return SitePosterior(
+        rows, options, probability, likelihood, rate, level, half_error=relaxed, place=place, as_dim=as_dim
+    )
 
 
 def _placed(
@@ -263,9 +272,8 @@ def _with_guests(
 
 
 def _with_lighter_guests(
-    options: Sequence[Hypothesis], likelihood: FloatArray, rate: FloatArray, imaging: Imaging,
-    known: tuple[Amplitude, Amplitude, Amplitude],
-) -> tuple[FloatArray, FloatArray]:
+    options: Sequence[Hypothesis], rate: FloatArray, imaging: Imaging, known: tuple[Amplitude, Amplitude, Amplitude]
+) -> tuple[FloatArray, tuple[int, ...]]:
     """Share dim columns between vacancies and lighter atoms; `known`: half columns by table and image, full ones."""
     half, level, full = known
     which = {
@@ -274,16 +282,23 @@ def _with_lighter_guests(
         and imaging.amplitudes[h.column].value < full.value
     }
     share = lighter_guests(level, half, {pair: imaging.amplitudes[options[k].column] for pair, k in which.items()})
-    likelihood, rate, dim = likelihood.copy(), rate.copy(), float(rate[1])
+    rate, dim, as_dim = rate.copy(), float(rate[1]), []
     for pair, p in share.items():
         k = which[pair]
         if p * dim > rate[k]:
-            likelihood[:, k] = np.maximum(likelihood[:, k], likelihood[:, 1])
+            as_dim.append(k)
             rate[k], rate[1] = p * dim, rate[1] - p * dim
-    return likelihood, rate
+    return rate, tuple(as_dim)
 
 
-def _separation(half: Amplitude | None, full: Amplitude, sigma: FloatArray, scatter: float) -> float:
+def _at_least_as_dim(likelihood: FloatArray, which: tuple[int, ...]) -> FloatArray:
+    likelihood = likelihood.copy()
+    for k in which:
+        likelihood[:, k] = np.maximum(likelihood[:, k], likelihood[:, 1])
+    return likelihood
+
+
+def separation(half: Amplitude | None, full: Amplitude, sigma: FloatArray, scatter: float) -> float:
     """Distance between half and full columns over their spread; between empty and full ones where nothing is half."""
     if len(sigma) == 0:
         return 0.0
@@ -319,12 +334,13 @@ def _log_likelihood(
 
 
 def likelihoods(
-    value: FloatArray, sigma: FloatArray, one: SitePosterior, imaging: Imaging, sublattice: str
+    value: FloatArray, sigma: FloatArray, one: SitePosterior, imaging: Imaging, sublattice: str, rows: NDArray[np.int64]
 ) -> FloatArray:
-    """Natural logarithm (K, H) of the likelihood of every hypothesis of a posterior, for sites measured otherwise."""
+    """Natural logarithm (K, H) of the likelihood of every hypothesis on some `rows` whose light was measured anew."""
     full = imaging.amplitudes[one.hypotheses[0].column]
     known = imaging, one.half, full, sublattice, one.half_error
-    return np.stack([_log_likelihood(value, sigma, h, *known) for h in one.hypotheses], axis=1)
+    light = np.stack([_log_likelihood(value, sigma, h, *known) for h in one.hypotheses], axis=1)
+    return _at_least_as_dim(light if one.place is None else light + one.place[rows], one.as_dim)
 
 
 def brightest(imaging: Imaging) -> float:
@@ -363,23 +379,3 @@ def _learned_error(
     excess = float(weight @ ((value - half.value) ** 2 - variance)) / full**2
     square = max(RELAXED_PRIOR * LONE_ERROR**2 + excess, 0.0) / (RELAXED_PRIOR + float(weight.sum()))
     return min(float(np.sqrt(square)), RELAXED_ERROR)
-
-
-def can_tell_half(posterior: SitePosterior, brightness: Brightness, imaging: Imaging, sublattice: str) -> float:
-    """Distance between full and half columns over their combined spread, median over sites."""
-    full = imaging.amplitudes[posterior.hypotheses[0].column]
-    return _separation(posterior.half, full, brightness.sigma[posterior.site], imaging.rms_scatter(sublattice))
-
-
-def label_rates(posteriors: Sequence[SitePosterior]) -> dict[str, float]:
-    """Share of sites that carry each label in this image."""
-    return {h.label: float(r) for p in posteriors for h, r in zip(p.hypotheses, p.rate, strict=True)}
-
-
-def with_learned_halves(imaging: Imaging, posteriors: Sequence[SitePosterior]) -> Imaging:
-    """Imaging whose half-empty columns are as bright, and as much alike, as this image shows them."""
-    asked = [(p.hypotheses[1].column, p) for p in posteriors if p.half is not None]
-    learned = {column: p.half for column, p in asked if p.half is not None}
-    return replace(
-        imaging, amplitudes={**imaging.amplitudes, **learned}, half_errors={column: p.half_error for column, p in asked}
-    )

@@ -180,9 +180,12 @@ def learned(readings: Sequence[Weighed], odds: Odds, free: Set[Cell], pairs: NDA
         / (count + PRIOR_LINES / (share * single[TYPES[kind]]))
         for kind, share in LINES_PER_VACANCY.items()
     }
+    elsewhere = alone.copy()  # whether vacancies keep company is not asked of the rows that are judged by it
+    elsewhere[[odds.row[cell] for reading in readings for cell in reading.shape.cells()]] = 0.0
+    expected = float(elsewhere[pairs[0]] @ elsewhere[pairs[1]])
     company = {
-        kind: (float(v[pairs[0]] @ v[pairs[1]]) + PRIOR_PAIRS)
-        / (float(alone[pairs[0]] @ alone[pairs[1]]) * single[kind] ** 2 + PRIOR_PAIRS)
+        kind: (float((v * (elsewhere > 0))[pairs[0]] @ (v * (elsewhere > 0))[pairs[1]]) + PRIOR_PAIRS)
+        / (expected * single[kind] ** 2 + PRIOR_PAIRS)
         for kind, v in vacant.items()
     }
     return Densities(line, single, company)

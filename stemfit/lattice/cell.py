@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from scipy.spatial import cKDTree
 
 from stemfit.columns import Columns
-from stemfit.columns.resample import averaged
+from stemfit.columns.resample import averaged, coarse
 from stemfit.errors import NotAnalysable
 from stemfit.hosts import HONEYCOMB, Cell
 from stemfit.lattice.grains import largest_grain
@@ -105,7 +105,7 @@ def fit_grid(image: FloatArray, columns: Columns) -> Grid:
     """
     bins = max(1, int(columns.profile.width_px / COARSE_SIGMA_PX))
     if bins > 1:
-        return enlarged(fit_grid(averaged(image, bins), shrunk(columns, bins)), bins, image.shape)
+        return enlarged(fit_grid(averaged(image, bins), coarse(columns, bins)), bins, image.shape)
     try:
         first = reciprocal_cell(image)
     except NotAnalysable:
@@ -173,14 +173,8 @@ def repeated(
     return image[np.ix_(*index)]
 
 
-def shrunk(columns: Columns, bins: int) -> Columns:
-    """Columns on the pixels of an image averaged over `bins` x `bins`."""
-    cov = columns.cov / np.outer([bins, bins, 1.0], [bins, bins, 1.0])
-    return replace(columns, xy_px=(columns.xy_px + 0.5) / bins - 0.5, cov=cov, profile=columns.profile.scaled(1 / bins))
-
-
 def enlarged(grid: Grid, bins: int, shape: tuple[int, int]) -> Grid:
-    """Inverse for a grid: on the pixels of the whole image."""
+    """Inverse of `coarse` for a grid: on the pixels of the whole image."""
     return replace(
         grid, origin_px=(grid.origin_px + 0.5) * bins - 0.5, a_px=bins * grid.a_px, b_px=bins * grid.b_px,
         covariance=bins**2 * grid.covariance, distortion_px=bins * grid.distortion_px, shape_px=shape,

@@ -22,10 +22,10 @@ from scipy.ndimage import (
 from scipy.spatial import cKDTree
 
 from stemfit.columns import Columns
-from stemfit.columns.resample import averaged, averaged_profile
+from stemfit.columns.resample import averaged, averaged_profile, linear
 from stemfit.columns.stamps import render
 from stemfit.lattice.cell import THIRDS, Grid
-from stemfit.lattice.types import interpolate
+from stemfit.lattice.types import EDGE, interpolate
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -57,9 +57,6 @@ NOISE = 4.0
 
 CLEANEST = 0.1
 """Share of the crystal that is believed to be clean."""
-
-EDGE = 0.6
-"""Hollows nearer to the image's edge are not looked at, in lattice constants: a column may stand beyond it."""
 
 SHARE = 0.4
 """Share of the hollows' pixels that are uneven. One adatom spoils a thirtieth of a window; of a film whose rms
@@ -128,18 +125,8 @@ def _blurred(values: FloatArray, sigma_px: float) -> FloatArray:
     h, w = (n + -n % bins for n in values.shape)
     whole = np.pad(values, ((0, h - values.shape[0]), (0, w - values.shape[1])), mode="edge")
     coarse = gaussian_filter(averaged(whole, bins), sigma_px / bins, mode="nearest", truncate=3.0)
-    rows, cols = (np.minimum(np.maximum((np.arange(n) + 0.5) / bins - 0.5, 0), m - 1)
-                  for n, m in zip(values.shape, coarse.shape, strict=True))
-    down = _between(coarse, rows)
-    return np.ascontiguousarray(_between(down.T, cols).T)
-
-
-def _between(values: FloatArray, at: FloatArray) -> FloatArray:
-    """Linear interpolation between rows."""
-    low = np.minimum(at.astype(int), len(values) - 2) if len(values) > 1 else np.zeros(len(at), dtype=int)
-    high = np.minimum(low + 1, len(values) - 1)
-    share = (at - low)[:, None]
-    return np.asarray((1 - share) * values[low] + share * values[high])
+    rows, cols = (linear(m, n, bins) for m, n in zip(coarse.shape, values.shape, strict=True))
+    return np.asarray(rows @ (cols @ coarse.T).T)
 
 
 def hollows(image: FloatArray, columns: Columns, grid: Grid, bins: int) -> Hollows:

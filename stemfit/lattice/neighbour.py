@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from stemfit.columns import Columns
-from stemfit.columns.resample import averaged
-from stemfit.lattice.cell import COARSE_SIGMA_PX, Grid, enlarged, of_spots, shrunk
+from stemfit.columns.resample import averaged, coarse
+from stemfit.lattice.cell import COARSE_SIGMA_PX, Grid, enlarged, of_spots
 from stemfit.lattice.grains import turned
 from stemfit.lattice.spots import polished
 from stemfit.lattice.types import Lattice
@@ -42,5 +42,5 @@ def fit_turned(
     dual = bins * np.linalg.inv(np.column_stack([like.a_px, like.b_px]))
     flat = np.where(there, small, gaussian_filter(small, like.a_px_iso / bins))
     g = polished(flat, turned(np.stack([dual[0], dual[0] + dual[1]]), turn_deg))
-    grid = of_spots(g, flat, there, shrunk(columns, bins))
+    grid = of_spots(g, flat, there, coarse(columns, bins))
     return enlarged(grid, bins, (image.shape[0], image.shape[1])) if bins > 1 else grid

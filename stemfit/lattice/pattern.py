@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 
 from stemfit.columns import Columns, refine
 from stemfit.columns.fitter import SIGNIFICANCE
-from stemfit.columns.resample import averaged
+from stemfit.columns.resample import averaged, averaged_profile
 from stemfit.errors import NotAnalysable
 from stemfit.hosts import ProjectedHost
 from stemfit.lattice.cell import (
@@ -22,14 +22,13 @@ from stemfit.lattice.cell import (
     enlarged,
     from_planes,
     regress,
-    shrunk,
 )
 from stemfit.lattice.factors import Expected, orders_of, overlay
 from stemfit.lattice.motif import Match, alike, central, field_amplitudes, matches
 from stemfit.lattice.phase import PlaneField, plane_field
-from stemfit.lattice.sites import EDGE, GHOST, match, reach_px, sites_near
+from stemfit.lattice.sites import GHOST, match, reach_px, sites_near
 from stemfit.lattice.spots import polished
-from stemfit.lattice.types import iso
+from stemfit.lattice.types import EDGE, iso
 from stemfit.optics.scattering import amplitude
 
 FloatArray = NDArray[np.float64]
@@ -107,7 +106,7 @@ def fit_pattern(
     brightness = Expected(table[:, 0], table[:, 1])
     bins = coarse_bins(columns)
     small = averaged(image, bins) if bins > 1 else image
-    width = (shrunk(columns, bins) if bins > 1 else columns).profile.width_px
+    width = averaged_profile(columns.profile, bins).width_px
     ways, power = matches(small, host, brightness, width)
     if not ways or ways[0].misfit(power) > 1 - LEAST_EXPLAINED:
         best = f"the best fit explains {100 * (1 - ways[0].misfit(power)):.0f} %" if ways else "no spots fit its cell"

@@ -15,18 +15,12 @@ from stemfit.columns.fitter import SIGNIFICANCE
 from stemfit.columns.resample import averaged, coarse, resampled, sharpened
 from stemfit.columns.stamps import render
 from stemfit.lattice.cell import Grid
-from stemfit.lattice.types import cells_near
+from stemfit.lattice.types import EDGE, cells_near
 
 FloatArray = NDArray[np.float64]
 
 REACH = 0.25
 """A column belongs to a site closer than this, in lattice constants; half a bond is 0.29."""
-
-
-EDGE = 0.6
-"""Sites closer to the image edge, in lattice constants, are not judged: a neighbour beyond the edge (0.58 away) sheds
-light on them that no fit can see."""
-
 
 ON_SITE = 3.75
 """Significance from which a column on a site counts as observed, in local standard errors, which are about a fifth too

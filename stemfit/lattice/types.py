@@ -13,6 +13,10 @@ from stemfit.hosts import HONEYCOMB, Cell
 
 FloatArray = NDArray[np.float64]
 
+EDGE = 0.6
+"""Nearer to the image's edge, in lattice constants, no site is judged and no hollow looked at: a neighbour beyond the
+edge (0.58 away) sheds light there that no fit can see."""
+
 
 @dataclass(frozen=True)
 class Region:

@@ -37,6 +37,12 @@ EXTENDED_A = 0.2
 """The same beside lines and trefoils, where the network's error against the potential that taught it is already 0.23 A
 in the plane, and potentials differ by more."""
 
+UNLIKELY = 1e-2
+"""Share of the prior of a defect's likeliest candidate below which one does not widen what is allowed to all."""
+
+MOST_A = 0.9
+"""Greatest error of a position: half a bond from there stands the next column, which is seen."""
+
 BOUND_A = 2.2
 """Columns this close to a site, in projection, are bound to it."""
 
@@ -222,14 +228,18 @@ def _with_others(
 def relaxation_error_A(pairs: Sequence[tuple[Candidate, Relaxed]]) -> float:
     """Error of relaxed positions beside a defect, per axis, Angstrom: that of the candidate which moves the most.
 
-    Structures that the relaxer was not made for are not asked, if there are others.
+    Structures that the relaxer was not made for are not asked, if there are others; nor are those with less than
+    `UNLIKELY` of the prior of the likeliest: one that falls apart must not excuse all others.
     """
     pairs = [(c, relaxed) for c, relaxed in pairs if not relaxed.caution] or pairs
     least = EXTENDED_A if any(c.type in ("LINE", "TREFOIL") for c, _ in pairs) else RESIDUAL_A
-    moves = [relaxed.positions_A - c.structure.nodes_A for c, relaxed in pairs]
-    beside = [_beside(c) for c, _ in pairs]
-    each = [float(np.sqrt(np.mean(m[near, :2] ** 2))) for m, near in zip(moves, beside, strict=True) if near.any()]
-    return max([least, *(LEFT * move for move in each)])
+    asked = [(c, r, near) for c, r in pairs if (near := _beside(c)).any()]
+    most = max((c.log_prior for c, _, _ in asked), default=0.0)
+    each = [
+        float(np.sqrt(np.mean((r.positions_A - c.structure.nodes_A)[near, :2] ** 2)))
+        for c, r, near in asked if c.log_prior > most + np.log(UNLIKELY)
+    ]
+    return min(max([least, *(LEFT * move for move in each)]), MOST_A)
 
 
 def _beside(candidate: Candidate) -> NDArray[np.bool_]:
