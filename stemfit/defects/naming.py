@@ -114,10 +114,15 @@ def _shared(
         return defect
     said, single = _odds(defect), len(defect.sites) == 1 and evidence.judged(defect.sites[0])
     row = evidence.row(defect.sites[0]) if single else -1
-    readings = [said, _unnamed(said)] + [
-        _asked_again(said, _odds(before), other, row) if row in other.sites else _translated(said, other)
-        for other in others
-    ]
+    readings, kept = [said, _unnamed(said)], [1.0, 1.0]
+    for other in others:
+        odds, fits = (
+            _asked_again(said, _odds(before), other, row) if row in other.sites else (_translated(said, other), 1.0)
+        )
+        readings.append(odds)
+        kept.append(fits)
+    total = sum(share * fits for share, fits in zip(shares, kept, strict=True))
+    shares = [share * fits / total for share, fits in zip(shares, kept, strict=True)]
     kinds = {h.label: h.type for one in evidence.posteriors for h in one.hypotheses}
     weight = dict.fromkeys(said, 0.0)
     for share, odds in zip(shares, readings, strict=True):
@@ -153,8 +158,12 @@ def _translated(said: Mapping[str, float], other: Otherwise) -> dict[str, float]
 
 def _asked_again(
     said: Mapping[str, float], before: Mapping[str, float], other: Otherwise, row: int
-) -> dict[str, float]:
-    """Labels of a site under the other host, with what the comparison of structures did to their namesakes."""
+) -> tuple[dict[str, float], float]:
+    """Labels of a site under the other host, with what the comparison of structures did to their namesakes.
+
+    Also the share of it that the comparison leaves: where it ruled out the namesake of all that the other host could
+    say of a site, the site speaks against that host.
+    """
     new, elements = other.sites[row], other.elements or {}
     gained = {
         _renamed(label, elements): said.get(label, 0.0) / p
@@ -168,9 +177,11 @@ def _asked_again(
     odds |= {label: p for label, p in said.items() if _seen(label) and label not in (*SEEN, *odds)}
     size = sum(odds.values())
     if size <= 0.0:
-        return _unnamed(said)
+        return _unnamed(said), 1.0
     named = 1 - pristine - nameless
-    return {"pristine": pristine, NO_NAME: nameless} | {label: named * p / size for label, p in odds.items()}
+    found = {"pristine": pristine, NO_NAME: nameless} | {label: named * p / size for label, p in odds.items()}
+    before_named = sum(p for label, p in new.items() if label not in ("pristine", NO_NAME))
+    return found, min(size / max(before_named, NEVER), 1.0)
 
 
 def _seen(label: str) -> bool:

@@ -6,8 +6,8 @@ at the ends of lines they do by less. A column of the usual width, held to one p
 light and less, as if an atom were missing. Two atoms in a column scatter coherently (Kirkland, *Advanced Computing in
 Electron Microscopy*, 2010, chapter 5), two atoms apart do not: a pair is dimmer long before its width shows.
 
-So doubtful chalcogen sites beside vacancies and antisites are read again: that the full pair is there has the likelihood
-of one column, or of two atoms as bright as each other and as far apart as the pixels allow.
+So doubtful chalcogen sites beside vacancies and antisites are read again: that the full pair is there has the
+likelihood of one column, or of two atoms as bright as each other and as far apart as the pixels allow.
 """
 
 from __future__ import annotations
