@@ -223,13 +223,21 @@ class VirtualVector(nn.Module):
         return vvec + update
 
 
+def drawn(rows: int, columns: int) -> Tensor:
+    """Normal values (rows, columns), as PyTorch draws for an embedding: a seed stands for the same network as ever.
+
+    Without memory (the meta device, on which weights are loaded) drawing would load PyTorch's compiler, for a second.
+    """
+    values = torch.empty(rows, columns)
+    return values if values.is_meta else values.normal_()
+
+
 class Embedding(nn.Module):
     """Table with rows drawn from U(-sqrt 3, sqrt 3), which has unit variance."""
 
     def __init__(self, rows: int, channels: int) -> None:
         super().__init__()
-        # Made here: the normal values that PyTorch draws first need its compiler where no memory is asked for.
-        self.embeddings = nn.Embedding(rows, channels, _weight=torch.empty(rows, channels))
+        self.embeddings = nn.Embedding(rows, channels, _weight=drawn(rows, channels))
         nn.init.uniform_(self.embeddings.weight, -math.sqrt(3), math.sqrt(3))
 
     def forward(self, index: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from definet.blocks import (
     RadialBasis,
     VirtualScalar,
     VirtualVector,
+    drawn,
     envelope,
 )
 from definet.exceptions import ModelError
@@ -112,7 +113,7 @@ class DefiNet(nn.Module):
         self.atom_emb = Embedding(config.elements, h)
         self.defect_emb = Embedding(N_MARKERS, h)
         self.lin_comb = nn.Linear(2 * h, h)
-        self.vn_emb = nn.Embedding(1, h, _weight=torch.zeros(1, h))
+        self.vn_emb = nn.Embedding(1, h, _weight=drawn(1, h))
         self.radial_basis = RadialBasis(k, config.basis_cutoff)
         self.virtual_scalar_layers = nn.ModuleList(VirtualScalar(h) for _ in range(config.layers))
         self.virtual_vector_layers = nn.ModuleList(VirtualVector(h) for _ in range(config.layers))
@@ -124,6 +125,7 @@ class DefiNet(nn.Module):
             self.uncertainty = SigmaHead(h)
         else:
             self.coord_update_layers = nn.ModuleList(CoordUpdate(h, k) for _ in range(config.layers))
+        nn.init.zeros_(self.vn_emb.weight)
 
     def forward(self, graph: DefectGraph) -> Tensor:
         """Predict displacements of all nodes, (N, 3) Angstrom; those of vacancy nodes have no meaning."""
