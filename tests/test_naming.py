@@ -129,3 +129,13 @@ def test_what_the_comparison_of_structures_ruled_out_is_ruled_out_for_its_namesa
     swapped = replace(before, type="SUB", label=other, probability=0.99, alternatives=(("V_Mo", 0.01),))
     (one,) = shared([swapped], called(("MoS2", THIRD, 0.5), ("WS2", THIRD, 0.5)))
     assert odds(one).get("V_W", 0.0) < 0.1 < odds(doubted)["V_W"]
+
+
+def test_exchanged_sublattices_of_equal_columns_change_no_name() -> None:
+    """Graphene's two sublattices hold the same element: a pair of sites with a guest has one name."""
+    from stemfit.defects.naming import _elements
+
+    graphene, nitride, sulphide = (projected(name) for name in ("graphene", "hBN", "MoS2"))
+    assert _elements(graphene, graphene, True) == {"C": "C"}
+    assert _elements(nitride, nitride, True) == {"B": "N", "N": "B"}
+    assert _elements(sulphide, sulphide, True) is None

@@ -70,7 +70,7 @@ def otherwise(
             for one in occupancies(renamed, brightness, imaging, naming.host, places)
             for row, odds in zip(one.site, one.probability, strict=True)
         }
-        found.append(Otherwise(naming.probability, None if turned else _elements(host, naming.host), each))
+        found.append(Otherwise(naming.probability, _elements(host, naming.host, turned), each))
     return tuple(found)
 
 
@@ -202,9 +202,10 @@ def _renamed(label: str, elements: Mapping[str, str]) -> str:
     return f"{new}_{swapped}"
 
 
-def _elements(host: ProjectedHost, other: ProjectedHost) -> dict[str, str] | None:
-    """Element for element, where the columns of both are of the same kind."""
-    pairs = [(column_elements(a), column_elements(b)) for a, b in zip(host.columns, other.columns, strict=True)]
+def _elements(host: ProjectedHost, other: ProjectedHost, turned: bool) -> dict[str, str] | None:
+    """Element for element, where the columns of both are of the same kind; `turned` with exchanged sublattices."""
+    there = other.columns[::-1] if turned else other.columns
+    pairs = [(column_elements(a), column_elements(b)) for a, b in zip(host.columns, there, strict=True)]
     if host.sublattices != other.sublattices or any(len(a) != len(b) for a, b in pairs):
         return None
     table = {a: b for one, two in pairs for a, b in zip(one, two, strict=True)}
