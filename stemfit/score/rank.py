@@ -185,7 +185,8 @@ def _alike(candidates: Sequence[Candidate], unrelaxed: Sequence[Fit]) -> FloatAr
     keys = []
     for c in candidates:
         places = c.structure.nodes_A[list(c.structure.sites), :2]
-        keys.append((c.label, frozenset(map(tuple, np.round(places, 1)))))
+        atoms = tuple(np.sort(c.structure.numbers[c.structure.occupied]).tolist())  # in alloys a name leaves it open
+        keys.append((c.label, frozenset(map(tuple, np.round(places, 1))), atoms))
     value = np.array([u.log_evidence for u in unrelaxed])
     same = [[n for n, other in enumerate(keys) if other == key] for key in keys]
     return np.array([logsumexp(value[rows]) - np.log(len(rows)) for rows in same])
