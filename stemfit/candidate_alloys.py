@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 
 from stemfit.candidates import Candidate, propose
 from stemfit.defects import Defect, SitePosterior, what_remains
-from stemfit.hosts import ProjectedHost
+from stemfit.hosts import ProjectedHost, column_type
 from stemfit.lattice import Lattice, Populations, SiteMap
 from stemfit.optics.scattering import column_elements
 
@@ -58,9 +58,9 @@ class _Option(NamedTuple):
     share: float
 
 
-def mixtures_of(posteriors: Sequence[SitePosterior], host: ProjectedHost, known: Mapping[str, Populations]) -> dict[
-    str, Mixture
-]:
+def mixtures_of(
+    posteriors: Sequence[SitePosterior], host: ProjectedHost, known: Mapping[str, Populations]
+) -> dict[str, Mixture]:
     """Mixed sublattices by name; `posteriors` are one for each sublattice of the host."""
     found = {}
     for sublattice, one in zip(host.sublattices, posteriors, strict=True):
@@ -124,7 +124,7 @@ def _dressed(
             continue
         if row in own.values():
             options[row] = _options(structure, nodes, mixture)
-        elif (structure.marker[nodes] == 0).all() and row in mixture.seen:
+        elif row in mixture.seen and _whole(structure, nodes, mixture):
             species[nodes] = column_elements(mixture.seen[row])
     if len(options) > 1:
         options = {row: [_best(o, row, mixtures[str(sites.sublattice[row])])] for row, o in options.items() if o}
@@ -158,9 +158,9 @@ def _columns(plain: Candidate, sites: SiteMap, reach_px: float) -> dict[int, NDA
 
 
 def _options(structure: DefectStructure, nodes: NDArray[np.int64], mixture: Mixture) -> list[_Option]:
-    """What may stand on a site of the defect, by how many of its atoms a structure leaves; none if it decides itself."""
+    """What may stand on a site of the defect, by how many atoms a structure leaves; none if it decides that itself."""
     marker = structure.marker[nodes]
-    if (marker == 0).all():
+    if _whole(structure, nodes, mixture):
         share = mixture.known.share[: len(mixture.known.columns)]
         return [
             _Option(tuple(column_elements(column)), (), float(s / share.sum()))
@@ -174,19 +174,19 @@ def _options(structure: DefectStructure, nodes: NDArray[np.int64], mixture: Mixt
     return []
 
 
+def _whole(structure: DefectStructure, nodes: NDArray[np.int64], mixture: Mixture) -> bool:
+    """Whether nodes are one complete column; beside moved or added atoms they may be fewer or more."""
+    count = len(column_elements(mixture.known.columns[0]))
+    return len(nodes) == count and bool((structure.marker[nodes] == 0).all())
+
+
 def _best(options: Sequence[_Option], row: int, mixture: Mixture) -> _Option:
     """The atoms that the brightness of a site suits best; the choice costs every structure its share."""
     rows = np.flatnonzero(mixture.posterior.site == row)
     if len(rows) == 0 or mixture.posterior.p_species is None:
         return max(options, key=lambda o: o.share)
     p = dict(zip(mixture.posterior.species, np.asarray(mixture.posterior.p_species)[rows[0]], strict=True))
-    return max(options, key=lambda o: (round(float(p.get(_stack(o.there), 0.0)), 6), o.share))
-
-
-def _stack(atoms: Sequence[str]) -> str:
-    from stemfit.hosts import column_type
-
-    return column_type(atoms)
+    return max(options, key=lambda o: (round(float(p.get(column_type(o.there), 0.0)), 6), o.share))
 
 
 def _with_species(structure: DefectStructure, species: NDArray[np.str_], label: str) -> DefectStructure:
