@@ -89,13 +89,14 @@ def propose_in(
     own = host.columns[-1].rstrip("2")
     names = {f"V_{e}": f"V_{own}" for e in lost}
     single = {**rates, f"V_{own}": sum(rates.get(name, 0.0) for name in names) or rates.get(f"V_{own}", 0.0)}
-    plain = propose(_renamed(defect, names), host, lattice, sites, single, 10 * most)
+    plain = propose(_renamed(defect, names), host, lattice, sites, single, most)
     if not plain:
         return ()
     row_of = {s: k for s, k in sites.row_of.items() if s in set(defect.sites) and s[2] in mixtures}
     made = [c for p in plain for c in _dressed(p, row_of, rates, single, mixtures, (sites, lattice))]
     made.sort(key=lambda c: c.label != "pristine")
-    return tuple(replace(c, id=f"{defect.id}-{k}", possible=len(made)) for k, c in enumerate(made[:most], 1))
+    possible = max(len(made), plain[0].possible)
+    return tuple(replace(c, id=f"{defect.id}-{k}", possible=possible) for k, c in enumerate(made[:most], 1))
 
 
 def _renamed(defect: Defect, names: Mapping[str, str]) -> Defect:
