@@ -167,6 +167,8 @@ def rank(
         scores.update({s.candidate: s for s in found})
         if any(s[2] in imaging.mixtures for s in defect.sites):
             said[defect.id] = with_best_structure(defect, cs, found)
+            if said[defect.id].best_candidate is None:
+                fields[defect.id] = without_structure(defect)
             continue
         after = restated(defect, cs, found, unknown, (sites, lattice))
         said[defect.id] = with_odds_kept(defect, after, cs, {c.label for c, r in own if r.caution})
