@@ -63,6 +63,8 @@ class Candidate:
         Structures that could explain the defect; more than were asked for are left out, the least probable first.
     as_built : bool
         The unrelaxed structure itself is the hypothesis.
+    relaxed_as : DefectStructure or None
+        Same nodes with the elements of the majority host, whose displacements are taken; None where it is itself.
     """
 
     id: str
@@ -76,6 +78,7 @@ class Candidate:
     log_prior: float
     possible: int = 0
     as_built: bool = False
+    relaxed_as: DefectStructure | None = None
 
 
 PATCH_CELLS, PATCH_A = 8, 25.0

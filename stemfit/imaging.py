@@ -96,7 +96,13 @@ class Imaging:
     half_errors: Mapping[str, float] = field(default_factory=dict)
 
     def scatter_of(self, column: str) -> float:
-        """Relative brightness scatter (rms) to expect of a column type, from the sublattice that it would stand on."""
+        """Relative brightness scatter (rms) to expect of a column type, from the sublattice that it would stand on.
+
+        Columns of a mixture scatter by the same absolute amount, whatever their type.
+        """
+        for known in self.mixtures.values():
+            if column in known.levels.columns:
+                return known.spread / float(known.levels.value[known.levels.columns.index(column)])
         if "M" not in self.scatter:
             return max(self.rms_scatter(s) for s in self.scatter)
         return self.rms_scatter("M" if any(e in (*METALS, *PAIRED_METALS) for e in column_elements(column)) else "X")

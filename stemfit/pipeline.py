@@ -16,7 +16,7 @@ from definet.predict import resolve_device
 from stemfit import columns as column
 from stemfit import warn
 from stemfit.calibrate import calibrate
-from stemfit.candidates import propose
+from stemfit.candidate_alloys import mixtures_of, propose_in
 from stemfit.columns import Columns
 from stemfit.crystal_file import asked_host
 from stemfit.defects import (
@@ -125,9 +125,9 @@ def analyze(
         found, suspects = find_defects(measured)
     with clock("candidates"):
         rates, imaging = label_rates(posteriors), with_learned_halves(imaging, posteriors)
+        mixed = mixtures_of(posteriors, host, mixtures)
         candidates = tuple(
-            c for d in found if not any(s[2] in mixtures for s in d.sites)
-            for c in propose(d, host, lattice, sites, rates, settings.max_candidates)
+            c for d in found for c in propose_in(d, host, lattice, sites, rates, mixed, settings.max_candidates)
         )
     with clock("relax"):
         relaxed = tuple(relaxer(candidates))

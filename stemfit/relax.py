@@ -142,9 +142,9 @@ def _teacher() -> Relaxer:
     potential, lattice, name = teacher(which), teacher_lattice(which, taught), f"teacher:{fidelity(which)}"
 
     def run(candidates: Sequence[Candidate]) -> list[Relaxed]:
-        different = {id(c.structure): c.structure for c in candidates if _moves(c)}
+        different = {id(s): s for c in candidates if _moves(c) for s in [_asked(c)]}
         found = {key: at_teacher(structure, potential, lattice(structure.host)) for key, structure in different.items()}
-        return [_as_taught(c, found.get(id(c.structure)), name) for c in candidates]
+        return [_as_taught(c, found.get(id(_asked(c))), name) for c in candidates]
 
     return run
 
@@ -167,16 +167,21 @@ def _definet(device: str, weights: Path | None) -> Relaxer:
     def run(candidates: Sequence[Candidate]) -> list[Relaxed]:
         # Many defects have the same candidates: each structure is relaxed once.
         different = {
-            id(c.structure): c.structure for c in candidates if _moves(c) and _taught(c.structure, checkpoint)
+            id(s): s for c in candidates if _moves(c) for s in [_asked(c)] if _taught(s, checkpoint)
         }
         moved = relax(list(different.values()), checkpoint, device) if different else []
         by_structure = dict(zip(different, moved, strict=True))
         return [
-            _as_relaxed(c, by_structure.get(id(c.structure)), digest) if _taught(c.structure, checkpoint) else _kept(c)
+            _as_relaxed(c, by_structure.get(id(_asked(c))), digest) if _taught(c.structure, checkpoint) else _kept(c)
             for c in candidates
         ]
 
     return run
+
+
+def _asked(candidate: Candidate) -> DefectStructure:
+    """What is relaxed in its place: the same nodes."""
+    return candidate.relaxed_as or candidate.structure
 
 
 def _moves(candidate: Candidate) -> bool:

@@ -70,7 +70,7 @@ def _mixture(identity: Identity) -> list[str]:
     ]
     return [
         f"an alloy by the brightness of its columns ({'; '.join(parts)}): elements are read from brightness alone, "
-        "vacancies in it get no structures, and structure files have the atoms of the majority"
+        "structures of defects are relaxed as the majority host, and elsewhere structure files have its atoms"
     ]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stemfit.columns import find
 from stemfit.defects import Defect, Evidence, find_defects, occupancies
 from stemfit.imaging import fit_imaging
-from stemfit.lattice import Look, Optics, Populations, read_crystal
+from stemfit.lattice import Brightness, Look, Optics, Populations, read_crystal
 from stemfit.synthetic import Crystal, crystal
 
 FloatArray = NDArray[np.float64]
@@ -39,6 +39,7 @@ class Answer(NamedTuple):
     populations: Mapping[str, Populations]
     evidence: Evidence
     claims: list[Defect]
+    brightness: Brightness
 
 
 def sample(
@@ -106,7 +107,7 @@ def read_without_hint(
     evidence = Evidence(
         whole.columns, sites, posteriors, lattice, identity.host, whole.region_map, imaging, whole.image, whole.regions
     )
-    return Answer(identity.host.name, mixtures, evidence, list(find_defects(evidence)[0]))
+    return Answer(identity.host.name, mixtures, evidence, list(find_defects(evidence)[0]), whole.brightness)
 
 
 def near(defects: Sequence[Defect], xy_px: FloatArray, reach_px: float = 4.0) -> list[Defect]:

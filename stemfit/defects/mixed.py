@@ -55,7 +55,7 @@ def mixed_occupancy(
     at = np.rint(sites.xy_px[rows]).astype(int)
     gain = imaging.gain[at[:, 1], at[:, 0]]
     value, sigma = brightness.value[rows] / gain, brightness.sigma[rows] / gain
-    lost = _what_remains(known)
+    lost = what_remains(known)
     empty = Hypothesis(f"V_{_own(host, sublattice)}", "DV" if lost else "VM", "")
     dopants = [h for h in hypotheses(host, sublattice) if h.type == "SUB" and h.column not in known.columns]
     dopants = [] if lost else dopants
@@ -84,7 +84,7 @@ def _own(host: ProjectedHost, sublattice: str) -> str:
     return host.columns[host.sublattices.index(sublattice)]
 
 
-def _what_remains(known: Populations) -> dict[str, dict[str, float]]:
+def what_remains(known: Populations) -> dict[str, dict[str, float]]:
     """For each element that a pair may lose: what is left, and how often; nothing for columns of one atom."""
     lost: dict[str, dict[str, float]] = {}
     for column, share in zip(known.columns, known.share, strict=False):

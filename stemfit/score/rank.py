@@ -19,7 +19,7 @@ from stemfit.lattice import Brightness, Lattice, SiteMap
 from stemfit.relax import Relaxed, keep
 from stemfit.score.fit import Fit, fit
 from stemfit.score.others import Others, field_of, others_of, without_structure
-from stemfit.score.restate import restated, with_odds_kept
+from stemfit.score.restate import restated, with_best_structure, with_odds_kept
 from stemfit.score.scene import Scene, columns_of, make_scene, position_scatter, relaxation_error_A
 from stemfit.score.standing import standing
 
@@ -165,6 +165,11 @@ def rank(
         others = others_of(defect, defects, fields, columns, imaging, sites, brightness, FAR * lattice.a_px_iso)
         found, unknown = score_defect(defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others)
         scores.update({s.candidate: s for s in found})
+        if any(s[2] in imaging.mixtures for s in defect.sites):
+            said[defect.id] = with_best_structure(defect, cs, found)
+            if said[defect.id].best_candidate is None:
+                fields[defect.id] = without_structure(defect)
+            continue
         after = restated(defect, cs, found, unknown, (sites, lattice))
         said[defect.id] = with_odds_kept(defect, after, cs, {c.label for c, r in own if r.caution})
         if max(found, key=lambda s: s.posterior).evidence_relaxed_minus_unrelaxed < 0:
@@ -185,7 +190,8 @@ def _alike(candidates: Sequence[Candidate], unrelaxed: Sequence[Fit]) -> FloatAr
     keys = []
     for c in candidates:
         places = c.structure.nodes_A[list(c.structure.sites), :2]
-        keys.append((c.label, frozenset(map(tuple, np.round(places, 1)))))
+        atoms = tuple(np.sort(c.structure.numbers[c.structure.occupied]).tolist())  # in alloys a name leaves it open
+        keys.append((c.label, frozenset(map(tuple, np.round(places, 1))), atoms))
     value = np.array([u.log_evidence for u in unrelaxed])
     same = [[n for n, other in enumerate(keys) if other == key] for key in keys]
     return np.array([logsumexp(value[rows]) - np.log(len(rows)) for rows in same])

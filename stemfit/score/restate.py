@@ -48,6 +48,23 @@ def restated(
     )
 
 
+def with_best_structure(defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score]) -> Defect:
+    """A defect of an alloy keeps its odds, and gets the best structure of its label.
+
+    Structures are relaxed as the majority host there. Compared with the image they state probabilities near one for
+    names that are right no more often than those by brightness alone, whose probabilities are lower. One that, as
+    it was relaxed, explains the image no better than the intact crystal is no picture of the defect: then it has none.
+    """
+    both = list(zip(candidates, scores, strict=True))
+    own = [(round(s.posterior, 6), s.ncc, c.id, s) for c, s in both if c.label == defect.label]
+    intact = max((s.log_likelihood for c, s in both if c.label == "pristine"), default=-np.inf)
+    if not own:
+        return defect
+    *_, best, score = max(own, key=lambda one: one[:3])
+    relaxed = score.log_likelihood + min(score.evidence_relaxed_minus_unrelaxed, 0.0)
+    return replace(defect, best_candidate=best) if relaxed > intact else defect
+
+
 def with_odds_kept(
     before: Defect, after: Defect, candidates: Sequence[Candidate], unknown_structure: Collection[str]
 ) -> Defect:

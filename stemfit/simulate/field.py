@@ -51,6 +51,7 @@ def whole_field(
             own = [rows[s] for s in defect.sites if s in rows]
             amplitude[own] = np.maximum(brightness.value[own], 0.0)
     mixed = np.isin(sites.sublattice, list(imaging.mixtures))
+    mixed[[rows[s] for d in defects for s in d.sites if d.best_candidate is not None and s in rows]] = False
     named = [d for d in defects if d.best_candidate is not None]
     if not named:
         return imaging.background + render(sites.xy_px, amplitude, imaging.profile, imaging.background.shape)

@@ -1,0 +1,198 @@
+"""The structures that could explain a defect of an alloy: those of its majority host, with the atoms seen in the image.
+
+A patch is relaxed as the majority host, which the network knows, and holds the elements that the image shows: the
+displacements of a vacancy are carried over, those between unlike neighbours, which every column of an alloy has, are
+part of the scatter of its columns. Heights are those of the majority host.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from stemfit.candidates import Candidate, propose
+from stemfit.defects import Defect, SitePosterior, what_remains
+from stemfit.hosts import ProjectedHost, column_type
+from stemfit.lattice import Lattice, Populations, SiteMap
+from stemfit.optics.scattering import column_elements
+
+if TYPE_CHECKING:
+    from definet.structures import DefectStructure
+
+FloatArray = NDArray[np.float64]
+
+ON_SITE = 0.3
+"""A node this close to a site, in lattice constants, is that site's: half a bond of the honeycomb."""
+
+SELDOM = 1e-3
+"""Share of a mixture's columns below which a type is not worth a structure."""
+
+
+class Mixture(NamedTuple):
+    """One mixed sublattice as the image has it.
+
+    Attributes
+    ----------
+    known : Populations
+    posterior : SitePosterior
+    seen : dict of int to str
+        Most probable full column type of every judged site, by row of the site map.
+    """
+
+    known: Populations
+    posterior: SitePosterior
+    seen: Mapping[int, str]
+
+
+class _Option(NamedTuple):
+    """What may stand on a site: atoms that are there, those that are gone, and its share of what its label says."""
+
+    there: tuple[str, ...]
+    gone: tuple[str, ...]
+    share: float
+
+
+def mixtures_of(
+    posteriors: Sequence[SitePosterior], host: ProjectedHost, known: Mapping[str, Populations]
+) -> dict[str, Mixture]:
+    """Mixed sublattices by name; `posteriors` are one for each sublattice of the host."""
+    found = {}
+    for sublattice, one in zip(host.sublattices, posteriors, strict=True):
+        if sublattice in known and one.p_species is not None:
+            full = len(known[sublattice].columns)
+            best = np.asarray(one.p_species)[:, :full].argmax(1)
+            seen = {int(row): one.species[k] for row, k in zip(one.site, best, strict=True)}
+            found[sublattice] = Mixture(known[sublattice], one, seen)
+    return found
+
+
+def propose_in(
+    defect: Defect, host: ProjectedHost, lattice: Lattice, sites: SiteMap, rates: Mapping[str, float],
+    mixtures: Mapping[str, Mixture], most: int = 24,
+) -> tuple[Candidate, ...]:
+    """As `stemfit.candidates.propose`, for any host: where sublattices are mixed, with the atoms of the alloy.
+
+    What a vacancy leaves may be any atom of the mixture, and a complete column any of its types: on a single site each
+    is a candidate, weighed by its share in this image. Of a defect with several sites each takes the atoms that its
+    brightness suits best; every candidate is offered the same choice. All other mixed columns are what they most
+    probably are, those that the image does not show the majority's.
+    """
+    if not mixtures:
+        return propose(defect, host, lattice, sites, rates, most)
+    lost = {e: left for m in mixtures.values() for e, left in what_remains(m.known).items()}
+    own = host.columns[-1].rstrip("2")
+    names = {f"V_{e}": f"V_{own}" for e in lost}
+    single = {**rates, f"V_{own}": sum(rates.get(name, 0.0) for name in names) or rates.get(f"V_{own}", 0.0)}
+    plain = propose(_renamed(defect, names), host, lattice, sites, single, most)
+    if not plain:
+        return ()
+    row_of = {s: k for s, k in sites.row_of.items() if s in set(defect.sites) and s[2] in mixtures}
+    made = [c for p in plain for c in _dressed(p, row_of, rates, single, mixtures, (sites, lattice))]
+    made.sort(key=lambda c: c.label != "pristine")
+    possible = max(len(made), plain[0].possible)
+    return tuple(replace(c, id=f"{defect.id}-{k}", possible=possible) for k, c in enumerate(made[:most], 1))
+
+
+def _renamed(defect: Defect, names: Mapping[str, str]) -> Defect:
+    """With the labels of vacancies that the majority host has."""
+    weight: dict[str, float] = {}
+    for label, p in ((defect.label, defect.probability), *defect.alternatives):
+        weight[names.get(label, label)] = weight.get(names.get(label, label), 0.0) + p
+    label = names.get(defect.label, defect.label)
+    p = weight.pop(label)
+    return replace(defect, label=label, probability=p, alternatives=tuple(weight.items()))
+
+
+def _dressed(
+    plain: Candidate, own: Mapping[tuple[int, int, str], int], rates: Mapping[str, float], single: Mapping[str, float],
+    mixtures: Mapping[str, Mixture], where: tuple[SiteMap, Lattice],
+) -> Iterator[Candidate]:
+    """One candidate of the majority host with the atoms of the alloy, in all ways that are worth a structure."""
+    sites, lattice = where
+    columns = _columns(plain, sites, ON_SITE * lattice.a_px_iso)
+    structure = plain.structure
+    species = np.array([site.specie.symbol for site in structure.structure], dtype="<U2")
+    options: dict[int, list[_Option]] = {}
+    for row, nodes in columns.items():
+        mixture = mixtures.get(str(sites.sublattice[row]))
+        if mixture is None:
+            continue
+        if row in own.values():
+            options[row] = _options(structure, nodes, mixture)
+        elif row in mixture.seen and _whole(structure, nodes, mixture):
+            species[nodes] = column_elements(mixture.seen[row])
+    if len(options) > 1:
+        options = {row: [_best(o, row, mixtures[str(sites.sublattice[row])])] for row, o in options.items() if o}
+    choices = next(iter(options.values()), []) if len(options) == 1 else [None]
+    for choice in choices or [None]:
+        made, label, prior = species.copy(), plain.label, plain.log_prior
+        for row, of in options.items():
+            picked = choice if choice is not None else (of[0] if of else None)
+            if picked is None:
+                continue
+            nodes = columns[row]
+            gone = structure.marker[nodes] == 2
+            made[nodes[~gone]], made[nodes[gone]] = picked.there, picked.gone
+            prior += math.log(picked.share)
+            if len(picked.gone) == 1 and len(own) == 1:
+                label = f"V_{picked.gone[0]}"
+                prior += math.log(max(rates.get(label, 0.0), 1e-9) / max(single.get(plain.label, 0.0), 1e-9))
+        yield replace(
+            plain, label=label, structure=_with_species(structure, made, label), log_prior=prior, relaxed_as=structure
+        )
+
+
+def _columns(plain: Candidate, sites: SiteMap, reach_px: float) -> dict[int, NDArray[np.int64]]:
+    """Nodes of the patch by the row of the site that they stand on."""
+    at_px = plain.structure.nodes_A[:, :2] @ plain.matrix.T + plain.offset_px
+    off, row = (np.asarray(a) for a in cKDTree(sites.xy_px).query(at_px))
+    order = np.flatnonzero(off < reach_px)
+    order = order[np.argsort(row[order], kind="stable")]
+    rows, first = np.unique(row[order], return_index=True)
+    return dict(zip(rows.tolist(), np.split(order, first[1:]), strict=True))
+
+
+def _options(structure: DefectStructure, nodes: NDArray[np.int64], mixture: Mixture) -> list[_Option]:
+    """What may stand on a site of the defect, by how many atoms a structure leaves; none if it decides that itself."""
+    marker = structure.marker[nodes]
+    if _whole(structure, nodes, mixture):
+        share = mixture.known.share[: len(mixture.known.columns)]
+        return [
+            _Option(tuple(column_elements(column)), (), float(s / share.sum()))
+            for column, s in zip(mixture.known.columns, share, strict=True) if s > SELDOM
+        ]
+    if len(nodes) == 2 and sorted(marker) == [0, 2]:
+        return [
+            _Option((left,), (gone,), share)
+            for gone, of in what_remains(mixture.known).items() for left, share in of.items() if share > SELDOM
+        ]
+    return []
+
+
+def _whole(structure: DefectStructure, nodes: NDArray[np.int64], mixture: Mixture) -> bool:
+    """Whether nodes are one complete column; beside moved or added atoms they may be fewer or more."""
+    count = len(column_elements(mixture.known.columns[0]))
+    return len(nodes) == count and bool((structure.marker[nodes] == 0).all())
+
+
+def _best(options: Sequence[_Option], row: int, mixture: Mixture) -> _Option:
+    """The atoms that the brightness of a site suits best; the choice costs every structure its share."""
+    rows = np.flatnonzero(mixture.posterior.site == row)
+    if len(rows) == 0 or mixture.posterior.p_species is None:
+        return max(options, key=lambda o: o.share)
+    p = dict(zip(mixture.posterior.species, np.asarray(mixture.posterior.p_species)[rows[0]], strict=True))
+    return max(options, key=lambda o: (round(float(p.get(column_type(o.there), 0.0)), 6), o.share))
+
+
+def _with_species(structure: DefectStructure, species: NDArray[np.str_], label: str) -> DefectStructure:
+    """The same nodes with other elements; what is mixed is the crystal, not the defect: markers stay."""
+    from pymatgen.core.structure import Structure
+
+    crystal = structure.structure
+    return replace(structure, structure=Structure(crystal.lattice, species.tolist(), crystal.frac_coords), label=label)
