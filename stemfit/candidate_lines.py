@@ -61,6 +61,8 @@ class LinePatch(NamedTuple):
     ----------
     variants : tuple of Variant
         The perfect crystal first, then the most probable.
+    possible : int
+        How many there would be.
     center_A : (2,) array
         What lies in the middle of the line that was found; the same in all patches.
     turn : (2, 2) array
@@ -68,8 +70,29 @@ class LinePatch(NamedTuple):
     """
 
     variants: tuple[Variant, ...]
+    possible: int
     center_A: FloatArray
     turn: FloatArray
+
+
+class _Sketch(NamedTuple):
+    """A structure of a line before it is made: what `_structure` needs, and its odds as in `Variant`."""
+
+    label: str
+    columns: tuple[int, ...]
+    shift: int
+    at: Cell
+    form: _Form
+    log_prior: float
+    rank: float
+
+
+class _Form(NamedTuple):
+    """What looks the same from above before it relaxes."""
+
+    closing: float
+    opposite: bool
+    layer: Layer
 
 
 class _Rows(NamedTuple):
@@ -80,9 +103,9 @@ class _Rows(NamedTuple):
 
 
 def line_patch(
-    defect: Defect, host: ProjectedHost, lattice: Lattice, rates: Mapping[str, float], least: float
+    defect: Defect, host: ProjectedHost, lattice: Lattice, rates: Mapping[str, float], least: float, most: int
 ) -> LinePatch:
-    """Structures of a line and of those among its alternatives that are likelier than `least`.
+    """Structures of a line and of those among its alternatives that are likelier than `least`, `most` in all.
 
     Single rows lie in the top or the bottom layer, the two rows of a double one in the same layer or in opposite ones,
     each from the ideal sites and from a gap that is partly closed; a line one column longer or shorter is so at either
@@ -97,22 +120,23 @@ def line_patch(
     size = _patch_size(base)
     crystal = _perfect(host, size)
     anchor, center = _middle(host, size, found.label, base)
-    variants = []
+    sketches = []
     for shape in shapes:
         rows = _rows(shape, lattice.polarity, turns)
         at = (anchor[0] + rows.first[0][0] - base.first[0][0], anchor[1] + rows.first[0][1] - base.first[0][1])
-        made = _structures(host, size, shape.label, rows.columns, _shift(rows), at)
-        alike = len(made) * sum(s.label == shape.label for s in shapes)
-        own = log_prior(shape.kind, len(shape.cells())) - math.log(len(made))
-        variants += [Variant(one, own, likely[shape.label] / alike) for one in made]
-    every = float(logsumexp([v.log_prior for v in variants]))
+        forms = _forms(shape)
+        own = log_prior(shape.kind, len(shape.cells())) - math.log(len(forms))
+        rank = likely[shape.label] / (len(forms) * sum(s.label == shape.label for s in shapes))
+        sketches += [_Sketch(shape.label, rows.columns, _shift(rows), at, form, own, rank) for form in forms]
+    every = float(logsumexp([s.log_prior for s in sketches]))
     x = host.columns[1]
     rate = math.log(rates.get(f"V_{x}" if found.kind == "CVL" else f"V_{x.rstrip('2')}", 1e-6)) - every
-    variants = [v._replace(log_prior=v.log_prior + rate) for v in sorted(variants, key=lambda v: -v.rank)]
+    chosen = sorted(sketches, key=lambda s: -s.rank)[: most - 1]
+    variants = [Variant(_structure(host, size, *s[:5]), s.log_prior + rate, s.rank) for s in chosen]
     perfect = Variant(crystal, math.log(rates.get("pristine", 1.0)), 1.0)
     t = math.radians(120 * turns)
     turn = np.array([[math.cos(t), -math.sin(t)], [math.sin(t), math.cos(t)]])
-    return LinePatch((perfect, *variants), center, turn)
+    return LinePatch((perfect, *variants), 1 + len(sketches), center, turn)
 
 
 def _grown(found: Shape) -> Iterator[Shape]:
@@ -179,19 +203,23 @@ def _middle(host: ProjectedHost, size: tuple[int, int], label: str, rows: _Rows)
     return divmod(made.sites[0] // atoms_per_cell, size[1]), made.center_A
 
 
-@lru_cache(maxsize=128)
-def _structures(
-    host: ProjectedHost, size: tuple[int, int], label: str, columns: tuple[int, ...], shift: int, at: Cell
-) -> tuple[DefectStructure, ...]:
-    """All that looks the same from above before it relaxes; the same objects for the same shape anywhere."""
+def _forms(shape: Shape) -> list[_Form]:
+    layers: tuple[Layer, ...] = ("top",) if shape.kind == "CVL" else ("top", "bottom")
+    return [
+        _Form(closing, opposite, layer)
+        for closing in (0.0, CLOSING_A)
+        for opposite in ((False, True) if len(shape.rows) == 2 else (False,))
+        for layer in layers
+    ]
+
+
+@lru_cache(maxsize=512)
+def _structure(
+    host: ProjectedHost, size: tuple[int, int], label: str, columns: tuple[int, ...], shift: int, at: Cell, form: _Form
+) -> DefectStructure:
+    """The same object for the same shape anywhere."""
     from definet.structures import line
 
-    crystal = _perfect(host, size)
     pair = (columns[0], columns[1]) if len(columns) == 2 else None
-    layers: tuple[Layer, ...] = ("top",) if label.startswith("CVL") else ("top", "bottom")
-    return tuple(
-        line(crystal, label, at, layer, 0, opposite, shift, closing, pair)
-        for closing in (0.0, CLOSING_A)
-        for opposite in ((False, True) if pair else (False,))
-        for layer in layers
-    )
+    crystal = _perfect(host, size)
+    return line(crystal, label, at, form.layer, 0, form.opposite, shift, form.closing, pair)

@@ -208,16 +208,16 @@ def _lines(
     defect: Defect, host: ProjectedHost, lattice: Lattice, sites: SiteMap, rates: Mapping[str, float], most: int
 ) -> tuple[Candidate, ...]:
     """Structures of a line, in one patch along it."""
-    patch = line_patch(defect, host, lattice, rates, MIN_ALTERNATIVE)
+    patch = line_patch(defect, host, lattice, rates, MIN_ALTERNATIVE, most)
     matrix, center_px = _frame(defect, host, lattice, sites)
     matrix = matrix @ patch.turn
     offset = center_px - matrix @ patch.center_A
     return tuple(
         Candidate(
             f"{defect.id}-{k}", defect.id, "" if v.structure.label == "pristine" else "LINE", v.structure.label,
-            v.structure, patch.center_A, matrix, offset, v.log_prior, len(patch.variants),
+            v.structure, patch.center_A, matrix, offset, v.log_prior, patch.possible,
         )
-        for k, v in enumerate(patch.variants[:most], 1)
+        for k, v in enumerate(patch.variants, 1)
     )
 
 
