@@ -30,6 +30,9 @@ FloatArray = NDArray[np.float64]
 ON_SITE = 0.3
 """A node this close to a site, in lattice constants, is that site's: half a bond of the honeycomb."""
 
+USUAL = 24
+"""Structures of the majority host that are dressed at least: the cut is by what they are in the alloy."""
+
 SELDOM = 1e-3
 """Share of a mixture's columns below which a type is not worth a structure."""
 
@@ -89,14 +92,17 @@ def propose_in(
     own = host.columns[-1].rstrip("2")
     names = {f"V_{e}": f"V_{own}" for e in lost}
     single = {**rates, f"V_{own}": sum(rates.get(name, 0.0) for name in names) or rates.get(f"V_{own}", 0.0)}
-    plain = propose(_renamed(defect, names), host, lattice, sites, single, most)
+    plain = propose(_renamed(defect, names), host, lattice, sites, single, max(most, USUAL))
     if not plain:
         return ()
     row_of = {s: k for s, k in sites.row_of.items() if s in set(defect.sites) and s[2] in mixtures}
     made = [c for p in plain for c in _dressed(p, row_of, rates, single, mixtures, (sites, lattice))]
-    made.sort(key=lambda c: c.label != "pristine")
     possible = max(len(made), plain[0].possible)
-    return tuple(replace(c, id=f"{defect.id}-{k}", possible=possible) for k, c in enumerate(made[:most], 1))
+    made.sort(key=lambda c: -c.log_prior)
+    first = next((k for k, c in enumerate(made) if c.label == "pristine"), 0)
+    chosen = [made[first], *made[:first], *made[first + 1 :]][:most]
+    chosen.sort(key=lambda c: c.label != "pristine")
+    return tuple(replace(c, id=f"{defect.id}-{k}", possible=possible) for k, c in enumerate(chosen, 1))
 
 
 def _renamed(defect: Defect, names: Mapping[str, str]) -> Defect:

@@ -45,13 +45,10 @@ class Variant(NamedTuple):
         In a patch whose a axis runs along the line.
     log_prior : float
         Natural logarithm; all variants of a line together have the density of the vacancies that it consists of.
-    rank : float
-        Probability before the pixels are asked.
     """
 
     structure: DefectStructure
     log_prior: float
-    rank: float
 
 
 class LinePatch(NamedTuple):
@@ -76,7 +73,7 @@ class LinePatch(NamedTuple):
 
 
 class _Sketch(NamedTuple):
-    """A structure of a line before it is made: what `_structure` needs, and its odds as in `Variant`."""
+    """What `_structure` needs, the prior as in `Variant`, and the probability before the pixels are asked."""
 
     label: str
     columns: tuple[int, ...]
@@ -132,8 +129,8 @@ def line_patch(
     x = host.columns[1]
     rate = math.log(rates.get(f"V_{x}" if found.kind == "CVL" else f"V_{x.rstrip('2')}", 1e-6)) - every
     chosen = sorted(sketches, key=lambda s: -s.rank)[: most - 1]
-    variants = [Variant(_structure(host, size, *s[:5]), s.log_prior + rate, s.rank) for s in chosen]
-    perfect = Variant(crystal, math.log(rates.get("pristine", 1.0)), 1.0)
+    variants = [Variant(_structure(host, size, *s[:5]), s.log_prior + rate) for s in chosen]
+    perfect = Variant(crystal, math.log(rates.get("pristine", 1.0)))
     t = math.radians(120 * turns)
     turn = np.array([[math.cos(t), -math.sin(t)], [math.sin(t), math.cos(t)]])
     return LinePatch((perfect, *variants), 1 + len(sketches), center, turn)

@@ -37,7 +37,7 @@ from stemfit.mask_file import read_mask
 from stemfit.micrograph import Micrograph
 from stemfit.relax import Relaxer
 from stemfit.result import Analysis, HostCall
-from stemfit.score import rank
+from stemfit.score import rank, with_structure_of_label
 from stemfit.simulate.field import whole_field
 from stemfit.spikes import despiked
 from stemfit.units import units_of
@@ -135,14 +135,18 @@ def analyze(
         ranking = rank(
             found, candidates, relaxed, image, seen, imaging, lattice, sites, brightness, rates["UNKNOWN"]
         )
+    with clock("names"):
+        names = otherwise(identity, seen, sites, brightness, *optics)
+        claimed, suspects = (
+            tuple(
+                with_structure_of_label(now, then, candidates, ranking.scores)
+                for now, then in zip(with_naming_doubt(some, found, identity, names, measured), some, strict=True)
+            )
+            for some in (ranking.claimed, ranking.doubted + suspects)
+        )
     with clock("simulate"):
-        drawn = whole_field(sites, imaging, host, lattice, ranking.claimed, candidates, relaxed, brightness)
+        drawn = whole_field(sites, imaging, host, lattice, claimed, candidates, relaxed, brightness)
         simulated = np.where(region_map > 0, np.nan, units.on(rows.jittered(drawn)))
-    names = otherwise(identity, seen, sites, brightness, *optics)
-    claimed, suspects = (
-        with_naming_doubt(some, found, identity, names, measured)
-        for some in (ranking.claimed, ranking.doubted + suspects)
-    )
     seen, sites, claimed, suspects = _as_scanned(rows, seen, sites, claimed, suspects)
     fractions = {s: p.composition() for s, p in mixtures.items()} or None
     call = HostCall(host, identity.source, identity.probability, identity.alternatives, fractions)

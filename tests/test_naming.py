@@ -39,8 +39,10 @@ def asked(host: str, third: int) -> Otherwise:
     return one
 
 
-def shared(defects: Sequence[Defect], identity: Identity) -> tuple[Defect, ...]:
-    return with_naming_doubt(defects, CHAIN.found, identity, others(identity), CHAIN.evidence)
+def shared(
+    defects: Sequence[Defect], identity: Identity, before: Sequence[Defect] = CHAIN.found
+) -> tuple[Defect, ...]:
+    return with_naming_doubt(defects, before, identity, others(identity), CHAIN.evidence)
 
 
 def odds(defect: Defect) -> dict[str, float]:
@@ -139,3 +141,31 @@ def test_exchanged_sublattices_of_equal_columns_change_no_name() -> None:
     assert _elements(graphene, graphene, True) == {"C": "C"}
     assert _elements(nitride, nitride, True) == {"B": "N", "N": "B"}
     assert _elements(sulphide, sulphide, True) is None
+
+
+@pytest.mark.parametrize(
+    ("label", "exchanged", "as_graphene"),
+    [("V_BN", "V_BN", "V_C2"), ("V_B2N", "V_N2B", "V_C3"), ("V_B", "V_N", "V_C"), ("N_B", "B_N", "UNKNOWN")],
+)
+def test_formulas_of_flat_hosts_stay_formulas(label: str, exchanged: str, as_graphene: str) -> None:
+    from stemfit.defects.naming import _renamed
+
+    assert _renamed(label, {"B": "N", "N": "B"}) == exchanged
+    assert _renamed(label, {"B": "C", "N": "C"}) == as_graphene
+
+
+@pytest.mark.parametrize(("p", "unknown", "pristine"), [(0.5, 0.5, 0.0), (0.3, 0.4, 0.3), (0.9, 0.1, 0.0)])
+def test_what_namesakes_lose_alike_says_nothing_of_the_host(p: float, unknown: float, pristine: float) -> None:
+    before = of_metal()
+    after = replace(before, probability=p, alternatives=(("UNKNOWN", unknown), ("pristine", pristine)))
+    (one,) = shared([after], called(("MoS2", THIRD, 0.5), ("WS2", THIRD, 0.5)), [before])
+    assert odds(one)["V_Mo"] == pytest.approx(p / 2, abs=0.02)
+    assert odds(one)["V_W"] == pytest.approx(p / 2, abs=0.02)
+
+
+def test_a_line_among_the_alternatives_of_a_site_keeps_its_probability() -> None:
+    before = next(d for d in CHAIN.found if d.label == "V_S")
+    line = replace(before, probability=0.5, alternatives=(("SVL-3", 0.5), ("pristine", 0.0)))
+    for p in (0.5, 0.2):
+        (one,) = shared([line], called(("MoS2", THIRD, p), ("WS2", THIRD, 1 - p)))
+        assert odds(one)["SVL-3"] == pytest.approx(0.5, abs=1e-6)

@@ -12,7 +12,7 @@ from test_score import EMPTY, MOVE_A, Relaxer, claim, contracted, judged, pulled
 from stemfit.candidates import propose
 from stemfit.relax import keep
 from stemfit.score.others import Field, superposed
-from stemfit.score.scene import LEFT, MOST_A, RESIDUAL_A, Predicted, relaxation_error_A
+from stemfit.score.scene import EXTENDED_A, LEFT, MOST_A, RESIDUAL_A, Predicted, relaxation_error_A
 
 BESIDE = (0, 1, "X")
 """It shares a metal with the empty column."""
@@ -83,3 +83,14 @@ def test_an_unlikely_candidate_that_falls_apart_does_not_excuse_the_others() -> 
     assert relaxation_error_A(pairs) == RESIDUAL_A
     assert relaxation_error_A([pairs[1]]) > 0.5
     assert relaxation_error_A([(last, pulled(9.0)([last])[0])]) == MOST_A
+
+
+def test_what_nobody_was_taught_is_no_better_known_than_what_was() -> None:
+    """The perfect crystal beside a line that the network warns of: the line's error is that of lines."""
+    chain = pair()
+    row = int(np.flatnonzero(chain.sites.sublattice == "X")[0])
+    made = propose(claim(chain, row, "V_S2", "DV"), chain.host, chain.lattice, chain.sites, {})
+    pristine, other = (next(c for c in made if c.label == label) for label in ("pristine", "V_S2"))
+    line = replace(other, type="LINE", label="SVL-4")
+    warned = replace(pulled(1.0)([line])[0], caution="not in the training set")
+    assert relaxation_error_A([(pristine, keep([pristine])[0]), (line, warned)]) >= EXTENDED_A

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,9 @@ NEGLIGIBLE = 0.005
 """Probability below which a naming is not worked out; what all such have is shared by the others in proportion."""
 
 NO_NAME = "UNKNOWN"
+
+FLAT = frozenset("BCN")
+"""Elements of the flat hosts, whose columns are single atoms."""
 
 SEEN = ("pristine", "ADATOM", NO_NAME)
 """What holds whatever the host is called."""
@@ -161,8 +165,8 @@ def _asked_again(
 ) -> tuple[dict[str, float], float]:
     """Labels of a site under the other host, with what the comparison of structures did to their namesakes.
 
-    Also the share of it that the comparison leaves: where it ruled out the namesake of all that the other host could
-    say of a site, the site speaks against that host.
+    Also the share of it that the comparison leaves, over what it leaves of the names in use: where it ruled out the
+    namesakes of all that the other host could say of a site, the site speaks against that host.
     """
     new, elements = other.sites[row], other.elements or {}
     gained = {
@@ -174,14 +178,15 @@ def _asked_again(
     pristine, nameless = said.get("pristine", 0.0), max(said.get(NO_NAME, 0.0), new.get(NO_NAME, 0.0))
     nameless = min(nameless, 1 - pristine)
     odds = {label: p * gained.get(label, usual) for label, p in new.items() if label not in ("pristine", NO_NAME)}
-    odds |= {label: p for label, p in said.items() if _seen(label) and label not in (*SEEN, *odds)}
+    shapes = {label: p for label, p in said.items() if _seen(label) and label not in (*SEEN, *odds)}
     size = sum(odds.values())
     if size <= 0.0:
         return _unnamed(said), 1.0
-    named = 1 - pristine - nameless
-    found = {"pristine": pristine, NO_NAME: nameless} | {label: named * p / size for label, p in odds.items()}
-    before_named = sum(p for label, p in new.items() if label not in ("pristine", NO_NAME))
-    return found, min(size / max(before_named, NEVER), 1.0)
+    nameless = min(nameless, max(1 - pristine - sum(shapes.values()), 0.0))
+    named = max(1 - pristine - nameless - sum(shapes.values()), 0.0)
+    found = shapes | {"pristine": pristine, NO_NAME: nameless} | {n: named * p / size for n, p in odds.items()}
+    alike = usual * sum(p for label, p in new.items() if label not in ("pristine", NO_NAME))
+    return found, min(size / max(alike, NEVER), 1.0)
 
 
 def _seen(label: str) -> bool:
@@ -197,9 +202,23 @@ def _renamed(label: str, elements: Mapping[str, str]) -> str:
     guest = re.sub(r"\d", "", there)
     if guest in elements.values() and guest not in elements and guest != "V":
         return NO_NAME
-    swapped = "".join(elements.get(part, part) for part in re.split(r"([A-Z][a-z]?)", belongs))
+    swapped = _swapped(belongs, elements)
     new = there if guest == "V" else "".join(elements.get(part, part) for part in re.split(r"([A-Z][a-z]?)", there))
-    return f"{new}_{swapped}"
+    return NO_NAME if new == swapped else f"{new}_{swapped}"
+
+
+def _swapped(formula: str, elements: Mapping[str, str]) -> str:
+    """A formula in the elements of the other host; of flat hosts as `stemfit.defects.rings` writes it."""
+    atoms = Counter[str]()
+    for name, number in re.findall(r"([A-Z][a-z]?)(\d*)", formula):
+        atoms[name] += int(number or 1)
+    if not set(atoms) <= FLAT or atoms.total() == 1:
+        return "".join(elements.get(part, part) for part in re.split(r"([A-Z][a-z]?)", formula))
+    lost = Counter[str]()
+    for name, number in atoms.items():
+        lost[elements.get(name, name)] += number
+    larger_first = sorted(lost.items(), key=lambda one: (-one[1], one[0]))
+    return "".join(name + (str(n) if n > 1 else "") for name, n in larger_first)
 
 
 def _elements(host: ProjectedHost, other: ProjectedHost, turned: bool) -> dict[str, str] | None:

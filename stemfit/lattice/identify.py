@@ -181,7 +181,11 @@ def _decide(
     best = max(hosts, key=lambda name: per_host[name])
     listed = {key: w for key, w in weight.items() if key[0] in hosts}
     first = sum(w for (_, where), w in listed.items() if where == 0) / max(sum(listed.values()), 1e-300)
-    third, sure = (0, first) if first >= 0.5 else (1, 1 - first)
+    # The most probable pair with this host: the sublattice that is most probable over all hosts may go with another.
+    own = listed.get((best, 0), 0.0) - listed.get((best, 1), 0.0)
+    lead = own if abs(own) > 1e-9 * max(sum(listed.values()), 1e-300) else first - 0.5
+    third = 0 if lead >= 0 else 1
+    sure = first if third == 0 else 1 - first
     others = sorted(((n, p) for n, p in per_host.items() if n != best), key=lambda item: -item[1])
     namings = tuple(Naming(hosts[n], where, w / total) for (n, where), w in weight.items() if n in hosts)
     return Identity(hosts[best], source, per_host[best], tuple(others), third, float(sure), namings=namings)

@@ -3,6 +3,7 @@
 from stemfit.score.fit import Fit, fit
 from stemfit.score.others import Others
 from stemfit.score.rank import Ranking, Score, ncc, rank, score_defect
+from stemfit.score.restate import with_structure_of_label
 from stemfit.score.scene import Scene, columns_of, make_scene, position_error_A, position_scatter
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "position_scatter",
     "rank",
     "score_defect",
+    "with_structure_of_label",
 ]

@@ -49,7 +49,7 @@ def restated(
 
 
 def with_best_structure(defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score]) -> Defect:
-    """A defect of an alloy keeps its odds, and gets the best structure of its label.
+    """A defect on a mixed sublattice keeps its odds, and gets the best structure of its label.
 
     Structures are relaxed as the majority host there. Compared with the image they state probabilities near one for
     names that are right no more often than those by brightness alone, whose probabilities are lower. One that, as
@@ -63,6 +63,21 @@ def with_best_structure(defect: Defect, candidates: Sequence[Candidate], scores:
     *_, best, score = max(own, key=lambda one: one[:3])
     relaxed = score.log_likelihood + min(score.evidence_relaxed_minus_unrelaxed, 0.0)
     return replace(defect, best_candidate=best) if relaxed > intact else defect
+
+
+def with_structure_of_label(
+    defect: Defect, before: Defect, candidates: Sequence[Candidate], scores: Sequence[Score]
+) -> Defect:
+    """A defect that got another of its names (`stemfit.defects.with_naming_doubt`) with the structure of that name."""
+    if defect.label == before.label:
+        return defect
+    own = [(c, s) for c, s in zip(candidates, scores, strict=True) if c.defect == defect.id]
+    named = [(round(s.posterior, 6), s.ncc, c.id, s.log_likelihood) for c, s in own if c.label == defect.label]
+    intact = [s.log_likelihood for c, s in own if c.label == "pristine"]
+    if not named or not intact:
+        return defect
+    *_, best, evidence = max(named)
+    return replace(defect, best_candidate=best, log_bayes_factor=float(evidence - max(intact)))
 
 
 def with_odds_kept(

@@ -231,8 +231,9 @@ def relaxation_error_A(pairs: Sequence[tuple[Candidate, Relaxed]]) -> float:
     Structures that the relaxer was not made for are not asked, if there are others; nor are those with less than
     `UNLIKELY` of the prior of the likeliest: one that falls apart must not excuse all others.
     """
-    pairs = [(c, relaxed) for c, relaxed in pairs if not relaxed.caution] or pairs
     least = EXTENDED_A if any(c.type in ("LINE", "TREFOIL") for c, _ in pairs) else RESIDUAL_A
+    taught = [(c, relaxed) for c, relaxed in pairs if not relaxed.caution]
+    pairs = taught if any(c.structure.sites for c, _ in taught) else pairs
     asked = [(c, r, near) for c, r in pairs if (near := _beside(c)).any()]
     most = max((c.log_prior for c, _, _ in asked), default=0.0)
     each = [
@@ -257,7 +258,8 @@ def position_error_A(
     """Standard error (N,) of predicted positions per axis, Angstrom, `away_A` (N,) from the defect's nearest site."""
     if relaxed.sigma_A is not None:
         return np.full(len(away_A), float(np.sqrt(np.mean(relaxed.sigma_A[candidate.structure.occupied] ** 2))))
-    return _faded(max(UNRELAXED_A, relaxation_A / LEFT) if relaxed.relaxer == "keep" else relaxation_A, away_A)
+    unrelaxed_A = min(max(UNRELAXED_A, relaxation_A / LEFT), MOST_A)
+    return _faded(unrelaxed_A if relaxed.relaxer == "keep" else relaxation_A, away_A)
 
 
 def _faded(error_A: float | FloatArray, away_A: FloatArray) -> FloatArray:

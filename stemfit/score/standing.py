@@ -45,7 +45,7 @@ def standing(candidate: Candidate, columns: Columns) -> tuple[Relaxed, float]:
     step_A = np.linalg.solve(candidate.matrix, nearest - site_px)
     reach_A = OFF_CENTRE * BOND_A
     if not ON_SITE_A < np.hypot(*step_A) < reach_A + UNRELAXED_A:
-        return built, 0.0
+        return built, float(np.log(0.5))
     moved = built.positions_A.copy()
     moved[own, :2] += step_A
     return replace(built, positions_A=moved), float(np.log(0.5 * 2 * UNRELAXED_A**2 / reach_A**2))
