@@ -193,7 +193,7 @@ def test_calibration_is_the_lattices_and_a_wrong_stated_scale_is_told() -> None:
 def test_stages_are_announced_in_order_and_timed() -> None:
     analysis, _ = small()
     assert list(analysis.timings_s) == [
-        "columns", "lattice", "imaging", "defects", "candidates", "relax", "score", "simulate",
+        "columns", "lattice", "imaging", "defects", "candidates", "relax", "score", "names", "simulate",
     ]  # fmt: skip
     assert all(t >= 0 for t in analysis.timings_s.values())
     assert analysis.settings["host"] == "MoS2"

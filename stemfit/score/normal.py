@@ -127,6 +127,31 @@ def equations(drawing: Drawing, scene: Scene) -> Equations:
     return Equations(model, tuple(tiles), matrix, right)
 
 
+def shifts_px(drawing: Drawing, answer: FloatArray, scene: Scene) -> FloatArray:
+    """How far parameters (P,) move the columns, (N, 2); what has no light stays."""
+    n, (h, w) = len(drawing.amplitude), scene.image.shape
+    own, common = answer[n : 3 * n].reshape(2, n).T, answer[3 * n :]
+    off = drawing.xy - np.array([w, h]) / 2
+    shift = drawing.place[:, None] * own + SHIFT * drawing.a_px * common[:2]
+    shift = shift + STRAIN * (off[:, :1] * common[2:4] + off[:, 1:] * common[4:6]) + drawing.moves * common[6]
+    return np.asarray(np.where(drawing.amplitude[:, None] == 0, 0.0, shift))
+
+
+def moved_to(drawing: Drawing, answer: FloatArray, scene: Scene, system: Equations) -> tuple[Scene, Drawing]:
+    """Scene and drawing at parameters (P,).
+
+    What is linear in them (the background, and light where atoms are missing) becomes part of what surrounds.
+    """
+    n = len(drawing.amplitude)
+    dark = drawing.amplitude == 0
+    linear = np.concatenate([np.tile(dark, 3), np.arange(COMMON) >= COMMON - 3])
+    added = system.moved(np.where(linear, answer, 0.0)) - system.model
+    gain = 1 + GAIN * answer[3 * n + COMMON - 4]
+    light = np.where(dark, 0.0, drawing.amplitude * gain + drawing.brightness * answer[:n])
+    there = drawing._replace(xy=drawing.xy + shifts_px(drawing, answer, scene), amplitude=light)
+    return scene._replace(surroundings=scene.surroundings + added), there
+
+
 def _parts(profile: Profile) -> list[Part]:
     """Core and tail, as far as they are seen."""
     tail = profile.core_cov_px2 + max(profile.tail_sigma_px**2 - profile.width_px**2, 0.0) * np.eye(2)
