@@ -27,9 +27,23 @@ largest of one step, and how many steps there are at most."""
 
 
 class Fit(NamedTuple):
-    """One candidate on one scene."""
+    """One candidate on one scene.
+
+    Attributes
+    ----------
+    log_evidence : float
+    as_predicted : float
+        The same linear about the predicted positions: a structure that is far off is not helped to where columns are.
+    model : (h, w) array
+        At the maximum.
+    residual_chi2 : float
+        Of the model, per pixel.
+    misfit : Misfit
+        Of the prediction.
+    """
 
     log_evidence: float
+    as_predicted: float
     model: FloatArray
     residual_chi2: float
     misfit: Misfit
@@ -53,10 +67,11 @@ def fit(
         moved = np.vstack([moved, np.zeros(2)])
     drawing = Drawing(xy, amplitude, brightness, place, lattice.a_px_iso / scene.pixel, LEFT * moved)
     first, solved, best = _most_probable(drawing, scene)
+    as_predicted = _solve(first, np.zeros(len(first.right)), scene).log_evidence
     rest = float(np.sum(scene.weight * (scene.image - best) ** 2))
     near = cKDTree(scene.extent).query(xy)[0] < TESTED * lattice.a_px_iso / scene.pixel
     misfit = misfit_of(first.matrix, first.right, np.flatnonzero(np.tile(near, 3)))
-    return Fit(solved.log_evidence, best, rest / max(1, int((scene.weight > 0).sum())), misfit)
+    return Fit(solved.log_evidence, as_predicted, best, rest / max(1, int((scene.weight > 0).sum())), misfit)
 
 
 class _Solved(NamedTuple):

@@ -58,7 +58,7 @@ class Score:
     ncc, ssim, reduced_chi2 : float
         Secondary measures on the patch.
     evidence_relaxed_minus_unrelaxed : float
-        Natural logarithm.
+        Natural logarithm; of the positions as they are predicted.
     max_displacement_A : float
         Largest displacement of an atom by the relaxer.
     tie_with : tuple of str
@@ -135,7 +135,7 @@ def score_defect(
     scores = tuple(
         Score(
             c.id, float(e), float(p), bool(k), ncc(scene, f.model), _ssim(scene, f.model), f.residual_chi2,
-            f.log_evidence - u.log_evidence, _largest(c, r),
+            f.as_predicted - u.as_predicted, _largest(c, r),
             tuple(o.id for o, q in zip(candidates, log_posterior, strict=True) if o is not c and abs(q - own) < TIE),
         )
         for c, r, f, u, e, p, k, own in zip(
