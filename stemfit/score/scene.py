@@ -133,6 +133,10 @@ class Predicted(NamedTuple):
         rows = np.round(np.column_stack([self.xy, self.place, light, self.moved]), 3) + 0.0
         return rows[np.lexsort(rows.T)].tobytes()
 
+    def at_rest(self) -> Predicted:
+        """The same columns with the same allowances on the sites of the perfect crystal: only the geometry differs."""
+        return self._replace(xy=self.xy - self.moved)
+
 
 def columns_of(candidate: Candidate, relaxed: Relaxed, scene: Scene, imaging: Imaging) -> Predicted:
     """Columns of a structure inside the scene."""
