@@ -87,6 +87,14 @@ def analyze(
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Weights of the network, see stemfit model.")
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            metavar="KELVIN",
+            help="Weigh structures of one name by their relaxation energies at this temperature.  [default: do not]",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Result folder.  [default: IMAGE.stemfit here]", show_default=False),
@@ -109,6 +117,7 @@ def analyze(
             "roi": _rectangle("--roi", roi),
             "mask": None if mask is None else str(mask),
             "device": device,
+            "temperature_K": _positive("--temperature", temperature),
         }
         folder = Path(f"{image.stem}.stemfit") if out is None else out
         document = _analyze(image, frame, asked, (relaxer, device, checkpoint), folder, verbose)

@@ -37,7 +37,7 @@ from stemfit.mask_file import read_mask
 from stemfit.micrograph import Micrograph
 from stemfit.relax import Relaxer
 from stemfit.result import Analysis, HostCall
-from stemfit.score import rank, with_structure_of_label
+from stemfit.score import rank, with_energies, with_structure_of_label
 from stemfit.simulate.field import whole_field
 from stemfit.spikes import despiked
 from stemfit.units import units_of
@@ -63,6 +63,8 @@ class Settings:
         "auto", "cpu", "cuda".
     max_candidates : int
         Per defect.
+    temperature_K : float or None
+        At which relaxation energies weigh structures of one name; None: they do not.
     """
 
     host: str = "auto"
@@ -74,6 +76,7 @@ class Settings:
     mask: str | None = None
     device: str = "auto"
     max_candidates: int = 24
+    temperature_K: float | None = None
 
 
 def analyze(
@@ -131,6 +134,7 @@ def analyze(
         )
     with clock("relax"):
         relaxed = tuple(relaxer(candidates))
+        candidates = with_energies(candidates, relaxed, settings.temperature_K)
     with clock("score"):
         ranking = rank(
             found, candidates, relaxed, image, seen, imaging, lattice, sites, brightness, rates["UNKNOWN"]
