@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stemfit.result import Analysis
 
 MOST_PX = 10**6
+SMALLEST_PIXEL_A, LARGEST_PIXEL_A = 0.005, 2.0
 MAX_ROWS = 30
 """Defects that the summary lists: about a screen; the files hold all."""
 
@@ -110,7 +111,7 @@ def analyze(
     with exits.errors(image, verbose, debug):
         asked = {
             "host": host,
-            "pixel_size_A": _positive("--pixel-size", pixel_size),
+            "pixel_size_A": _pixel_size("--pixel-size", pixel_size),
             "voltage_kV": _positive("--voltage", voltage),
             "convergence_mrad": _positive("--convergence", convergence),
             "detector_mrad": _range("--detector", detector),
@@ -170,6 +171,14 @@ app.add_typer(training.dataset, name="dataset")
 def _positive(option: str, value: float | None) -> float | None:
     if value is not None and not 0 < value < float("inf"):
         raise UsageError(f"{option} {value:g} is no positive number", remedy="see stemfit analyze --help")
+    return value
+
+
+def _pixel_size(option: str, value: float | None) -> float | None:
+    """Columns are about an Angstrom wide: pixels far from that are in another unit."""
+    if value is not None and not SMALLEST_PIXEL_A <= value <= LARGEST_PIXEL_A:
+        limits = f"{SMALLEST_PIXEL_A:g} to {LARGEST_PIXEL_A:g} Angstrom"
+        raise UsageError(f"{option} {value:g} is no pixel of {limits}", remedy="give it in Angstrom (1 nm = 10 A)")
     return value
 
 

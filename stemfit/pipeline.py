@@ -17,6 +17,7 @@ from stemfit import columns as column
 from stemfit import warn
 from stemfit.calibrate import calibrate
 from stemfit.candidate_alloys import mixtures_of, propose_in
+from stemfit.clipping import cut_of
 from stemfit.columns import Columns
 from stemfit.crystal_file import asked_host
 from stemfit.defects import (
@@ -99,6 +100,7 @@ def analyze(
     NotAnalysable
         If the image shows no columns or no lattice.
     """
+    cut = cut_of(micrograph.image)
     image, spikes = despiked(micrograph.image)
     units, optics = units_of(image), (settings.voltage_kV, settings.detector_mrad)
     image = units.off(image)
@@ -158,7 +160,7 @@ def analyze(
         micrograph, units.columns(seen), call, calibration, lattice, sites, regions, region_map, units.imaging(imaging),
         claimed, suspects, candidates, relaxed, ranking.scores, simulated,
         warn.collect(
-            identity, calibration, posteriors, brightness, imaging, candidates, relaxed, rows, spikes, claimed
+            identity, calibration, posteriors, brightness, imaging, candidates, relaxed, rows, spikes, claimed, cut
         ),
         asdict(settings), _environment(), clock.seconds, tuple(p for p in posteriors if p.species),
     )
