@@ -1,4 +1,4 @@
-"""The transfer of the probe: the Airy disc in closed form, abTEM's own probe, gradients, and units that were mistaken."""
+"""The transfer of the probe: the Airy disc in closed form, abTEM's own probe, gradients, mistaken units."""
 
 from __future__ import annotations
 

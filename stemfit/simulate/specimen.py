@@ -25,7 +25,8 @@ THERMAL_A = 0.07
 Moss, Acta Cryst. B 39, 404 (1983)), and taken for all atoms but those of `LIGHT_THERMAL_A`."""
 
 LIGHT_THERMAL_A = {"B": 0.06, "C": 0.06, "N": 0.06}
-"""The same in graphene, mostly zero-point motion (Shevitski et al., Phys. Rev. B 87, 045417 (2013)), and boron nitride."""
+"""The same in graphene, mostly zero-point motion (Shevitski et al., Phys. Rev. B 87, 045417 (2013)), and likewise in
+boron nitride."""
 
 FLAT = 0.02
 """Sine of the angle by which the cell's vectors may leave the plane of the image."""
