@@ -11,19 +11,16 @@ worst of a metal peak.
 from __future__ import annotations
 
 import sys
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "sample_images"))
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # abTEM's imports are not ours
-    import make  # before numpy: it settles the number of threads
-
-import multislice
+import make
 import numpy as np
 from fields import MARGIN, Field, Placed
 from numpy.typing import NDArray
+
+from stemfit.simulate import multislice
 
 FloatArray = NDArray[np.float64]
 
@@ -112,7 +109,7 @@ def _add(ideal: FloatArray, at_px: FloatArray, grid: multislice.Grid, change: Fl
     nearest, reach = np.rint(at_px).astype(int), int(FAR_A / field.pixel_A) + 2
     off_A = (nearest - at_px) * field.pixel_A
     stamp = multislice.resample(
-        change, grid, field.pixel_A, 2 * reach + 1, field.source_fwhm_A, (float(off_A[1]), float(off_A[0]))
+        change, grid, field.pixel_A, (2 * reach + 1,) * 2, field.source_fwhm_A, (float(off_A[1]), float(off_A[0]))
     )
     low, high = np.maximum(nearest - reach, 0), np.minimum(nearest + reach + 1, len(ideal))
     if np.all(low < high):

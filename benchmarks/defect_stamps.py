@@ -16,25 +16,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "sample_images"))
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # abTEM's imports are not ours
-    import multislice  # before numpy: it settles the number of threads
 
 import numpy as np
 from defect_atoms import Atoms, atoms_of, extra_labels, perfect, together
 from defect_kinds import known
 from defect_series import Series, frequencies, lattice_xy
-from multislice import Optics
 from numpy.typing import NDArray
 
 from definet.crystals import host
+from stemfit.simulate import multislice
+from stemfit.simulate.multislice import Optics
 
 FloatArray = NDArray[np.float64]
 

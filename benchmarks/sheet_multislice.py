@@ -1,4 +1,4 @@
-"""The atoms of a drawn sheet by abTEM multislice (`sample_images/multislice.py`), a minute or two per field and core.
+"""The atoms of a drawn sheet by abTEM multislice (`stemfit.simulate.multislice`), a minute or two per field and core.
 
 60 kV, 31 mrad, 60 to 200 mrad, thermal motion of 0.06 A; astigmatism, coma, three-fold astigmatism and the size of the
 source are drawn per field.
@@ -6,18 +6,13 @@ source are drawn per field.
 
 from __future__ import annotations
 
-import sys
-import warnings
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "sample_images"))
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # abTEM's imports are not ours
-    import multislice
 
 import numpy as np
 from numpy.typing import NDArray
 from sheets import Sheet
+
+from stemfit.simulate import multislice
 
 FloatArray = NDArray[np.float64]
 
@@ -39,7 +34,7 @@ def image_of(drawn: Sheet, host: str, seed: int, cache: Path) -> FloatArray:
         kept.parent.mkdir(parents=True, exist_ok=True)
         np.save(kept, _scattered(drawn, host, optics, grid, seed))
     size = max(h, w)
-    whole = multislice.resample(np.load(kept), grid, drawn.pixel_A, size, source_A)
+    whole = multislice.resample(np.load(kept), grid, drawn.pixel_A, (size, size), source_A)
     top, left = (size - h) // 2, (size - w) // 2
     image = whole[top : top + h, left : left + w]
     usual = max(value for value in np.unique(drawn.light) if np.mean(drawn.light == value) > 0.2)

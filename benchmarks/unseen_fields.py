@@ -14,14 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import assemble  # before numpy: it settles the number of threads
+import assemble
 import make
 import numpy as np
 from fields import MARGIN, Field, Placed
-from multislice import Optics
 from numpy.typing import NDArray
 
 from definet.crystals import host
+from stemfit.simulate.multislice import Optics
 from stemfit.synthetic import Acquisition
 
 SHARES = (0.005, 0.03)

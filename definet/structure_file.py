@@ -60,11 +60,26 @@ def read_structure(path: Path) -> StructureFile:
 
     Raises
     ------
+    InputFileError, StructureError
+        As `read_atoms`; StructureError also if there is no cell or markers are none.
+    """
+    atoms = read_atoms(path)
+    if abs(np.linalg.det(np.asarray(atoms.cell))) < 1e-3:
+        raise StructureError("no cell of three vectors", "Give the periodic cell (Lattice in extxyz).", subject=path)
+    held = ("constraints of the file are not heeded, nor kept: every atom may move",) if atoms.constraints else ()
+    return StructureFile(_structure(atoms), _marker(path, atoms), held)
+
+
+def read_atoms(path: Path) -> Atoms:
+    """Read one structure as ASE's atoms, with or without a cell; a column `marker` is an array of that name.
+
+    Raises
+    ------
     InputFileError
         If there is no such file, its format is not known or it cannot be read.
     StructureError
-        If it holds none or several structures, no cell, two atoms at one place of a CIF, partial occupancies, unknown
-        elements, coordinates that are no numbers, or markers that are none.
+        If it holds none or several structures, two atoms at one place of a CIF, partial occupancies, unknown elements
+        or coordinates that are no numbers.
     """
     kind = file_format(path)
     if not path.is_file():
@@ -78,8 +93,7 @@ def read_structure(path: Path) -> StructureFile:
     if len(frames) > 1:
         raise StructureError(f"{len(frames)} structures in one file", "Give a file with one structure.", subject=path)
     _check(path, frames[0])
-    held = ("constraints of the file are not heeded, nor kept: every atom may move",) if frames[0].constraints else ()
-    return StructureFile(_structure(frames[0]), _marker(path, frames[0]), held)
+    return frames[0]
 
 
 def _frames(path: Path, kind: str) -> list[Atoms]:
@@ -131,8 +145,6 @@ def _check(path: Path, atoms: Atoms) -> None:
     cell = np.asarray(atoms.cell)
     if not np.isfinite(cell).all() or not np.isfinite(atoms.positions).all():
         raise StructureError("coordinates are not finite numbers", "Export it again.", subject=path)
-    if abs(np.linalg.det(cell)) < 1e-3:
-        raise StructureError("no cell of three vectors", "Give the periodic cell (Lattice in extxyz).", subject=path)
     strange = sorted({str(atom.symbol) for atom in atoms if atom.number < 1})
     if strange:
         remedy = "Name elements by their symbols, H to Og."

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from multislice import Optics
-
+from stemfit.simulate.multislice import Optics
 from stemfit.synthetic import Acquisition
 
 MARGIN = 14

@@ -1,4 +1,4 @@
-"""Remake the sample images: ``python sample_images/make.py [--cache DIR] [NAME ...]``.
+"""Remake the sample images: ``OMP_NUM_THREADS=1 python sample_images/make.py [--cache DIR] [NAME ...]``.
 
 Needs the development extras (abTEM, CHGNet). Each field takes a few minutes on one core; the scattered fractions are
 kept in the cache folder, so that a change of dose or drift does not cost a new multislice run.
@@ -14,14 +14,15 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-import multislice  # before numpy: it settles the number of threads
 import numpy as np
 import tifffile
+from ase.data import atomic_numbers
 from fields import FIELDS, MARGIN, Field
 from numpy.typing import NDArray
 from structures import Layout, layout
 
 from definet.crystals import host
+from stemfit.simulate import multislice
 from stemfit.synthetic import Recording, acquire, cell_vectors, fit_cell
 
 HERE = Path(__file__).parent
@@ -68,7 +69,7 @@ def make(field: Field, cache: Path) -> None:
 def render(field: Field, cache: Path) -> Rendered:
     """Noise-free image of one field, margin included."""
     atoms, grid, fraction = scatter(field, cache)
-    ideal = multislice.resample(fraction, grid, field.pixel_A, field.size + 2 * MARGIN, field.source_fwhm_A)
+    ideal = multislice.resample(fraction, grid, field.pixel_A, (field.size + 2 * MARGIN,) * 2, field.source_fwhm_A)
     return with_columns(field, atoms, ideal)
 
 
@@ -137,7 +138,7 @@ def _columns(field: Field, atoms: Layout) -> dict[str, NDArray[np.generic]]:
     count = np.bincount(member.ravel())
     uv = np.column_stack([np.bincount(member.ravel(), axis) / count for axis in atoms.uv.T])
     elements = {atom.element for atom in host(field.host).basis}
-    symbol = {multislice.Atoms(element).numbers[0]: element for element in elements}
+    symbol = {atomic_numbers[element]: element for element in elements}
     number = np.zeros(len(sites), int)
     number[member.ravel()] = atoms.number
     species = np.array([symbol[z] + ("2" if n == 2 else "") for z, n in zip(number, count, strict=True)])

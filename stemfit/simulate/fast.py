@@ -1,0 +1,96 @@
+"""The image of a layer as a sum over its columns: cross-section and width of each, seen through the probe.
+
+What scatters incoherently adds up, and for one layer this follows multislice (`stemfit.simulate.multislice`, which
+takes the same arguments) as far as each column *type* has its own cross-section. Heights play no part: the focus is
+that of all columns.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stemfit.errors import UsageError
+from stemfit.optics.probe import Probe, transfer
+from stemfit.optics.scattering import Detector, amplitude
+from stemfit.simulate.image import project
+from stemfit.simulate.specimen import Specimen, View
+from stemfit.simulate.spectrum import draw, frequencies, spectrum
+
+FloatArray = NDArray[np.float64]
+
+
+class Scatterers(NamedTuple):
+    """Columns in and round a view.
+
+    Attributes
+    ----------
+    xy_A : (C, 2) array
+        From the middle of the view, y up.
+    types : tuple of str
+        "Mo", "S2" ...
+    amplitude_A2 : (C,) array
+        Cross-section for scattering into the detector.
+    width_A : (C,) array
+        Standard deviation of where a column scatters, thermal motion included.
+    """
+
+    xy_A: FloatArray
+    types: tuple[str, ...]
+    amplitude_A2: FloatArray
+    width_A: FloatArray
+
+
+def image(specimen: Specimen, probe: Probe, detector_mrad: Detector, view: View) -> FloatArray:
+    """Noise-free image (H, W): share of the beam that reaches the detector.
+
+    Parameters
+    ----------
+    specimen : Specimen
+    probe : Probe
+    detector_mrad : (inner, outer)
+        Outside the bright-field disc.
+    view : View
+
+    Raises
+    ------
+    UsageError
+        For a detector or a voltage outside the table of cross-sections.
+    NotAnalysable
+        If no atom is in the view.
+    """
+    seen = scatterers(specimen, probe, detector_mrad, view)
+    at = frequencies(view, probe.cutoff_per_A, probe.reach_A)
+    xy, bright, width = (torch.from_numpy(a) for a in (seen.xy_A, seen.amplitude_A2, seen.width_A))
+    with torch.no_grad():
+        return draw(transfer(probe, *at.plane) * spectrum(xy, bright, width, at), at, view).numpy()
+
+
+def scatterers(specimen: Specimen, probe: Probe, detector_mrad: Detector, view: View) -> Scatterers:
+    """Columns that are seen in a view, each with what it scatters; errors as `image`."""
+    check_detector(detector_mrad, probe)
+    atoms = specimen.around(view, probe.reach_A)
+    seen = project(atoms.numbers, atoms.xyz_A, np.eye(2), np.zeros(2))
+    square = np.bincount(seen.column_of_atom, atoms.thermal_A**2) / np.bincount(seen.column_of_atom)
+    value = {t: amplitude(t, probe.voltage_kV, detector_mrad)[0] for t in set(seen.types)}
+    return Scatterers(seen.xy_px, seen.types, np.array([value[t] for t in seen.types]), np.sqrt(square))
+
+
+def check_detector(detector_mrad: Detector, probe: Probe) -> None:
+    """Refuse what is no annulus in the dark field.
+
+    Raises
+    ------
+    UsageError
+    """
+    inner, outer = detector_mrad
+    if not 0 <= inner < outer < math.inf:
+        what = f"detector {inner:g} to {outer:g} mrad is no annulus"
+        raise UsageError(what, remedy="give the inner angle first, in mrad")
+    if inner < probe.convergence_mrad:
+        what = f"the detector begins at {inner:g} mrad, inside the bright field of {probe.convergence_mrad:g} mrad"
+        raise UsageError(what, remedy="give an inner angle above the convergence: only dark field is simulated")
