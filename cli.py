@@ -88,6 +88,10 @@ def analyze(
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Weights of the network, see stemfit model.")
     ] = None,
+    simulator: Annotated[
+        Literal["fast", "multislice"],
+        typer.Option(help="Brightness of columns from the table, or of the best candidates by abTEM (slow)."),
+    ] = "fast",
     temperature: Annotated[
         float | None,
         typer.Option(
@@ -118,6 +122,7 @@ def analyze(
             "roi": _rectangle("--roi", roi),
             "mask": None if mask is None else str(mask),
             "device": device,
+            "simulator": simulator,
             "temperature_K": _positive("--temperature", temperature),
         }
         folder = Path(f"{image.stem}.stemfit") if out is None else out

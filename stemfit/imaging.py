@@ -256,16 +256,21 @@ def foreign_columns(host: ProjectedHost) -> tuple[str, ...]:
     return tuple(e for e in ("C", "B", "N", "O", "Si") if e not in host.columns)
 
 
+def reference_of(column: str, host: ProjectedHost) -> str:
+    """Column of the host that shares most with another one."""
+    if not host.honeycomb:
+        return next(c for c in host.columns if set(column_elements(column)) <= set(column_elements(c)))
+    if host.sublattices == ("M", "X") and not any(e in (*METALS, *PAIRED_METALS) for e in column_elements(column)):
+        return host.columns[1]
+    return host.columns[0]
+
+
 def _from_table(
     column: str, host: ProjectedHost, known: dict[str, Amplitude], voltage_kV: float | None,
     detector_mrad: tuple[float, float] | None,
 ) -> Amplitude:
     """Scale the table by the host column that shares most with this one."""
-    reference = host.columns[0]
-    if not host.honeycomb:
-        reference = next(c for c in host.columns if set(column_elements(column)) <= set(column_elements(c)))
-    elif host.sublattices == ("M", "X") and not any(e in (*METALS, *PAIRED_METALS) for e in column_elements(column)):
-        reference = host.columns[1]
+    reference = reference_of(column, host)
     seen = _ratio_seen(host, known)
     conditions = voltage_kV, detector_mrad
     if seen is None:

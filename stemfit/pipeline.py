@@ -38,7 +38,7 @@ from stemfit.mask_file import read_mask
 from stemfit.micrograph import Micrograph
 from stemfit.relax import Relaxer
 from stemfit.result import Analysis, HostCall
-from stemfit.score import rank, with_energies, with_structure_of_label
+from stemfit.score import engine_of, rank, with_energies, with_structure_of_label
 from stemfit.simulate.field import whole_field
 from stemfit.spikes import despiked
 from stemfit.units import units_of
@@ -66,6 +66,8 @@ class Settings:
         Per defect.
     temperature_K : float or None
         At which relaxation energies weigh structures of one name; None: they do not.
+    simulator : str
+        "fast", or "multislice" for the brightness of the columns of the best candidates.
     """
 
     host: str = "auto"
@@ -78,6 +80,7 @@ class Settings:
     device: str = "auto"
     max_candidates: int = 24
     temperature_K: float | None = None
+    simulator: str = "fast"
 
 
 def analyze(
@@ -138,8 +141,9 @@ def analyze(
         relaxed = tuple(relaxer(candidates))
         candidates = with_energies(candidates, relaxed, settings.temperature_K)
     with clock("score"):
+        engine = engine_of(settings.simulator, host, optics[0], settings.convergence_mrad, optics[1])
         ranking = rank(
-            found, candidates, relaxed, image, seen, imaging, lattice, sites, brightness, rates["UNKNOWN"]
+            found, candidates, relaxed, image, seen, imaging, lattice, sites, brightness, rates["UNKNOWN"], engine
         )
     with clock("names"):
         names = otherwise(identity, seen, sites, brightness, *optics)

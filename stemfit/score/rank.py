@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,9 +18,10 @@ from stemfit.imaging import Imaging
 from stemfit.lattice import Brightness, Lattice, SiteMap
 from stemfit.relax import Relaxed, keep
 from stemfit.score.fit import Fit, evidence_as_predicted, fit
+from stemfit.score.lights import Engine, Light, simulated
 from stemfit.score.others import Others, field_of, others_of, without_structure
 from stemfit.score.restate import restated, with_best_structure, with_odds_kept
-from stemfit.score.scene import Scene, columns_of, make_scene, position_scatter, relaxation_error_A
+from stemfit.score.scene import Predicted, Scene, columns_of, make_scene, position_scatter, relaxation_error_A
 from stemfit.score.standing import standing
 
 FloatArray = NDArray[np.float64]
@@ -90,13 +91,15 @@ class Ranking(NamedTuple):
 def score_defect(
     defect: Defect, candidates: Sequence[Candidate], relaxed: Sequence[Relaxed], micrograph_image: FloatArray,
     columns: Columns, imaging: Imaging, lattice: Lattice, unknown_prior: float, others: Others,
+    lights: Mapping[str, Light] | None = None,
 ) -> tuple[tuple[Score, ...], float]:
     """Score the candidates of one defect.
 
     The evidence of a candidate is the likelihood of the patch with everything integrated out that the candidate does
     not fix: a common shift, brightness and background plane, and for every column its own scatter in brightness and
     position as measured on the pristine crystal. All of that is linear, so the integral is exact (Gaussian). Positions
-    are those of the relaxer or, with probability `MISLED`, the ideal ones within what atoms move.
+    are those of the relaxer or, with probability `MISLED`, the ideal ones within what atoms move. Columns have the
+    brightness of their types or, by candidate, that of `lights`.
 
     Returns
     -------
@@ -109,7 +112,7 @@ def score_defect(
     scene = make_scene(defect, micrograph_image, columns, imaging, lattice, others)
     pairs = list(zip(candidates, relaxed, strict=True))
     scene = scene._replace(relaxation_A=relaxation_error_A(pairs))
-    fitted = _Fitter(scene, imaging, position_scatter(columns, lattice), lattice)
+    fitted = _Fitter(scene, imaging, position_scatter(columns, lattice), lattice, lights or {})
     placed = [standing(c, columns) if r.caution else (keep([c])[0], 0.0) for c, r in pairs]
     as_built = [(c, built) for c, (built, _) in zip(candidates, placed, strict=True)]
     fits, unrelaxed = [fitted(c, r) for c, r in pairs], [fitted(c, r) for c, r in as_built]
@@ -151,8 +154,11 @@ def score_defect(
 def rank(
     defects: Sequence[Defect], candidates: Sequence[Candidate], relaxed: Sequence[Relaxed], image: FloatArray,
     columns: Columns, imaging: Imaging, lattice: Lattice, sites: SiteMap, brightness: Brightness, unknown_prior: float,
+    engine: Engine | None = None,
 ) -> Ranking:
     """Score all candidates and restate every defect by what the pixels say.
+
+    With an engine the most probable ones of each defect are simulated by it and scored again.
 
     A claim that the pixels do not support (pristine above one half) becomes a suspect, together with its candidates.
     """
@@ -167,6 +173,11 @@ def rank(
         cs, rs = [c for c, _ in own], [r for _, r in own]
         others = others_of(defect, defects, fields, columns, imaging, sites, brightness, FAR * lattice.a_px_iso)
         found, unknown = score_defect(defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others)
+        if engine is not None:
+            lights = simulated(cs, rs, found, engine)
+            found, unknown = score_defect(
+                defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others, lights
+            )
         scores.update({s.candidate: s for s in found})
         if any(s[2] in imaging.mixtures for s in defect.sites):
             said[defect.id] = with_best_structure(defect, cs, found)
@@ -203,21 +214,27 @@ def _alike(candidates: Sequence[Candidate], unrelaxed: Sequence[Fit]) -> FloatAr
 class _Fitter:
     """Fits structures to one scene; what looks the same from above (top and bottom, not moved) is fitted once."""
 
-    def __init__(self, scene: Scene, imaging: Imaging, sigma_px: float, lattice: Lattice) -> None:
+    def __init__(
+        self, scene: Scene, imaging: Imaging, sigma_px: float, lattice: Lattice, lights: Mapping[str, Light]
+    ) -> None:
         self._scene, self._imaging, self._sigma_px, self._lattice = scene, imaging, sigma_px, lattice
+        self._lights = lights
         self._known: dict[bytes, Fit] = {}
         self._at_rest: dict[bytes, float] = {}
 
     def __call__(self, candidate: Candidate, relaxed: Relaxed) -> Fit:
-        seen = columns_of(candidate, relaxed, self._scene, self._imaging)
+        seen = self._seen(candidate, relaxed)
         looks = seen.looks()
         if looks not in self._known:
             self._known[looks] = fit(seen, self._scene, self._sigma_px, self._lattice)
         return self._known[looks]
 
+    def _seen(self, candidate: Candidate, relaxed: Relaxed) -> Predicted:
+        return columns_of(candidate, relaxed, self._scene, self._imaging, self._lights.get(candidate.id))
+
     def at_rest(self, candidate: Candidate, relaxed: Relaxed) -> float:
         """Evidence of what was relaxed, with its columns on the sites of the perfect crystal."""
-        seen = columns_of(candidate, relaxed, self._scene, self._imaging).at_rest()
+        seen = self._seen(candidate, relaxed).at_rest()
         looks = seen.looks()
         if looks not in self._at_rest:
             self._at_rest[looks] = evidence_as_predicted(seen, self._scene, self._sigma_px, self._lattice)
@@ -225,7 +242,7 @@ class _Fitter:
 
     def loose(self, candidate: Candidate, relaxed: Relaxed) -> Fit:
         """With a column of any brightness on the site, and neighbours that moved further."""
-        seen = columns_of(candidate, relaxed, self._scene, self._imaging)
+        seen = self._seen(candidate, relaxed)
         at = candidate.matrix @ candidate.center_A + candidate.offset_px - self._scene.corner
         return fit(seen, self._scene, self._sigma_px, self._lattice, loose_at=at / self._scene.pixel)
 

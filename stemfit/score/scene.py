@@ -17,8 +17,9 @@ from stemfit.defects import MODEL_FLOOR, RELAXED_ERROR, Defect
 from stemfit.imaging import Imaging
 from stemfit.lattice import Lattice
 from stemfit.relax import Relaxed
+from stemfit.score.lights import Light
 from stemfit.score.others import Field, Others, superposed
-from stemfit.simulate.image import project
+from stemfit.simulate.image import STACK_A, project
 
 FloatArray = NDArray[np.float64]
 
@@ -138,8 +139,10 @@ class Predicted(NamedTuple):
         return self._replace(xy=self.xy - self.moved)
 
 
-def columns_of(candidate: Candidate, relaxed: Relaxed, scene: Scene, imaging: Imaging) -> Predicted:
-    """Columns of a structure inside the scene."""
+def columns_of(
+    candidate: Candidate, relaxed: Relaxed, scene: Scene, imaging: Imaging, light: Light | None = None
+) -> Predicted:
+    """Columns of a structure inside the scene, with the brightness of their types or, where it is given, their own."""
     centre = candidate.matrix @ candidate.center_A + candidate.offset_px
     y, x = np.nonzero(scene.weight > 0)
     here = (centre - scene.corner) / scene.pixel
@@ -158,6 +161,8 @@ def columns_of(candidate: Candidate, relaxed: Relaxed, scene: Scene, imaging: Im
     brighter = scene.gain / scene.pixel**2
     value = brighter * np.array([a.value for a in known])
     own = np.array([a.sigma if a.source == "table" else 0.0 for a in known])
+    if light is not None:
+        value, own = _with_light(seen.xy_px[inside], value, own, light, candidate, imaging, brighter)
     scatter = np.array([each[t][1] for t in types])
     error = np.hypot(brighter * own, np.hypot(scatter, MODEL_FLOOR) * value)
     xy = (seen.xy_px[inside] - scene.corner) / scene.pixel
@@ -178,6 +183,21 @@ def columns_of(candidate: Candidate, relaxed: Relaxed, scene: Scene, imaging: Im
         doubt[: inside.sum()] = np.sqrt(doubt[: inside.sum()] ** 2 + own_variance[inside])
     own_columns = Predicted(xy + scene.moves.at(xy, reach), value, error, scale * doubt, moved)
     return _with_others(own_columns, scene.others, reach)
+
+
+def _with_light(
+    xy_px: FloatArray, value: FloatArray, own: FloatArray, light: Light, candidate: Candidate, imaging: Imaging,
+    brighter: float,
+) -> tuple[FloatArray, FloatArray]:
+    """Brightness of columns (N,) and its error, where they were simulated in place of the table's."""
+    value, own = value.copy(), own.copy()
+    at_px = light.xy_A @ candidate.matrix.T + candidate.offset_px
+    distance, nearest = (np.asarray(a) for a in cKDTree(at_px).query(xy_px))
+    same = distance < STACK_A * float(np.sqrt(abs(np.linalg.det(candidate.matrix))))
+    scale = np.array([imaging.amplitude(column).value for column in light.reference])
+    value[same] = brighter * (light.relative * scale)[nearest[same]]
+    own[same] = 0.0
+    return value, own
 
 
 def _light_at_changes(candidate: Candidate, imaging: Imaging) -> tuple[FloatArray, FloatArray]:

@@ -1,0 +1,188 @@
+"""How bright the columns of a structure are by multislice, in place of the table: what neighbours and heights do to it.
+
+The table knows column types; multislice knows the structure. What is taken from it is each column's brightness over
+that of a column of the perfect crystal, simulated likewise; the scale, the shape of the probe and the noise stay those
+of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stemfit.candidates import Candidate
+from stemfit.errors import UsageError
+from stemfit.hosts import ProjectedHost
+from stemfit.imaging import reference_of
+from stemfit.optics.scattering import Detector, amplitude
+from stemfit.relax import Relaxed
+
+if TYPE_CHECKING:
+    from stemfit.optics.probe import Probe
+    from stemfit.score.rank import Score
+    from stemfit.simulate.specimen import Specimen, View
+
+FloatArray = NDArray[np.float64]
+
+NEAR = 0.75
+"""Columns are simulated within this many lattice constants of a site that the structure changes: those bound to it."""
+
+RIM_A = 1.0
+"""What is simulated round the outermost of them: most of a column's width."""
+
+PIXEL_A = 0.2
+"""Half of what the sampling theorem asks of a probe of 35 mrad at 60 kV."""
+
+MOST, LEAST = 4, 1e-3
+"""How many structures of a defect are simulated at most, and the posterior from which they are."""
+
+
+class Light(NamedTuple):
+    """Columns of a structure, as far as their brightness was simulated.
+
+    Attributes
+    ----------
+    xy_A : (C, 2) array
+        In the frame of the relaxed structure.
+    relative : (C,) array
+        Brightness over that of the column of the perfect crystal that `reference` names.
+    reference : tuple of str
+        Column type of the host, for each.
+    """
+
+    xy_A: FloatArray
+    relative: FloatArray
+    reference: tuple[str, ...]
+
+
+Engine = Callable[[Candidate, Relaxed], Light]
+
+
+def engine_of(
+    simulator: str, host: ProjectedHost, voltage_kV: float | None, convergence_mrad: float | None,
+    detector_mrad: Detector | None,
+) -> Engine | None:
+    """What simulates the best structures: nothing ("fast") or "multislice", some ten seconds a structure.
+
+    The same structure is simulated once, in focus and without aberrations: they change the shape of all columns alike,
+    which the image has.
+
+    Raises
+    ------
+    UsageError
+        If voltage, convergence or detector are not stated.
+    ModelError
+        If abTEM is not installed.
+    """
+    if simulator == "fast":
+        return None
+    if voltage_kV is None or convergence_mrad is None or detector_mrad is None:
+        raise UsageError(
+            "multislice needs the microscope", remedy="state --voltage, --convergence and --detector, or leave "
+            "--simulator out"
+        )  # fmt: skip
+    from definet.structures import pristine
+    from stemfit.candidates import patch_cells
+    from stemfit.optics.probe import Probe
+    from stemfit.simulate import multislice  # an install that lacks it is told before anything is computed
+
+    del multislice
+    probe, known = Probe(voltage_kV, convergence_mrad), dict[bytes, Light]()
+    perfect = dict[str, float]()
+
+    def crystal() -> Mapping[str, float]:
+        if not perfect:
+            patch = pristine(host.crystal or host.name, *patch_cells(host))
+            cell = patch.structure.lattice.matrix
+            around = tuple((cell[:2, :2].sum(0) / 2).tolist())
+            factor, types, xy = _factors(_specimen(patch.numbers, patch.nodes_A, cell), probe, detector_mrad,
+                                         around, host.a_A)  # fmt: skip
+            off = np.hypot(*(xy - around).T)
+            for column in set(types):
+                own = [k for k, t in enumerate(types) if t == column]
+                perfect[column] = float(factor[min(own, key=lambda k: off[k])])
+        return perfect
+
+    def run(candidate: Candidate, relaxed: Relaxed) -> Light:
+        key = relaxed.positions_A.tobytes() + candidate.structure.numbers.tobytes() + candidate.center_A.tobytes()
+        if key not in known:
+            known[key] = _light(candidate, relaxed, probe, detector_mrad, host, crystal())
+        return known[key]
+
+    return run
+
+
+def simulated(
+    candidates: Sequence[Candidate], relaxed: Sequence[Relaxed], scores: Sequence[Score], engine: Engine
+) -> dict[str, Light]:
+    """Lights of the most probable structures of one defect, by candidate; the perfect crystal needs none."""
+    order = sorted(range(len(scores)), key=lambda k: -scores[k].posterior)
+    chosen = [k for k in order if candidates[k].structure.sites and scores[k].posterior > LEAST][:MOST]
+    return {candidates[k].id: engine(candidates[k], relaxed[k]) for k in chosen}
+
+
+def _light(
+    candidate: Candidate, relaxed: Relaxed, probe: Probe, detector_mrad: Detector, host: ProjectedHost,
+    perfect: Mapping[str, float],
+) -> Light:
+    structure = candidate.structure
+    atoms = structure.occupied
+    specimen = _specimen(structure.numbers[atoms], relaxed.positions_A[atoms], structure.structure.lattice.matrix)
+    changed = structure.nodes_A[list(structure.sites), :2]
+    middle = (changed.min(0) + changed.max(0)) / 2
+    reach = float(np.hypot(*(changed - middle).T).max()) + NEAR * host.a_A
+    factor, types, xy = _factors(specimen, probe, detector_mrad, (float(middle[0]), float(middle[1])), reach)
+    value = {t: amplitude(t, probe.voltage_kV, detector_mrad)[0] for t in {*types, *host.columns}}
+    reference = tuple(t if t in host.columns else reference_of(t, host) for t in types)
+    relative = [f * value[t] / (perfect[r] * value[r]) for f, t, r in zip(factor, types, reference, strict=True)]
+    return Light(xy, np.array(relative), reference)
+
+
+def _specimen(numbers: NDArray[np.int64], positions_A: FloatArray, cell: FloatArray) -> Specimen:
+    from stemfit.simulate.specimen import specimen
+
+    return specimen(numbers, positions_A, cell[:2, :2])
+
+
+def _factors(
+    of: Specimen, probe: Probe, detector_mrad: Detector, middle_A: tuple[float, float], reach_A: float
+) -> tuple[FloatArray, tuple[str, ...], FloatArray]:
+    """How much brighter than in the fast image columns (C,) within reach are, their types, and where they are (C, 2).
+
+    By least squares: each has its own factor, those further out have one for each type, and there is a level.
+    """
+    from stemfit.simulate import multislice
+    from stemfit.simulate.fast import scatterers
+    from stemfit.simulate.specimen import View
+
+    side = max(1, round(2 * (reach_A + RIM_A) / PIXEL_A))
+    view = View(PIXEL_A, (side, side), middle_A)
+    image = multislice.image(of, probe, detector_mrad, view)
+    seen = scatterers(of, probe, detector_mrad, view)
+    near = np.hypot(*seen.xy_A.T) < reach_A
+    each = _columns(seen.xy_A, seen.amplitude_A2, seen.width_A, probe, view)
+    far = sorted({t for t, k in zip(seen.types, near, strict=True) if not k})
+    of_type = np.array(seen.types)
+    together = [each[~near & (of_type == t)].sum(0) for t in far]
+    design = np.array([*each[near], *together, np.ones(image.shape)]).reshape(-1, image.size)
+    scale = np.sqrt((design**2).sum(1))
+    answer = np.linalg.lstsq((design / scale[:, None]).T, image.ravel(), rcond=1e-6)[0] / scale
+    types = tuple(t for t, k in zip(seen.types, near, strict=True) if k)
+    return answer[: int(near.sum())], types, seen.xy_A[near] + middle_A
+
+
+def _columns(xy_A: FloatArray, amplitude_A2: FloatArray, width_A: FloatArray, probe: Probe, view: View) -> FloatArray:
+    """Image of each column alone, (C, H, W)."""
+    import torch
+
+    from stemfit.optics.probe import transfer
+    from stemfit.simulate.spectrum import draw, frequencies, spectrum
+
+    at = frequencies(view, probe.cutoff_per_A, probe.reach_A)
+    xy, bright, width = (torch.from_numpy(a) for a in (xy_A[:, None], amplitude_A2[:, None], width_A[:, None]))
+    with torch.no_grad():
+        return np.asarray(draw(transfer(probe, *at.plane) * spectrum(xy, bright, width, at), at, view).numpy())
+
