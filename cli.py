@@ -137,6 +137,7 @@ def _analyze(
     from stemfit import crystal_file, mask_file, micrograph, result
 
     crystal_file.asked_host(asked["host"])
+    _check_microscope(asked["simulator"], asked["voltage_kV"], asked["convergence_mrad"], asked["detector_mrad"])
     recorded = micrograph.read(image, pixel_size_A=asked["pixel_size_A"], frame=frame)
     if asked["mask"] is not None:
         mask_file.read_mask(Path(asked["mask"]), recorded.image.shape)
@@ -151,6 +152,24 @@ def _analyze(
         progress("writing")
         result.write(analysis, folder, extras=_pages)
     return result.read(folder)
+
+
+def _check_microscope(
+    simulator: str, voltage_kV: float | None, convergence_mrad: float | None, detector_mrad: tuple[float, float] | None
+) -> None:
+    """Refuse angles in radians and detectors in the bright field before anything is computed."""
+    if simulator == "multislice" and None in (voltage_kV, convergence_mrad, detector_mrad):
+        remedy = "state --voltage, --convergence and --detector, or leave --simulator out"
+        raise UsageError("multislice needs the microscope", remedy=remedy)
+    if convergence_mrad is None:
+        return
+    from stemfit.optics.probe import Probe
+    from stemfit.optics.scattering import TYPICAL_VOLTAGE_KV
+    from stemfit.simulate.fast import check_detector
+
+    probe = Probe(voltage_kV or TYPICAL_VOLTAGE_KV, convergence_mrad)
+    if detector_mrad is not None:
+        check_detector(detector_mrad, probe)
 
 
 def _pages(analysis: Analysis, folder: Path) -> None:

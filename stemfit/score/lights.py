@@ -80,10 +80,8 @@ def engine_of(
     if simulator == "fast":
         return None
     if voltage_kV is None or convergence_mrad is None or detector_mrad is None:
-        raise UsageError(
-            "multislice needs the microscope", remedy="state --voltage, --convergence and --detector, or leave "
-            "--simulator out"
-        )  # fmt: skip
+        remedy = "state --voltage, --convergence and --detector, or leave --simulator out"
+        raise UsageError("multislice needs the microscope", remedy=remedy)
     from definet.structures import pristine
     from stemfit.candidates import patch_cells
     from stemfit.optics.probe import Probe
@@ -107,12 +105,21 @@ def engine_of(
         return perfect
 
     def run(candidate: Candidate, relaxed: Relaxed) -> Light:
-        key = relaxed.positions_A.tobytes() + candidate.structure.numbers.tobytes() + candidate.center_A.tobytes()
+        key = _looks(candidate, relaxed)
         if key not in known:
             known[key] = _light(candidate, relaxed, probe, detector_mrad, host, crystal())
         return known[key]
 
     return run
+
+
+def _looks(candidate: Candidate, relaxed: Relaxed) -> bytes:
+    """The same for structures that are the same, or turned over: the beam passes them in the other order."""
+    atoms = candidate.structure.occupied
+    xyz = relaxed.positions_A[atoms] - [*candidate.center_A, float(candidate.structure.nodes_A[:, 2].mean())]
+    z = np.abs(xyz[:, 2])
+    rows = np.column_stack([candidate.structure.numbers[atoms], np.round(xyz[:, :2], 2), np.round(z, 2)])
+    return np.asarray(rows[np.lexsort(rows.T)] + 0.0).tobytes()
 
 
 def simulated(
