@@ -168,7 +168,7 @@ def test_kernels_draw_the_image_of_an_atom(maker, at, element):
 
 
 def test_kernels_draw_the_image_of_a_pair(maker):
-    """Atoms that move by 0.07 A: the second one round the first on circles, which are the Gaussian of their distance."""
+    """Atoms that move by 0.07 A: the lower one on circles round the upper, which make up the Gaussian."""
     at = 70.0, 27.0, (63.0, 172.0)
     node, weight = np.polynomial.laguerre.laggauss(3)
     angles = (np.arange(5) + 0.2) * 2 * np.pi / 5
