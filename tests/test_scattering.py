@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy.special import j0
 
 from stemfit.errors import UsageError
 from stemfit.optics.electron import interaction_parameter, mass_ratio, wavelength_A
-from stemfit.optics.scattering import amplitude, column_elements, ratio
+from stemfit.optics.scattering import amplitude, column_elements, kernel, ratio
+from stemfit.optics.transfer import table
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "scattering_table.py"
 
@@ -90,57 +92,117 @@ def test_scattering_is_unitary(maker):
     assert_allclose(total, 2 * wavelength * scattered[0].imag, rtol=0.01)
 
 
-@pytest.mark.parametrize(
-    ("voltage", "detector"), [(60.0, (60.0, 200.0)), (80.0, (50.0, 180.0)), (300.0, (60.0, 200.0))]
-)
-def test_the_table_is_what_the_script_makes(maker, voltage, detector):
-    g = np.linspace(0.0, 0.26 / wavelength_A(voltage), 150)
-    cumulative = maker.annulus_A2(np.abs(maker.amplitude_A("Se", voltage, g)) ** 2, g, voltage, maker.ANGLES_MRAD)
-    expected = np.diff(np.interp(detector, maker.ANGLES_MRAD, cumulative))[0]
-    assert_allclose(amplitude("Se", voltage, detector)[0], expected, rtol=2e-3)
+@pytest.fixture(scope="module")
+def single(maker):
+    """Makes the polynomials of one atom anew."""
+    beams = maker.Beams()
+    return cache(lambda element, voltage: maker.Atoms(voltage, beams).polynomials(element))
 
 
-def test_between_the_voltages(maker):
-    voltage, detector = 150.0, (60.0, 200.0)
-    g = np.linspace(0.0, 0.26 / wavelength_A(voltage), 150)
-    direct = {}
-    for element in ("Mo", "S"):
-        cumulative = maker.annulus_A2(
-            np.abs(maker.amplitude_A(element, voltage, g)) ** 2, g, voltage, maker.ANGLES_MRAD
-        )
-        direct[element] = np.diff(np.interp(detector, maker.ANGLES_MRAD, cumulative))[0]
-    assert_allclose(ratio("S", "Mo", voltage, detector)[0], direct["S"] / direct["Mo"], rtol=0.01)
-    assert_allclose(amplitude("Mo", voltage, detector)[0], direct["Mo"], rtol=0.03)
+@pytest.mark.parametrize(("voltage", "convergence"), [(60.0, 30.0), (300.0, 20.0)])
+def test_the_table_is_what_the_script_makes(maker, single, voltage, convergence):
+    known = table()
+    v = known.voltages_kV.tolist().index(voltage)
+    assert_allclose(known.transfer_A2["Se",][v], single("Se", voltage), rtol=1e-4, atol=1e-8)
+    rings = (maker.RINGS_MRAD[:-1] >= 60) & (maker.RINGS_MRAD[1:] <= 200)
+    total = single("Se", voltage)[maker.CONVERGENCES_MRAD.index(convergence), rings, 0].sum()
+    assert_allclose(total, maker.annulus_A2("Se", voltage, (60.0, 200.0), convergence), rtol=0.006)
 
 
 @cache
 def scattered(maker, element, voltage, reach):
     """Amplitude times i lambda on a radial grid."""
-    g = np.linspace(1e-3, reach, 300)
+    g = np.linspace(0.0, reach, 300)
     return g, 1j * wavelength_A(voltage) * maker.amplitude_A(element, voltage, g)
 
 
-def plain_peak(maker, column, gap, detector, voltage=60.0, semiangle=30.0, field=16.0, n=256):
-    """Textbook multislice, probe in focus on the column, atoms at rest: share of the beam on the detector."""
+def plain_image(maker, column, gap, at, across, moved=(0.0, 0.0), field=18.0, n=288):
+    """Textbook multislice, probes focused half way on a line across the column: share of the beam on the detector."""
+    voltage, semiangle, detector = at
     wavelength = wavelength_A(voltage)
     k = np.fft.fftfreq(n, field / n)
     radius = np.hypot(k[:, None], k)
-    aperture = radius * wavelength * 1e3 <= semiangle
-    probe = np.fft.ifft2(aperture) / np.sqrt(aperture.sum()) * n
+    share = radius * wavelength * 1e3 <= semiangle  # a soft edge would widen the aperture
+    focus = np.exp(1j * np.pi * wavelength * gap / 2 * radius**2)
+    probes = share * focus * np.exp(-2j * np.pi * k * np.asarray(across)[:, None, None])
+    probes = np.fft.ifft2(probes) / np.sqrt(share.sum()) * n
     for depth, element in enumerate(column):
-        if depth:
-            probe = np.fft.ifft2(np.fft.fft2(probe) * np.exp(-1j * np.pi * wavelength * gap * radius**2))
         g, values = scattered(maker, element, voltage, float(radius.max()))
         on_grid = np.interp(radius, g, values.real) + 1j * np.interp(radius, g, values.imag)
-        probe = probe * (1 + np.fft.ifft2(on_grid * (radius < 0.67 * k.max())) * (n / field) ** 2)
-    angle = radius * wavelength * 1e3
-    return float((np.abs(np.fft.fft2(probe)) ** 2)[(angle > detector[0]) & (angle < detector[1])].sum() / n**2)
+        if depth:
+            on_grid = on_grid * np.exp(-2j * np.pi * (k[:, None] * moved[0] + k * moved[1]))
+            probes = np.fft.ifft2(np.fft.fft2(probes) * np.exp(-1j * np.pi * wavelength * gap * radius**2))
+        probes = probes * (1 + np.fft.ifft2(on_grid * (radius < 0.67 * k.max())) * (n / field) ** 2)
+    inner, outer = (np.clip((radius - edge * 1e-3 / wavelength) * field + 0.5, 0, 1) for edge in detector)
+    return np.einsum("pxy,xy->p", np.abs(np.fft.fft2(probes)) ** 2, inner - outer) / n**2
+
+
+def drawn(seen, at, across):
+    """The same image from a kernel: its Gaussian through the transfer of the aperture."""
+    voltage, semiangle, _ = at
+    x = (np.arange(300) + 0.5) / 300
+    g = x * 2e-3 * semiangle / wavelength_A(voltage)
+    aperture = 2 / np.pi * (np.arccos(x) - x * np.sqrt(1 - x**2))
+    passed = aperture * np.exp(-2 * np.pi**2 * seen.width_A**2 * g**2) * 2 * np.pi * g * (g[1] - g[0])
+    return seen.amplitude_A2 * j0(2 * np.pi * np.multiply.outer(across, g)) @ passed
+
+
+ACROSS = np.arange(0.0, 1.3, 0.15)
+BETWEEN = {  # no node of the table: voltage, convergence, detector
+    "HAADF": (70.0, 27.0, (63.0, 172.0)),
+    "MAADF": (60.0, 33.0, (47.0, 103.0)),
+    "far": (150.0, 23.0, (58.0, 146.0)),
+}
+
+
+@pytest.mark.parametrize("at", BETWEEN.values(), ids=BETWEEN)
+@pytest.mark.parametrize("element", ["S", "W"])
+def test_kernels_draw_the_image_of_an_atom(maker, at, element):
+    voltage, convergence, detector = at
+    plain = plain_image(maker, (element,), 0.0, at, ACROSS)
+    ours = drawn(kernel(element, voltage, convergence, detector), at, ACROSS)
+    assert_allclose(ours, plain, atol=0.05 * plain[0])
+    assert_allclose(ours @ ACROSS, plain @ ACROSS, rtol=0.03)
+    broader = drawn(kernel(element, voltage, convergence, detector)._replace(width_A=0.25), at, ACROSS)
+    assert abs(broader[0] / plain[0] - 1) > 0.1
+
+
+def test_kernels_draw_the_image_of_a_pair(maker):
+    """Atoms that move by 0.07 A: the second one round the first on circles, which are the Gaussian of their distance."""
+    at = 70.0, 27.0, (63.0, 172.0)
+    node, weight = np.polynomial.laguerre.laggauss(3)
+    angles = (np.arange(5) + 0.2) * 2 * np.pi / 5
+    plain = sum(
+        w / 5 * plain_image(maker, ("S", "S"), 3.13, at, ACROSS, 0.14 * np.sqrt(t) * np.array([np.cos(a), np.sin(a)]))
+        for t, w in zip(node, weight, strict=True) for a in angles
+    )  # fmt: skip
+    seen = kernel("S2", *at)
+    ours = drawn(seen._replace(width_A=math.hypot(seen.width_A, 0.07)), at, ACROSS)
+    assert_allclose(ours @ ACROSS, plain @ ACROSS, rtol=0.03)
+    assert 2 * kernel("S", *at).amplitude_A2 < 0.9 * seen.amplitude_A2
+
+
+def test_brightness_goes_with_the_kernels():
+    for at in BETWEEN.values():
+        voltage, convergence, detector = at
+        for column in ("S", "S2", "W"):
+            both = [kernel(c, voltage, convergence, detector).amplitude_A2 for c in (column, "Mo")]
+            assert_allclose(ratio(column, "Mo", voltage, detector, convergence)[0], both[0] / both[1], rtol=0.03)
+
+
+def test_apertures_matter_for_pairs_and_hardly_for_atoms():
+    atom, pair = ([ratio(*pair, 60.0, (50.0, 150.0), alpha)[0] for alpha in (20.0, 27.0, 40.0)]
+                  for pair in (("Nb", "Mo"), ("S2", "S")))  # fmt: skip
+    assert np.ptp(atom) < 0.01
+    assert 0.05 < np.ptp(pair) < 0.5
+    assert ratio("S2", "S", 60.0, None)[0] == ratio("S2", "S", 60.0, None, 30.0)[0]
 
 
 @pytest.mark.parametrize(("detector", "margin"), [((40.0, 100.0), 0.12), ((60.0, 200.0), 0.08), ((80.0, 200.0), 0.16)])
 def test_pairs_scatter_coherently(maker, detector, margin):
     """The table integrates over thermal displacements and probe positions; the plain calculation has neither."""
-    plain = plain_peak(maker, ("S", "S"), 3.13, detector) / plain_peak(maker, ("S",), 0.0, detector)
+    at = 60.0, 30.0, detector
+    plain = plain_image(maker, ("S", "S"), 3.13, at, [0.0])[0] / plain_image(maker, ("S",), 0.0, at, [0.0])[0]
     tabulated = ratio("S2", "S", 60.0, detector)[0]
     assert_allclose(tabulated, plain, rtol=margin)
 
@@ -200,3 +262,9 @@ def test_nonsense_columns(column):
 def test_conditions_outside_the_table(voltage, detector):
     with pytest.raises(UsageError):
         amplitude("Mo", voltage, detector)
+
+
+@pytest.mark.parametrize("convergence", [5.0, 60.0])
+def test_apertures_outside_the_table(convergence):
+    with pytest.raises(UsageError, match="convergence"):
+        kernel("Mo", 60.0, convergence, None)

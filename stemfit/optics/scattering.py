@@ -1,4 +1,4 @@
-"""How bright a column is on an annular detector: cross-sections by column type, voltage and detector.
+"""How bright a column is on an annular detector, by column type, voltage, aperture and detector.
 
 Every atom is a phase object (Moliere 1947; Kirkland, *Advanced Computing in Electron Microscopy*, 2010, section 5.1)
 with the form factor of Lobato & Van Dyck, Acta Cryst. A 70, 636 (2014). Stacked pairs scatter coherently: tabulated
@@ -14,23 +14,24 @@ from __future__ import annotations
 
 import math
 import re
-from functools import lru_cache
-from importlib.resources import files
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stemfit.errors import UsageError
-
-FloatArray = NDArray[np.float64]
-Detector = tuple[float, float]
+from stemfit.optics.transfer import Detector, Kernel, born_share, check, common, fitted, tabulated
 
 TYPICAL_DETECTOR_MRAD: Detector = (60.0, 200.0)
 PLAUSIBLE_DETECTORS_MRAD: tuple[Detector, ...] = ((40.0, 100.0), (50.0, 200.0), TYPICAL_DETECTOR_MRAD, (90.0, 200.0))
 TYPICAL_VOLTAGE_KV = 80.0
+TYPICAL_CONVERGENCE_MRAD = 30.0
 PLAUSIBLE_VOLTAGES_KV = (60.0, TYPICAL_VOLTAGE_KV, 200.0)
+
+COMMON_WIDTH_A = 0.1
+"""Of the profile that all columns of an image are given, without probe and thermal motion: that of most columns."""
+
+Conditions = tuple[float, Detector, float | None]
 
 ATOM_SIGMA = 0.02
 """Best case, a light atom: phase objects and multislice agree to 2 % (relative to each other)."""
@@ -56,34 +57,6 @@ MISREAD, RATIO_RANGE = 0.05, 3.0
 then."""
 
 
-class _Table(NamedTuple):
-    voltages_kV: FloatArray  # (V,)
-    angles_mrad: FloatArray  # (A,)
-    atoms_A2: dict[str, FloatArray]  # (V, A), from the first angle up
-    born: dict[str, FloatArray]  # (V,), phase object over first Born approximation at 60-200 mrad
-    rings_mrad: FloatArray  # (R + 1,), edges
-    coherence: dict[tuple[str, ...], FloatArray]  # (V, R), pair over its atoms apart
-
-
-@lru_cache(maxsize=1)
-def _table() -> _Table:
-    with (files(__package__) / "scattering.npz").open("rb") as stream, np.load(stream) as raw:
-        atoms = raw["atoms_A2"].astype(np.float64)
-        angles = raw["angles_mrad"]
-        annulus = [np.interp(TYPICAL_DETECTOR_MRAD[k], angles, np.arange(len(angles))) for k in (0, 1)]
-        inner, outer = (round(float(index)) for index in annulus)
-        born = (atoms[:, :, outer] - atoms[:, :, inner]) / raw["born_A2"]
-        pairs = [tuple(sorted(str(pair).split("-"))) for pair in raw["pairs"]]
-        return _Table(
-            raw["voltages_kV"],
-            angles,
-            {str(s): atoms[:, e] for e, s in enumerate(raw["symbols"])},
-            {str(s): born[:, e] for e, s in enumerate(raw["symbols"])},
-            raw["rings_mrad"],
-            {pair: raw["coherence"][:, p].astype(np.float64) for p, pair in enumerate(pairs)},
-        )
-
-
 def column_elements(column: str) -> tuple[str, ...]:
     """Atoms of a column type: "Ga2Se" -> ("Ga", "Ga", "Se").
 
@@ -94,29 +67,67 @@ def column_elements(column: str) -> tuple[str, ...]:
     """
     atoms = tuple(s for s, n in re.findall(r"([A-Z][a-z]?)(\d*)", column) for _ in range(int(n or 1)))
     well_formed = re.fullmatch(r"([A-Z][a-z]?([2-9]|[1-9]\d)?)+", column) is not None
-    if not well_formed or any(symbol not in _table().atoms_A2 for symbol in atoms):
+    if not well_formed or not all(tabulated((symbol,)) for symbol in atoms):
         raise UsageError(
             f"{column!r} is no column of known elements", remedy="write symbols with counts, as in Mo, S2 or SSe"
         )
     return atoms
 
 
-def amplitude(column: str, voltage_kV: float | None, detector_mrad: Detector | None) -> tuple[float, float]:
-    """Cross-section of a column for scattering into an annular detector.
+def kernel(
+    column: str, voltage_kV: float | None, convergence_mrad: float | None, detector_mrad: Detector | None
+) -> Kernel:
+    """Image of one column under a probe without width, as a Gaussian.
+
+    The image of a column is this, the image of the probe and the thermal motion of the specimen (``u`` rms per axis),
+    one convolved with the other: what its atoms' motion does to its width is NOT contained, and is to be applied to
+    every column alike, ``width_A**2 + u**2``. For single atoms that is exact. What motion does to the coherence of
+    pairs is contained, for 0.07 A.
 
     Parameters
     ----------
     column : str
         Column type: "Mo", "S2", "SSe" ...
     voltage_kV : float or None
-        40 to 300; None if unknown.
+        40 to 300; None if unknown: then the typical one, as for the others.
+    convergence_mrad : float or None
+        20 to 40, half angle.
     detector_mrad : (inner, outer) or None
-        20 to 220 mrad; None if unknown.
+        20 to 220 mrad.
+
+    Returns
+    -------
+    Kernel
+        Integral over the positions of the probe of the share of the beam on the detector, A^2, and standard
+        deviation, A. Both from the frequencies that the aperture passes, each weighted as it counts in the image.
+
+    Raises
+    ------
+    UsageError
+        For unknown elements and for conditions outside the table.
+    """
+    conditions = (
+        voltage_kV or TYPICAL_VOLTAGE_KV, convergence_mrad or TYPICAL_CONVERGENCE_MRAD,
+        detector_mrad or TYPICAL_DETECTOR_MRAD,
+    )  # fmt: skip
+    check(*conditions)
+    return fitted(column_elements(column), *conditions)
+
+
+def amplitude(
+    column: str, voltage_kV: float | None, detector_mrad: Detector | None, convergence_mrad: float | None = None
+) -> tuple[float, float]:
+    """Brightness of a column as an image shows it in which all columns have one profile.
+
+    Parameters
+    ----------
+    column, voltage_kV, detector_mrad, convergence_mrad
+        As in `kernel`.
 
     Returns
     -------
     value : float
-        A^2, incident convergence 30 mrad.
+        A^2, see `kernel`.
     relative_sigma : float
         Standard error over value, apart from a factor common to all columns. Of an unknown voltage or detector only
         what changes the ratio to a molybdenum column is counted.
@@ -126,19 +137,22 @@ def amplitude(column: str, voltage_kV: float | None, detector_mrad: Detector | N
     UsageError
         For unknown elements and for conditions outside the table.
     """
-    value = _cross_section(column, voltage_kV or TYPICAL_VOLTAGE_KV, detector_mrad or TYPICAL_DETECTOR_MRAD)
-    unknown = _spread(column, "Mo", voltage_kV, detector_mrad)
-    return value, math.hypot(_model_sigma(column, voltage_kV, detector_mrad), unknown)
+    value = _seen_as(column, *_conditions(voltage_kV, detector_mrad), convergence_mrad)
+    unknown = _spread(column, "Mo", voltage_kV, detector_mrad, convergence_mrad)
+    return value, math.hypot(_model_sigma(column, voltage_kV, detector_mrad, convergence_mrad), unknown)
 
 
-def ratio(column: str, reference: str, voltage_kV: float | None, detector_mrad: Detector | None) -> tuple[float, float]:
+def ratio(
+    column: str, reference: str, voltage_kV: float | None, detector_mrad: Detector | None,
+    convergence_mrad: float | None = None,
+) -> tuple[float, float]:  # fmt: skip
     """How bright `column` is relative to `reference`, and its relative standard error; parameters as in `amplitude`."""
-    conditions = voltage_kV or TYPICAL_VOLTAGE_KV, detector_mrad or TYPICAL_DETECTOR_MRAD
-    value = _cross_section(column, *conditions) / _cross_section(reference, *conditions)
+    conditions = (*_conditions(voltage_kV, detector_mrad), convergence_mrad)
+    value = _seen_as(column, *conditions) / _seen_as(reference, *conditions)
     if column_elements(column) == column_elements(reference):
         return value, 0.0
-    model = (_model_sigma(c, voltage_kV, detector_mrad) for c in (column, reference))
-    return value, math.hypot(*model, _spread(column, reference, voltage_kV, detector_mrad))
+    model = (_model_sigma(c, voltage_kV, detector_mrad, convergence_mrad) for c in (column, reference))
+    return value, math.hypot(*model, _spread(column, reference, voltage_kV, detector_mrad, convergence_mrad))
 
 
 class Seen(NamedTuple):
@@ -151,7 +165,8 @@ class Seen(NamedTuple):
 
 
 def ratio_given(
-    column: str, reference: str, voltage_kV: float | None, detector_mrad: Detector | None, seen: Seen
+    column: str, reference: str, voltage_kV: float | None, detector_mrad: Detector | None, seen: Seen,
+    convergence_mrad: float | None = None,
 ) -> tuple[float, float]:
     """As `ratio`, where the image shows how bright two other columns are relative to each other.
 
@@ -163,7 +178,9 @@ def ratio_given(
     voltages = PLAUSIBLE_VOLTAGES_KV if voltage_kV is None else (voltage_kV,)
     detectors = POSSIBLE_DETECTORS_MRAD if detector_mrad is None else (detector_mrad,)
     cases = [
-        case for conditions in product(voltages, detectors) for case in _cases(column, reference, conditions, seen)
+        case
+        for conditions in product(voltages, detectors, (convergence_mrad,))
+        for case in _cases(column, reference, conditions, seen)
     ]
     weight, mean, variance = np.array(cases).T
     weight = np.exp(weight - weight.max())
@@ -173,13 +190,13 @@ def ratio_given(
 
 
 def _cases(
-    column: str, reference: str, conditions: tuple[float, Detector], seen: Seen
+    column: str, reference: str, conditions: Conditions, seen: Seen
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Logarithm of the weight, mean and variance of the logarithm of a ratio under one set of conditions.
 
     With the ratio that was seen, and in case that it was misread.
     """
-    logs = {c: math.log(_cross_section(c, *conditions)) for c in (column, reference, seen.column, seen.reference)}
+    logs = {c: math.log(_seen_as(c, *conditions)) for c in (column, reference, seen.column, seen.reference)}
     kinds: dict[tuple[str, ...], dict[str, float]] = {}
     for sign, name in ((1.0, column), (-1.0, reference)):
         _add(kinds, name, "asked", sign, conditions)
@@ -198,7 +215,7 @@ def _cases(
 
 def _add(
     kinds: dict[tuple[str, ...], dict[str, float]], column: str, where: str, sign: float,
-    conditions: tuple[float, Detector],
+    conditions: Conditions,
 ) -> None:
     """Add a column's errors of the model, each by its cause, to those of a ratio's logarithm."""
     own, coherence = _errors(column, *conditions)
@@ -208,68 +225,44 @@ def _add(
         of[where] = of.get(where, 0.0) + sign * error
 
 
-def _spread(column: str, reference: str, voltage_kV: float | None, detector_mrad: Detector | None) -> float:
+def _spread(
+    column: str, reference: str, voltage_kV: float | None, detector_mrad: Detector | None,
+    convergence_mrad: float | None,
+) -> float:  # fmt: skip
     """Relative spread of a ratio over what may have been, where voltage or detector are unknown."""
     voltages = PLAUSIBLE_VOLTAGES_KV if voltage_kV is None else (voltage_kV,)
     detectors = PLAUSIBLE_DETECTORS_MRAD if detector_mrad is None else (detector_mrad,)
-    cases = list(product(voltages, detectors))
-    return float(np.std([math.log(_cross_section(column, *c) / _cross_section(reference, *c)) for c in cases]))
+    cases = product(voltages, detectors, (convergence_mrad,))
+    return float(np.std([math.log(_seen_as(column, *c) / _seen_as(reference, *c)) for c in cases]))
 
 
-def _model_sigma(column: str, voltage_kV: float | None, detector_mrad: Detector | None) -> float:
+def _conditions(voltage_kV: float | None, detector_mrad: Detector | None) -> tuple[float, Detector]:
+    return voltage_kV or TYPICAL_VOLTAGE_KV, detector_mrad or TYPICAL_DETECTOR_MRAD
+
+
+def _model_sigma(
+    column: str, voltage_kV: float | None, detector_mrad: Detector | None, convergence_mrad: float | None
+) -> float:
     """Relative error of the model itself: strong phase objects and coherence, see the constants."""
-    return math.hypot(*_errors(column, voltage_kV or TYPICAL_VOLTAGE_KV, detector_mrad or TYPICAL_DETECTOR_MRAD))
+    return math.hypot(*_errors(column, *_conditions(voltage_kV, detector_mrad), convergence_mrad))
 
 
-def _errors(column: str, voltage_kV: float, detector_mrad: Detector) -> tuple[float, float]:
+def _errors(
+    column: str, voltage_kV: float, detector_mrad: Detector, convergence_mrad: float | None
+) -> tuple[float, float]:
     """Relative error of the model: of the column's own, and of the coherence that all pairs share."""
     atoms = column_elements(column)
-    apart = [_cross_section(atom, voltage_kV, detector_mrad) for atom in atoms]
-    strong = [1 - _at_voltage(_table().born[atom], voltage_kV) for atom in atoms]
+    apart = [_seen_as(atom, voltage_kV, detector_mrad, convergence_mrad) for atom in atoms]
+    strong = [1 - born_share(atom, voltage_kV) for atom in atoms]
     phase = STRONG_PHASE_SHARE * float(np.average(strong, weights=apart))
-    if len(atoms) > 1 and not _tabulated(atoms):
+    if len(atoms) > 1 and not tabulated(atoms):
         return math.hypot(ATOM_SIGMA, phase, UNTABULATED_SIGMA), 0.0
-    coherence = math.log(_cross_section(column, voltage_kV, detector_mrad) / sum(apart))
+    coherence = math.log(_seen_as(column, voltage_kV, detector_mrad, convergence_mrad) / sum(apart))
     return math.hypot(ATOM_SIGMA, phase, PAIR_SIGMA if len(atoms) > 1 else 0.0), COHERENCE_SHARE * coherence
 
 
-def _tabulated(atoms: tuple[str, ...]) -> bool:
-    return tuple(sorted(atoms)) in _table().coherence
-
-
-@lru_cache(maxsize=4096)
-def _cross_section(column: str, voltage_kV: float, detector_mrad: Detector) -> float:
-    """Integral over the detector, A^2."""
-    table, atoms = _table(), column_elements(column)
-    _check(table, voltage_kV, detector_mrad)
-    inside = (table.rings_mrad > detector_mrad[0]) & (table.rings_mrad < detector_mrad[1])
-    edges = np.concatenate([[detector_mrad[0]], table.rings_mrad[inside], [detector_mrad[1]]])
-    cumulative = np.sum([table.atoms_A2[atom] for atom in atoms], axis=0)  # (V, A)
-    apart = np.diff(_interpolate(edges, table.angles_mrad, cumulative))  # (V, rings)
-    if _tabulated(atoms):
-        centres = (table.rings_mrad[1:] + table.rings_mrad[:-1]) / 2
-        apart = apart * _interpolate((edges[1:] + edges[:-1]) / 2, centres, table.coherence[tuple(sorted(atoms))])
-    return _at_voltage(apart.sum(axis=1), voltage_kV)
-
-
-def _interpolate(at: FloatArray, x: FloatArray, values: FloatArray) -> FloatArray:
-    """Linear along the last axis of (V, X)."""
-    return np.array([np.interp(at, x, row) for row in values])
-
-
-def _at_voltage(values: FloatArray, voltage_kV: float) -> float:
-    """Interpolate (V,) as powers of the voltage: between the rows right to 1 % in ratios, 2 % in absolute terms."""
-    return math.exp(np.interp(math.log(voltage_kV), np.log(_table().voltages_kV), np.log(values)))
-
-
-def _check(table: _Table, voltage_kV: float, detector_mrad: Detector) -> None:
-    low, high = table.voltages_kV[[0, -1]]
-    if not low <= voltage_kV <= high:
-        raise UsageError(f"voltage {voltage_kV:g} kV is outside {low:g} to {high:g} kV", remedy="leave --voltage out")
-    first, last = table.angles_mrad[[0, -1]]
-    inner, outer = detector_mrad
-    if not first <= inner < outer <= last:
-        raise UsageError(
-            f"detector {inner:g} to {outer:g} mrad is not an annulus within {first:g} to {last:g} mrad",
-            remedy="give inner,outer in mrad, or leave --detector out",
-        )
+def _seen_as(column: str, voltage_kV: float, detector_mrad: Detector, convergence_mrad: float | None) -> float:
+    """Brightness with the common profile, A^2."""
+    conditions = voltage_kV, convergence_mrad or TYPICAL_CONVERGENCE_MRAD, detector_mrad
+    check(*conditions)
+    return common(column_elements(column), *conditions, COMMON_WIDTH_A)
