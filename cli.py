@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import stemfit
-from stemfit.commands import exits, model, relax, training
+from stemfit.commands import exits, model, relax, simulate, training
 from stemfit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -184,6 +184,7 @@ def _pages(analysis: Analysis, folder: Path) -> None:
 
 
 app.command(epilog=relax.EXAMPLES)(relax.relax)
+app.command(epilog=simulate.EXAMPLES)(simulate.simulate)
 app.add_typer(model.app, name="model")
 app.command(epilog=training.TRAIN_EXAMPLES)(training.train)
 app.add_typer(training.dataset, name="dataset")

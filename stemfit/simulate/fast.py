@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stemfit.errors import UsageError
 from stemfit.optics.probe import Probe, transfer
-from stemfit.optics.scattering import Detector, amplitude
+from stemfit.optics.scattering import Detector, kernel
 from stemfit.simulate.image import project
 from stemfit.simulate.specimen import Specimen, View
 from stemfit.simulate.spectrum import draw, frequencies, spectrum
@@ -76,8 +76,9 @@ def scatterers(specimen: Specimen, probe: Probe, detector_mrad: Detector, view: 
     atoms = specimen.around(view, probe.reach_A)
     seen = project(atoms.numbers, atoms.xyz_A, np.eye(2), np.zeros(2))
     square = np.bincount(seen.column_of_atom, atoms.thermal_A**2) / np.bincount(seen.column_of_atom)
-    value = {t: amplitude(t, probe.voltage_kV, detector_mrad)[0] for t in set(seen.types)}
-    return Scatterers(seen.xy_px, seen.types, np.array([value[t] for t in seen.types]), np.sqrt(square))
+    known = {t: kernel(t, probe.voltage_kV, probe.convergence_mrad, detector_mrad) for t in set(seen.types)}
+    bright, width = np.array([known[t] for t in seen.types]).T
+    return Scatterers(seen.xy_px, seen.types, bright, np.sqrt(width**2 + square))
 
 
 def check_detector(detector_mrad: Detector, probe: Probe) -> None:

@@ -16,6 +16,7 @@ are those of the tensors; everything is differentiable in positions, amplitudes,
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -23,6 +24,9 @@ import torch
 from torch import Tensor
 
 from stemfit.simulate.specimen import View
+
+CHUNK = 1 << 24
+"""Factors of columns that are held at once: 0.3 GB in double precision."""
 
 
 class Frequencies(NamedTuple):
@@ -85,6 +89,13 @@ def spectrum(xy_A: Tensor, amplitude: Tensor, width_A: Tensor, at: Frequencies) 
     -------
     (..., Ky, Kx) complex tensor
     """
+    rows = max(1, CHUNK // (math.prod(xy_A.shape[:-2]) * (len(at.kx) + len(at.ky))))
+    parts = zip(xy_A.split(rows, -2), amplitude.split(rows, -1), width_A.split(rows, -1), strict=True)
+    return functools.reduce(torch.add, (_sum(*part, at) for part in parts))
+
+
+def _sum(xy_A: Tensor, amplitude: Tensor, width_A: Tensor, at: Frequencies) -> Tensor:
+    """The same of a part of the columns."""
     damping = -2 * (math.pi * width_A[..., None]) ** 2
     along_x = torch.polar(torch.exp(damping * at.kx**2), -2 * math.pi * xy_A[..., 0, None] * at.kx)  # (..., N, Kx)
     along_y = torch.polar(
