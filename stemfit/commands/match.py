@@ -1,4 +1,4 @@
-"""`stemfit match`: structures of the user's own and an image in; where they are in it and how well they explain it out."""
+"""`stemfit match`: structures of the user's own and an image in; where they are in it and how well they fit out."""
 
 from __future__ import annotations
 

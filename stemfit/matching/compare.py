@@ -22,7 +22,7 @@ from stemfit.view import View
 
 FloatArray = NDArray[np.float64]
 
-MOST_RIVALS = 8
+MOST_RIVALS = 6
 """Structures of each defect found there that are compared as well: the likeliest by themselves."""
 
 AS_BUILT_A = 0.01

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from definet.exceptions import StructureError
 from stemfit.candidates import Candidate
 from stemfit.defects import CLAIM, Defect
+from stemfit.defects.find import SUSPECT
 from stemfit.lattice import Identity, RowOffsets
 from stemfit.matching.compare import Compared
 from stemfit.matching.given import Given
@@ -182,8 +183,17 @@ class Matching(NamedTuple):
 
     @staticmethod
     def of(answers: Iterable[Answer]) -> Matching:
-        """Collect them."""
-        return Matching(tuple(answers))
+        """Those where a structure is or may be, and the best one of every structure that is nowhere."""
+        every = list(answers)
+        known = {m.structure for a in every for m in a.matches if m.found}
+        best = {m.structure: m for m in sorted((m for a in every for m in a.matches), key=lambda m: m.probability)}
+        return Matching(
+            tuple(
+                a for a in every
+                if any(m.probability > SUSPECT or (m.structure not in known and m is best[m.structure])
+                       for m in a.matches)
+            )
+        )  # fmt: skip
 
     @property
     def found(self) -> tuple[Defect, ...]:

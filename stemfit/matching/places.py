@@ -93,8 +93,10 @@ class Placement:
         Where the middle of its changed places comes to lie.
     sites : tuple of (i, j, sublattice)
         Sites of the image that it changes.
-    score : float
-        Natural logarithm of the odds of this structure against perfect crystal or something else.
+    gain : float
+        Natural logarithm of the likelihood against the perfect crystal.
+    odds : float
+        The same against the perfect crystal or anything else that answers to the filter.
     """
 
     given: int
@@ -103,7 +105,8 @@ class Placement:
     cell: IntArray
     centre_px: FloatArray
     sites: tuple[Site, ...]
-    score: float
+    gain: float
+    odds: float
 
 
 def left_over(
@@ -130,7 +133,7 @@ def left_over(
 def placements(
     givens: Sequence[Given], left: Left, imaging: Imaging, lattice: Lattice, sites: SiteMap, host: ProjectedHost
 ) -> list[list[Placement]]:
-    """All places of each structure inside the analysed area, in all different ways, the most probable first."""
+    """All places of each structure inside the analysed area, in all different ways, those that gain the most first."""
     index = _Index(sites, lattice, host)
     return [_of(k, given, left, imaging, lattice, index) for k, given in enumerate(givens)]
 
@@ -204,16 +207,17 @@ def _of(
     if not found:
         return []
     every = np.vstack(answers)
-    scores = np.split(_log_odds(every[:, 0], every[:, 1]), np.cumsum([len(a) for a in answers])[:-1])
+    gain, odds = _weighed(every[:, 0], every[:, 1])
+    both = np.split(np.column_stack([gain, odds]), np.cumsum([len(a) for a in answers])[:-1])
     made = [
         Placement(
             number, lying.given, lying.over, cell, place,
-            tuple((i + int(cell[0]), j + int(cell[1]), name) for i, j, name in places), float(score),
+            tuple((i + int(cell[0]), j + int(cell[1]), name) for i, j, name in places), *weight,
         )
-        for (lying, places, cells, at_px), own in zip(found, scores, strict=True)
-        for cell, place, score in zip(cells, at_px, own, strict=True)
+        for (lying, places, cells, at_px), own in zip(found, both, strict=True)
+        for cell, place, weight in zip(cells, at_px, own.tolist(), strict=True)
     ]  # fmt: skip
-    return sorted(made, key=lambda one: -one.score)
+    return sorted(made, key=lambda one: -one.gain)
 
 
 def _different(given: Given, left: Left, imaging: Imaging, lattice: Lattice) -> list[_Lying]:
@@ -288,8 +292,8 @@ def _filtered(left: Left, difference: FloatArray, at_px: FloatArray) -> tuple[Fl
     return answer * gain, np.maximum(power * gain**2, 1e-12)
 
 
-def _log_odds(answer: FloatArray, power: FloatArray) -> FloatArray:
-    """Odds (T,) of the structure against the perfect crystal, or anything that answers to the filter.
+def _weighed(answer: FloatArray, power: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Log likelihood (T,) against the perfect crystal; the same, less exactly, against anything that answers.
 
     The answer over the power is 1 with the structure and 0 without. Its variance is one over the power for counts
     alone; how much more columns scatter is seen from all places together.
@@ -302,4 +306,4 @@ def _log_odds(answer: FloatArray, power: FloatArray) -> FloatArray:
         return np.asarray(-0.5 * (strength - mean) ** 2 / v - 0.5 * np.log(v))
 
     other = np.logaddexp(log_density(0.0, 0.0), np.log(ELSE) + log_density(0.0, ELSE_WIDTH))
-    return np.asarray(log_density(1.0, TOLERANCE) - other)
+    return (answer - power / 2) / spread, np.asarray(log_density(1.0, TOLERANCE) - other)

@@ -22,6 +22,10 @@ FloatArray = NDArray[np.float64]
 MOST_SPOTS = 16
 """Spots compared with the image per structure: beyond that `analyze` is the tool."""
 
+BELOW = 3.0
+"""Nats below the best odds of a structure at which a place is not compared: half of its contrast is missing there, or
+half of it is too much."""
+
 NEAR, NEAR_SHARE, MOST_NEAR = 5.0, 0.1, 4
 """Places of one structure on the same sites that are compared as well: those within so many nats, and such a share, of
 the best by the filter, which knows relaxed neighbours and brightness to no better; so many at most."""
@@ -100,9 +104,8 @@ def spots_of(
     places = [_Places(some, lattice) for some in placed]
     count, groups = [0] * len(placed), list[tuple[Placement, ...]]()
     taken: set[Site] = set()
-    for lead in sorted((p for some in placed for p in some), key=lambda p: -p.score):
-        k = lead.given
-        if count[k] >= (MOST_SPOTS if lead.score > 0 else 1) or not taken.isdisjoint(lead.sites):
+    for lead in _leads(placed):
+        if count[lead.given] >= MOST_SPOTS or not taken.isdisjoint(lead.sites):
             continue
         group = tuple(p for own in places for p in own.on(lead, taken))
         taken |= {site for p in group for site in p.sites}
@@ -110,6 +113,16 @@ def spots_of(
         for n in {p.given for p in group}:
             count[n] += 1
     return tuple(Spot(_defect(n, group, lattice), group, looked) for n, group in enumerate(groups, 1))
+
+
+def _leads(placed: Sequence[Sequence[Placement]]) -> list[Placement]:
+    """Places worth comparing, those that gain the most first; of every structure the best one, whatever its odds."""
+    worth = []
+    for some in placed:
+        best = max(some, key=lambda p: p.odds)
+        least = max(best.odds - BELOW, 0.0)
+        worth += [best, *(p for p in some if p.odds > least and p is not best)]
+    return sorted(worth, key=lambda p: -p.gain)
 
 
 def _near(some: Sequence[Placement], at_px: FloatArray, lattice: Lattice, given: Given) -> list[Placement]:
@@ -137,9 +150,9 @@ class _Places:
         rows = [n for n in rows if taken.isdisjoint(self.some[n].sites)]
         if not rows:
             return []
-        best = self.some[rows[0]].score
+        best = self.some[rows[0]].gain
         least = best - NEAR - NEAR_SHARE * abs(best)
-        return [self.some[n] for n in rows[:MOST_NEAR] if self.some[n].score > least]
+        return [self.some[n] for n in rows[:MOST_NEAR] if self.some[n].gain > least]
 
 
 def _defect(number: int, some: Sequence[Placement], lattice: Lattice) -> Defect:

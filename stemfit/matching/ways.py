@@ -140,9 +140,8 @@ def places_of(given: Given) -> FloatArray:
 
 
 def centre_of(given: Given) -> FloatArray:
-    """Middle (2,) of the places that a structure changes, cell coordinates."""
-    places = places_of(given)
-    return np.asarray((places.min(0) + places.max(0)) / 2)
+    """Mean (2,) of the places that a structure changes, cell coordinates."""
+    return np.asarray(places_of(given).mean(0))
 
 
 def reach_cells(given: Given) -> float:
