@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from definet.exceptions import StructureError
 from stemfit.candidate_alloys import mixtures_of, propose_in
 from stemfit.candidates import Candidate, local_frame, sites_of
 from stemfit.defects import Defect
 from stemfit.lattice import Lattice, SiteMap
+from stemfit.matching.found import together
 from stemfit.matching.given import Given
-from stemfit.matching.places import Placement, patch_cells
+from stemfit.matching.places import Placement, in_lattice, patch_cells
 from stemfit.matching.spots import Spot, kind_of
-from stemfit.matching.ways import Embedded, centre_of, embedded
+from stemfit.matching.ways import Embedded, centre_of, embedded, perfect, reach_cells
 from stemfit.relax import Relaxed, Relaxer
 from stemfit.score.scene import BEYOND_A, REACH
 from stemfit.view import View
@@ -71,7 +73,8 @@ def compare(v: View, spot: Spot) -> Compared:
     rivals = [
         c for d in here for c in propose_in(d, v.identity.host, v.lattice, v.sites, v.rates, mixed, MOST_RIVALS)
     ]
-    return _compared(spot, v.lattice, v.sites, rivals, rest)
+    parts = [next((c for c in rivals if (c.defect, c.label) == (d.id, d.label)), None) for d in here]
+    return _compared(spot, v.lattice, v.sites, rivals, [c for c in parts if c is not None], rest)
 
 
 def _split(spot: Spot, found: Sequence[Defect]) -> tuple[tuple[Defect, ...], tuple[Defect, ...]]:
@@ -82,12 +85,15 @@ def _split(spot: Spot, found: Sequence[Defect]) -> tuple[tuple[Defect, ...], tup
 
 
 def _compared(
-    spot: Spot, lattice: Lattice, sites: SiteMap, rivals: Sequence[Candidate], rest: tuple[Defect, ...]
+    spot: Spot, lattice: Lattice, sites: SiteMap, rivals: Sequence[Candidate], parts: Sequence[Candidate],
+    rest: tuple[Defect, ...],
 ) -> Compared:
+    """Candidates; `parts` were found on different sites of the spot."""
     reach_px = float(np.hypot(*(spot.defect.extent_px - spot.defect.center_px).T).max()) + REACH * lattice.a_px_iso
-    cells = patch_cells(max(_reach_cells(spot, p, reach_px, lattice) for p in spot.placements))
+    cells = max(_cells(spot, p.lying, p.centre_px, reach_px, lattice) for p in spot.placements)
     own: list[tuple[Candidate, Placement | None, Embedded | None]] = []
     alike: set[str] = set()
+    rivals = [*rivals, *_as_found(spot, parts, reach_px, lattice, sites)]
     for placement in spot.placements:
         patch = embedded(placement.lying, cells)
         same = [
@@ -98,39 +104,59 @@ def _compared(
         prior = max([-float(np.log(spot.looked[placement.given])), *(r.log_prior for r in same)])
         own.append((_candidate(spot, placement, patch, lattice, sites, prior), placement, patch))
     first, lead = own[0][0], spot.placements[0]
-    perfect = _perfect(first, lead.lying, cells)
+    ideal = _perfect(first, lead.lying, cells)
     held = [r for r in rivals if r.id not in alike and r.structure.sites and _holds(r, spot, reach_px, lattice)]
-    rows = [(perfect, None, None), *own, *((r, None, None) for r in held)]
+    rows = [(ideal, None, None), *own, *((r, None, None) for r in held)]
     candidates = tuple(replace(c, id=f"{spot.defect.id}-{k}", defect=spot.defect.id) for k, (c, _, _) in enumerate(
         rows, 1))  # fmt: skip
     return Compared(spot, candidates, tuple(p for _, p, _ in rows), tuple(e for _, _, e in rows), rest)
 
 
-def _reach_cells(spot: Spot, placement: Placement, reach_px: float, lattice: Lattice) -> float:
-    """Radius of what must be known about the middle of a structure, lattice constants."""
-    beside = float(np.hypot(*(placement.centre_px - spot.defect.center_px)))
-    return (beside + reach_px) / lattice.a_px_iso + (BEYOND_A + 1.0) / placement.lying.crystal.a_exp_A
+def _as_found(
+    spot: Spot, parts: Sequence[Candidate], reach_px: float, lattice: Lattice, sites: SiteMap
+) -> list[Candidate]:
+    """All that was found on the sites of a spot, in one structure; nothing where that does not fit together."""
+    if not parts:
+        return []
+    whole = together(parts, spot.placements[0].lying, lattice, sites)
+    middle = lattice.positions(in_lattice(centre_of(whole), lattice.polarity)[None])[0]
+    try:
+        patch = embedded(whole, _cells(spot, whole, middle, reach_px, lattice))
+    except StructureError:
+        return []
+    return [_placed(spot, whole, middle, patch, lattice, sites, sum(part.log_prior for part in parts), "found")]
+
+
+def _cells(spot: Spot, lying: Given, middle_px: FloatArray, reach_px: float, lattice: Lattice) -> int:
+    """Cells of a patch about a structure that holds it, and the disc on which all are compared."""
+    beside = float(np.hypot(*(middle_px - spot.defect.center_px)))
+    disc = (beside + reach_px) / lattice.a_px_iso + (BEYOND_A + 1.0) / lying.crystal.a_exp_A
+    return patch_cells(max(disc, reach_cells(lying) + REACH))
 
 
 def _candidate(
     spot: Spot, placement: Placement, patch: Embedded, lattice: Lattice, sites: SiteMap, log_prior: float
 ) -> Candidate:
-    crystal = placement.lying.crystal
-    here = replace(spot.defect, center_px=placement.centre_px)
-    matrix, centre_px = local_frame(here, lattice, sites, crystal.a_exp_A)
-    center_A = (centre_of(placement.lying) + patch.anchor) @ crystal.plane_A()
-    label = placement.lying.label
+    return _placed(spot, placement.lying, placement.centre_px, patch, lattice, sites, log_prior)
+
+
+def _placed(
+    spot: Spot, lying: Given, centre_px: FloatArray, patch: Embedded, lattice: Lattice, sites: SiteMap,
+    log_prior: float, name: str = "",
+) -> Candidate:
+    """A structure in its patch whose middle lies at a point of the image."""
+    crystal = lying.crystal
+    matrix, centre_px = local_frame(replace(spot.defect, center_px=centre_px), lattice, sites, crystal.a_exp_A)
+    center_A = (centre_of(lying) + patch.anchor) @ crystal.plane_A()
     return Candidate(
-        "", spot.defect.id, kind_of(label), label, patch.structure, center_A, matrix, centre_px - matrix @ center_A,
-        log_prior,
+        name, spot.defect.id, kind_of(lying.label), lying.label, patch.structure, center_A, matrix,
+        centre_px - matrix @ center_A, log_prior,
     )
 
 
 def _perfect(like: Candidate, lying: Given, cells: int) -> Candidate:
     """The perfect crystal in the same patch."""
-    from definet.structures import pristine
-
-    return replace(like, type="", label="pristine", structure=pristine(lying.crystal.name, cells), log_prior=0.0)
+    return replace(like, type="", label="pristine", structure=perfect(lying.crystal.name, cells), log_prior=0.0)
 
 
 def _holds(rival: Candidate, spot: Spot, reach_px: float, lattice: Lattice) -> bool:

@@ -131,8 +131,10 @@ def matched(
     spot = given.spot
     rows = list(zip(given.candidates, given.placements, scores, strict=True))
     weight: dict[str, float] = {"UNKNOWN": unknown}
-    for c, _, s in rows:
-        weight[c.label] = weight.get(c.label, 0.0) + s.posterior * (1 - unknown)
+    own_labels = {c.label for c, p, _ in rows if p is not None}
+    for c, p, s in rows:
+        name = f"{c.label} on other sites" if p is None and c.label in own_labels else c.label
+        weight[name] = weight.get(name, 0.0) + s.posterior * (1 - unknown)
     pristine = next(s for c, _, s in rows if c.label == "pristine")
     made = []
     for k in dict.fromkeys(p.given for p in spot.placements):

@@ -25,7 +25,7 @@ from stemfit.hosts import ProjectedHost
 from stemfit.imaging import Imaging
 from stemfit.lattice import Lattice, SiteMap
 from stemfit.matching.given import Given
-from stemfit.matching.ways import Embedded, centre_of, embedded, places_of, reach_cells, turned, ways_of
+from stemfit.matching.ways import Embedded, centre_of, embedded, perfect, places_of, reach_cells, turned, ways_of
 from stemfit.simulate.image import project
 
 FloatArray = NDArray[np.float64]
@@ -261,12 +261,10 @@ def patch_cells(reach: float) -> int:
 
 def _changed_columns(patch: Embedded, given: Given, imaging: Imaging) -> tuple[FloatArray, FloatArray]:
     """Columns (N, 2) A that are there and not in the perfect crystal, and the reverse; brightness (N,), signed."""
-    from definet.structures import pristine
-
-    here, perfect = patch.structure.occupied, pristine(given.crystal, patch.structure.shape[0])
+    here, whole = patch.structure.occupied, perfect(given.crystal.name, patch.structure.shape[0])
     flat = np.eye(2), np.zeros(2)
     own = project(patch.structure.numbers[here], patch.positions_A[here], *flat)
-    ideal = project(perfect.numbers, perfect.nodes_A, *flat)
+    ideal = project(whole.numbers, whole.nodes_A, *flat)
     off, nearest = (np.asarray(a) for a in cKDTree(ideal.xy_px).query(own.xy_px))
     kept = np.array([
         step < UNMOVED_A and kind == ideal.types[k] for step, k, kind in zip(off, nearest, own.types, strict=True)

@@ -101,10 +101,11 @@ def spots_of(
             what = f"{given.path.name} has no room in the analysed area"
             raise NotAnalysable(what, remedy="give a structure with fewer sites that change, or a larger image")
     looked = {k: len(some) for k, some in enumerate(placed)}
-    places = [_Places(some, lattice) for some in placed]
+    worth = [_worth(some) for some in placed]
+    places = [_Places(some) for some in worth]
     count, groups = [0] * len(placed), list[tuple[Placement, ...]]()
     taken: set[Site] = set()
-    for lead in _leads(placed):
+    for lead in sorted((p for some in worth for p in some), key=lambda p: -p.gain):
         if count[lead.given] >= MOST_SPOTS or not taken.isdisjoint(lead.sites):
             continue
         group = tuple(p for own in places for p in own.on(lead, taken))
@@ -115,14 +116,11 @@ def spots_of(
     return tuple(Spot(_defect(n, group, lattice), group, looked) for n, group in enumerate(groups, 1))
 
 
-def _leads(placed: Sequence[Sequence[Placement]]) -> list[Placement]:
-    """Places worth comparing, those that gain the most first; of every structure the best one, whatever its odds."""
-    worth = []
-    for some in placed:
-        best = max(some, key=lambda p: p.odds)
-        least = max(best.odds - BELOW, 0.0)
-        worth += [best, *(p for p in some if p.odds > least and p is not best)]
-    return sorted(worth, key=lambda p: -p.gain)
+def _worth(some: Sequence[Placement]) -> list[Placement]:
+    """Places worth comparing, those that gain the most first; the best one in any case."""
+    best = max(p.odds for p in some)
+    least = min(max(best - BELOW, 0.0), best)
+    return [p for p in some if p.odds >= least]
 
 
 def _near(some: Sequence[Placement], at_px: FloatArray, lattice: Lattice, given: Given) -> list[Placement]:
@@ -137,7 +135,7 @@ def _near(some: Sequence[Placement], at_px: FloatArray, lattice: Lattice, given:
 class _Places:
     """Places of one structure, by where they are."""
 
-    def __init__(self, some: Sequence[Placement], lattice: Lattice) -> None:
+    def __init__(self, some: Sequence[Placement]) -> None:
         self.some = some
         self.by_site: dict[Site, list[int]] = {}
         for n, one in enumerate(some):

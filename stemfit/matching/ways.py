@@ -151,16 +151,23 @@ def reach_cells(given: Given) -> float:
     return float(np.hypot(*off.T).max())
 
 
+@lru_cache(maxsize=16)
+def perfect(host: str, cells: int) -> DefectStructure:
+    """Patch of a host without a defect; the same object for all who ask."""
+    from definet.structures import pristine
+
+    return pristine(host, cells)
+
+
 def embedded(given: Given, cells: int) -> Embedded:
     """Put a structure into the middle of a patch of so many cells a side.
 
     Beyond the period of the file nothing is displaced: it would be by the periodic images of the defect.
     """
-    from definet.structures import place, pristine
+    from definet.structures import place
 
     anchor = np.rint(cells / 2 - centre_of(given)).astype(np.int64)
-    perfect = pristine(given.crystal, cells)
-    made = place(replace(perfect, crystal=None, host=given.crystal.name), given.edit, (int(anchor[0]), int(anchor[1])))
+    made = place(perfect(given.crystal.name, cells), given.edit, (int(anchor[0]), int(anchor[1])))
     step, count = np.zeros((len(made.marker), 3)), len(given.crystal.basis)
     for (i, j, k), move in given.moved.items():
         p, q = i + int(anchor[0]), j + int(anchor[1])
