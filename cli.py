@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 import stemfit
-from stemfit.commands import exits, model, relax, simulate, training
-from stemfit.errors import UsageError
-
-if TYPE_CHECKING:
-    from stemfit.result import Analysis
-
-MOST_PX = 10**6
-SMALLEST_PIXEL_A, LARGEST_PIXEL_A = 0.005, 2.0
-MAX_ROWS = 30
-"""Defects that the summary lists: about a screen; the files hold all."""
+from stemfit.commands import asking, exits, match, model, relax, saying, simulate, training
 
 app = typer.Typer(
     name="stemfit",
@@ -115,15 +106,15 @@ def analyze(
     with exits.errors(image, verbose, debug):
         asked = {
             "host": host,
-            "pixel_size_A": _pixel_size("--pixel-size", pixel_size),
-            "voltage_kV": _positive("--voltage", voltage),
-            "convergence_mrad": _positive("--convergence", convergence),
-            "detector_mrad": _range("--detector", detector),
-            "roi": _rectangle("--roi", roi),
+            "pixel_size_A": asking.pixel_size("--pixel-size", pixel_size),
+            "voltage_kV": asking.positive("--voltage", voltage),
+            "convergence_mrad": asking.positive("--convergence", convergence),
+            "detector_mrad": asking.angles("--detector", detector),
+            "roi": asking.rectangle("--roi", roi),
             "mask": None if mask is None else str(mask),
             "device": device,
             "simulator": simulator,
-            "temperature_K": _positive("--temperature", temperature),
+            "temperature_K": asking.positive("--temperature", temperature),
         }
         folder = Path(f"{image.stem}.stemfit") if out is None else out
         document = _analyze(image, frame, asked, (relaxer, device, checkpoint), folder, verbose)
@@ -137,7 +128,7 @@ def _analyze(
     from stemfit import crystal_file, mask_file, micrograph, result
 
     crystal_file.asked_host(asked["host"])
-    _check_microscope(asked["simulator"], asked["voltage_kV"], asked["convergence_mrad"], asked["detector_mrad"])
+    asking.check_microscope(asked["voltage_kV"], asked["convergence_mrad"], asked["detector_mrad"], asked["simulator"])
     recorded = micrograph.read(image, pixel_size_A=asked["pixel_size_A"], frame=frame)
     if asked["mask"] is not None:
         mask_file.read_mask(Path(asked["mask"]), recorded.image.shape)
@@ -150,39 +141,11 @@ def _analyze(
         relaxation = relaxing.relaxer(*chosen)
         analysis = pipeline.analyze(recorded, pipeline.Settings(**asked), relaxation, progress=progress)
         progress("writing")
-        result.write(analysis, folder, extras=_pages)
+        result.write(analysis, folder, extras=asking.pages)
     return result.read(folder)
 
 
-def _check_microscope(
-    simulator: str, voltage_kV: float | None, convergence_mrad: float | None, detector_mrad: tuple[float, float] | None
-) -> None:
-    """Refuse angles in radians and detectors in the bright field before anything is computed."""
-    if simulator == "multislice" and None in (voltage_kV, convergence_mrad, detector_mrad):
-        remedy = "state --voltage, --convergence and --detector, or leave --simulator out"
-        raise UsageError("multislice needs the microscope", remedy=remedy)
-    if convergence_mrad is None:
-        return
-    from stemfit.optics.probe import Probe
-    from stemfit.optics.scattering import TYPICAL_VOLTAGE_KV
-    from stemfit.simulate.fast import check_detector
-
-    probe = Probe(voltage_kV or TYPICAL_VOLTAGE_KV, convergence_mrad)
-    if detector_mrad is not None:
-        check_detector(detector_mrad, probe)
-
-
-def _pages(analysis: Analysis, folder: Path) -> None:
-    """Overlay and report."""
-    from stemfit import figures, report
-
-    overlay = figures.overlay(analysis)
-    for name in ("overlay.png", "overlay.pdf"):
-        figures.save(overlay, folder / name)
-    page = report.html(analysis, (folder / "overlay.png").read_bytes())
-    (folder / "report.html").write_text(page, encoding="utf-8")
-
-
+app.command(epilog=match.EXAMPLES)(match.match)
 app.command(epilog=relax.EXAMPLES)(relax.relax)
 app.command(epilog=simulate.EXAMPLES)(simulate.simulate)
 app.add_typer(model.app, name="model")
@@ -190,83 +153,15 @@ app.command(epilog=training.TRAIN_EXAMPLES)(training.train)
 app.add_typer(training.dataset, name="dataset")
 
 
-# -- options -------------------------------------------------------------------------------------------------------
-
-
-def _positive(option: str, value: float | None) -> float | None:
-    if value is not None and not 0 < value < float("inf"):
-        raise UsageError(f"{option} {value:g} is no positive number", remedy="see stemfit analyze --help")
-    return value
-
-
-def _pixel_size(option: str, value: float | None) -> float | None:
-    """Columns are about an Angstrom wide: pixels far from that are in another unit."""
-    if value is not None and not SMALLEST_PIXEL_A <= value <= LARGEST_PIXEL_A:
-        limits = f"{SMALLEST_PIXEL_A:g} to {LARGEST_PIXEL_A:g} Angstrom"
-        raise UsageError(f"{option} {value:g} is no pixel of {limits}", remedy="give it in Angstrom (1 nm = 10 A)")
-    return value
-
-
-def _numbers(option: str, text: str, names: str) -> list[float]:
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != len(names.split(",")):
-        raise UsageError(f"{option} {text!r} is not {names}", remedy=f"write {option} {names} as numbers with commas")
-    return numbers
-
-
-def _range(option: str, text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    inner, outer = _numbers(option, text, "IN,OUT")
-    if not 0 <= inner < outer < float("inf"):
-        raise UsageError(f"{option} {text} is no range", remedy="give the inner angle first, in mrad")
-    return inner, outer
-
-
-def _rectangle(option: str, text: str | None) -> tuple[int, int, int, int] | None:
-    if text is None:
-        return None
-    values = _numbers(option, text, "X0,Y0,X1,Y1")
-    whole = all(abs(value) < MOST_PX and value == int(value) for value in values)
-    x0, y0, x1, y1 = (int(value) if whole else -1 for value in values)
-    if not (0 <= x0 < x1 and 0 <= y0 < y1):
-        remedy = "give the left, top, right and bottom pixel as whole numbers"
-        raise UsageError(f"{option} {text} is no rectangle", remedy=remedy)
-    return x0, y0, x1, y1
-
-
 # -- what is said --------------------------------------------------------------------------------------------------
 
 
 def _summary(document: dict[str, Any], folder: Path) -> str:
     """What a person wants to know first."""
-    lines = [f"{name:<11} {text}" for name, text in _facts(document).items()]
+    lines = [f"{name:<11} {text}" for name, text in saying.facts(document).items()]
     lines += ["", *_table(document["defects"])]
     lines += [f"warning: {warning}" for warning in document["warnings"]]
     return "\n".join([*lines, "", f"overlay     {folder / 'overlay.png'}", f"report      {folder / 'report.html'}"])
-
-
-def _facts(document: dict[str, Any]) -> dict[str, str]:
-    host, scale, lattice, match = (document[key] for key in ("host", "calibration", "lattice", "match"))
-    height, width = document["input"]["shape_px"]
-    others = "".join(f", {other['name']} {other['probability']:.2g}" for other in host["alternatives"][:2])
-    stated = scale["metadata_pixel_size_A"]
-    length = [(x**2 + y**2) ** 0.5 for x, y in (lattice["a_px"], lattice["b_px"])]
-    return {
-        "image": f"{document['input']['path']}, {width} x {height} px",
-        "host": f"{host['name']} ({host['source']}, P = {host['probability']:.3g}{others})",
-        "pixel size": f"{scale['pixel_size_A']:.5f} +- {scale['pixel_size_sigma_A']:.1g} A from the {scale['source']}"
-        + (f"; the file says {stated:.5f}" if stated else ""),
-        "lattice": f"|a| = {length[0]:.3f} px, |b| = {length[1]:.3f} px, turned by {lattice['rotation_deg']:.2f} deg, "
-        f"anisotropy {lattice['anisotropy']:.3f}",
-        "columns": f"{lattice['residual_rms_pm']:.1f} pm rms about their sites, "
-        f"{100 * lattice['masked_fraction']:.1f} % of the area masked",
-        "match": f"NCC {_number(match['ncc'], '.4f')}, reduced chi2 {_number(match['reduced_chi2'], '.2f')}",
-        "defects": f"{len(document['defects'])} claimed, {len(document['suspects'])} suspected",
-    }
 
 
 def _table(defects: list[dict[str, Any]]) -> list[str]:
@@ -274,32 +169,20 @@ def _table(defects: list[dict[str, Any]]) -> list[str]:
     if not defects:
         return ["no defect claimed"]
     rows = [("id", "type", "label", "P", "x px", "y px", "ln BF", "or else")]
-    for defect in defects[:MAX_ROWS]:
+    for defect in defects[:saying.MAX_ROWS]:
         x, y = defect["center_px"]
         others = sorted(defect["alternatives"], key=lambda other: -other["probability"])
         lines = sum(other["probability"] for other in others if "VL-" in other["label"])
-        line = f"LINE {_sure(defect['probability'] + lines)}: " if defect["type"] == "LINE" else ""
+        line = f"LINE {saying.sure(defect['probability'] + lines)}: " if defect["type"] == "LINE" else ""
         rows.append(
             (
-                str(defect["id"]), defect["type"], defect["label"], _sure(defect["probability"]),
-                f"{x:.1f}", f"{y:.1f}", _number(defect["log_bayes_factor"], ".1f"),
+                str(defect["id"]), defect["type"], defect["label"], saying.sure(defect["probability"]),
+                f"{x:.1f}", f"{y:.1f}", saying.number(defect["log_bayes_factor"], ".1f"),
                 line + ", ".join(f"{other['label']} {other['probability']:.2g}" for other in others[:2]),
             )
         )  # fmt: skip
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    more = len(defects) - MAX_ROWS
-    return [*lines, *([f"... and {more} more in defects.csv"] if more > 0 else [])]
-
-
-def _sure(probability: float) -> str:
-    """Three digits, and never certainty."""
-    return ">0.999" if probability > 0.9995 else f"{probability:.3f}"
-
-
-def _number(value: float | None, form: str) -> str:
-    """A number that may be unknown."""
-    return "-" if value is None else format(value, form)
+    more = len(defects) - saying.MAX_ROWS
+    return [*saying.aligned(rows), *([f"... and {more} more in defects.csv"] if more > 0 else [])]
 
 
 if __name__ == "__main__":

@@ -3,84 +3,30 @@
 from __future__ import annotations
 
 import platform
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from definet.predict import resolve_device
-from stemfit import columns as column
 from stemfit import warn
-from stemfit.calibrate import calibrate
 from stemfit.candidate_alloys import mixtures_of, propose_in
-from stemfit.clipping import cut_of
+from stemfit.candidates import Candidate
 from stemfit.columns import Columns
-from stemfit.crystal_file import asked_host
-from stemfit.defects import (
-    Defect,
-    Evidence,
-    find_defects,
-    label_rates,
-    occupancies,
-    offsets,
-    otherwise,
-    with_grain,
-    with_learned_halves,
-    with_naming_doubt,
-)
-from stemfit.imaging import fit_imaging
-from stemfit.lattice import Look, Optics, RowOffsets, SiteMap, outside, read_crystal
-from stemfit.mask_file import read_mask
+from stemfit.defects import Defect, otherwise, with_naming_doubt
+from stemfit.lattice import RowOffsets, SiteMap
+from stemfit.matching.compare import compare
+from stemfit.matching.given import Given
+from stemfit.matching.judge import Matching, judge, same_host
+from stemfit.matching.spots import look_for
 from stemfit.micrograph import Micrograph
-from stemfit.relax import Relaxer
+from stemfit.relax import Relaxed, Relaxer
 from stemfit.result import Analysis, HostCall
-from stemfit.score import engine_of, rank, with_energies, with_structure_of_label
+from stemfit.score import Score, engine_of, rank, with_energies, with_structure_of_label
 from stemfit.simulate.field import whole_field
-from stemfit.spikes import despiked
-from stemfit.units import units_of
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the user may say; None where the image should tell.
-
-    Attributes
-    ----------
-    host : str
-        "auto", a host's name, or the path of a CIF.
-    pixel_size_A : float or None
-        Wins over the lattice.
-    voltage_kV, convergence_mrad : float or None
-    detector_mrad : (inner, outer) or None
-    roi : (x0, y0, x1, y1) or None
-        px; x1, y1 exclusive.
-    mask : str or None
-        File whose non-zero pixels are not analysed.
-    device : str
-        "auto", "cpu", "cuda".
-    max_candidates : int
-        Per defect.
-    temperature_K : float or None
-        At which relaxation energies weigh structures of one name; None: they do not.
-    simulator : str
-        "fast", or "multislice" for the brightness of the columns of the best candidates.
-    """
-
-    host: str = "auto"
-    pixel_size_A: float | None = None
-    voltage_kV: float | None = None
-    convergence_mrad: float | None = None
-    detector_mrad: tuple[float, float] | None = None
-    roi: tuple[int, int, int, int] | None = None
-    mask: str | None = None
-    device: str = "auto"
-    max_candidates: int = 24
-    temperature_K: float | None = None
-    simulator: str = "fast"
+from stemfit.view import Clock, View, view
+from stemfit.view import Settings as Settings
 
 
 def analyze(
@@ -103,39 +49,14 @@ def analyze(
     NotAnalysable
         If the image shows no columns or no lattice.
     """
-    cut = cut_of(micrograph.image)
-    image, spikes = despiked(micrograph.image)
-    units, optics = units_of(image), (settings.voltage_kV, settings.detector_mrad)
-    image = units.off(image)
-    device = str(resolve_device(settings.device))
-    clock = _Clock(progress)
-    asked = asked_host(settings.host)
-    masked = None if settings.mask is None else read_mask(Path(settings.mask), (image.shape[0], image.shape[1]))
-    with clock("columns"):
-        seen = column.find(image, calibrate=False, device=device)
-    with clock("lattice"):
-        known = Optics(*optics, micrograph.pixel_size_A, settings.pixel_size_A is not None)
-        whole, identity, lattice, sites = read_crystal(image, seen, asked, known, Look(device, masked))
-        image, rows, seen, _, _, brightness, regions, region_map = whole
-        host = identity.host
-        calibration = calibrate(lattice, host, micrograph, settings.pixel_size_A, identity.alternatives)
-    with clock("imaging"):
-        mixtures = {} if identity.alloy is None else identity.alloy.populations
-        imaging = fit_imaging(seen, sites, brightness, host, *optics, mixtures)
-    with clock("defects"):
-        if settings.roi is not None:
-            regions, region_map, sites = outside(settings.roi, regions, region_map, sites)
-        grainy, dirt = seen, frozenset[int]()
-        if host.honeycomb:
-            grainy, brightness, dirt = with_grain(seen, brightness, sites, lattice, image, (regions, region_map))
-        posteriors = occupancies(sites, brightness, imaging, host, offsets(seen, sites))
-        measured = Evidence(grainy, sites, posteriors, lattice, host, region_map, imaging, image, regions, dirt)
-        found, suspects = find_defects(measured)
+    clock = Clock(progress)
+    v = view(micrograph, settings, clock)
+    host, optics = v.identity.host, (settings.voltage_kV, settings.detector_mrad)
     with clock("candidates"):
-        rates, imaging = label_rates(posteriors), with_learned_halves(imaging, posteriors)
-        mixed = mixtures_of(posteriors, host, mixtures)
+        mixed = mixtures_of(v.posteriors, host, v.mixtures)
         candidates = tuple(
-            c for d in found for c in propose_in(d, host, lattice, sites, rates, mixed, settings.max_candidates)
+            c for d in v.found
+            for c in propose_in(d, host, v.lattice, v.sites, v.rates, mixed, settings.max_candidates)
         )
     with clock("relax"):
         relaxed = tuple(relaxer(candidates))
@@ -143,30 +64,91 @@ def analyze(
     with clock("score"):
         engine = engine_of(settings.simulator, host, optics[0], settings.convergence_mrad, optics[1])
         ranking = rank(
-            found, candidates, relaxed, image, seen, imaging, lattice, sites, brightness, rates["UNKNOWN"], engine
+            v.found, candidates, relaxed, v.image, v.columns, v.imaging, v.lattice, v.sites, v.brightness,
+            v.rates["UNKNOWN"], engine,
         )
     with clock("names"):
-        names = otherwise(identity, seen, sites, brightness, *optics)
+        names = otherwise(v.identity, v.columns, v.sites, v.brightness, *optics)
         claimed, suspects = (
             tuple(
                 with_structure_of_label(now, then, candidates, ranking.scores)
-                for now, then in zip(with_naming_doubt(some, found, identity, names, measured), some, strict=True)
+                for now, then in zip(with_naming_doubt(some, v.found, v.identity, names, v.measured), some, strict=True)
             )
-            for some in (ranking.claimed, ranking.doubted + suspects)
+            for some in (ranking.claimed, ranking.doubted + v.suspects)
         )
+    return told(v, asdict(settings), clock, claimed, suspects, (candidates, relaxed, ranking.scores))
+
+
+def match(
+    micrograph: Micrograph, settings: Settings, givens: Sequence[Given], relaxer: Relaxer | None, others: Relaxer, *,
+    at_px: tuple[float, float] | None = None, progress: Callable[[str], None] = lambda stage: None,
+) -> Analysis:
+    """Find structures of the user's own in an image, and say how well they explain it.
+
+    Parameters
+    ----------
+    micrograph : Micrograph
+    settings : Settings
+    givens : sequence of Given
+        From `stemfit.matching.given.read_given`.
+    relaxer : Relaxer or None
+        None: atoms stand as in the file.
+    others : Relaxer
+        Of the structures that `analyze` would propose in the same place.
+    at_px : (x, y), optional
+        Where to look; anywhere without.
+    progress : callable, optional
+        Called with the name of each stage as it begins.
+
+    Raises
+    ------
+    NotAnalysable
+        If the image shows no columns or no lattice, or a structure has no room in it.
+    StructureError
+        If a structure is one of another host.
+    """
+    clock = Clock(progress)
+    v = view(micrograph, settings, clock)
+    same_host(givens, v.identity)
+    with clock("places"):
+        spots = look_for(v, givens, at_px)
+    with clock("candidates"):
+        compared = [compare(v, spot) for spot in spots]
+    with clock("relax"):
+        relaxed = [one.relaxed(relaxer, others) for one in compared]
+    with clock("score"):
+        answer = Matching.of(judge(v, *each, givens) for each in zip(compared, relaxed, strict=True))
+    elsewhere = answer.unmatched(v.found)
+    asked = {"command": "match", **asdict(settings), "structures": [str(g.path) for g in givens], "at_px": at_px}
+    result = told(v, asked, clock, answer.found, answer.doubted, answer.explained, elsewhere)
+    own = (*(w for g in givens for w in g.warnings), *answer.warnings(elsewhere))
+    return replace(result, matches=answer.as_scanned(v.rows), warnings=(*own, *result.warnings))
+
+
+def told(
+    v: View, settings: Mapping[str, Any], clock: Clock, claimed: tuple[Defect, ...], suspects: tuple[Defect, ...],
+    explained: tuple[tuple[Candidate, ...], tuple[Relaxed, ...], tuple[Score, ...]],
+    elsewhere: tuple[Defect, ...] = (),
+) -> Analysis:
+    """Everything that is said of an image; what was found `elsewhere` is drawn as it was measured."""
+    candidates, relaxed, scores = explained
     with clock("simulate"):
-        drawn = whole_field(sites, imaging, host, lattice, claimed, candidates, relaxed, brightness)
-        simulated = np.where(region_map > 0, np.nan, units.on(rows.jittered(drawn)))
-    seen, sites, claimed, suspects = _as_scanned(rows, seen, sites, claimed, suspects)
-    fractions = {s: p.composition() for s, p in mixtures.items()} or None
-    call = HostCall(host, identity.source, identity.probability, identity.alternatives, fractions)
+        drawn = whole_field(
+            v.sites, v.imaging, v.identity.host, v.lattice, claimed + elsewhere, candidates, relaxed, v.brightness
+        )
+        simulated = np.where(v.region_map > 0, np.nan, v.units.on(v.rows.jittered(drawn)))
+    warnings = warn.collect(
+        v.identity, v.calibration, v.posteriors, v.brightness, v.imaging, candidates, relaxed, v.rows, v.spikes, claimed, v.cut
+    )
+    seen, sites, claimed, suspects = _as_scanned(v.rows, v.columns, v.sites, claimed, suspects)
+    fractions = {s: p.composition() for s, p in v.mixtures.items()} or None
+    call = HostCall(
+        v.identity.host, v.identity.source, v.identity.probability, v.identity.alternatives, fractions
+    )
     return Analysis(
-        micrograph, units.columns(seen), call, calibration, lattice, sites, regions, region_map, units.imaging(imaging),
-        claimed, suspects, candidates, relaxed, ranking.scores, simulated,
-        warn.collect(
-            identity, calibration, posteriors, brightness, imaging, candidates, relaxed, rows, spikes, claimed, cut
-        ),
-        asdict(settings), _environment(), clock.seconds, tuple(p for p in posteriors if p.species),
+        v.micrograph, v.units.columns(seen), call, v.calibration, v.lattice, sites, v.regions, v.region_map,
+        v.units.imaging(v.imaging), claimed, suspects, candidates, relaxed, scores, simulated, warnings, settings,
+        _environment(), clock.seconds, tuple(p for p in v.posteriors if p.species),
     )
 
 
@@ -183,21 +165,6 @@ def _as_scanned(
         for of in defects
     )
     return columns, sites, claimed, suspects
-
-
-class _Clock:
-    """Times stages and announces them."""
-
-    def __init__(self, progress: Callable[[str], None]) -> None:
-        self.progress = progress
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        self.progress(stage)
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - start
 
 
 def _environment() -> dict[str, str]:

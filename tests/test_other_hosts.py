@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from patterns import BLACK_P, OBLIQUE, Pattern, Shot, honeycomb, shoot, write_cif
 
-import cli
 from definet.crystals import unit_cell
 from stemfit import result
+from stemfit.commands import asking
 from stemfit.pipeline import Settings, analyze
 from stemfit.relax import keep, relaxer
 from stemfit.result import Analysis
@@ -125,7 +125,7 @@ def test_where_both_columns_are_equally_bright_the_names_carry_the_doubt() -> No
 
 def test_the_result_folder_of_a_crystal_from_a_file(files: dict[str, str], tmp_path: Path) -> None:
     analysis, shot = analysed(files["oblique"], "oblique")
-    out = result.write(analysis, tmp_path / "x.stemfit", extras=cli._pages)
+    out = result.write(analysis, tmp_path / "x.stemfit", extras=asking.pages)
     assert (out / "overlay.png").stat().st_size > 10_000
     document = json.loads((out / "analysis.json").read_text())
     lattice = document["lattice"]

@@ -62,7 +62,14 @@ def text_width_pt(text: str, size_pt: float = TEXT_PT) -> float:
 
 
 def label_text(label: str) -> str:
-    """Label in the typography of the field, as mathtext: V_S2 has the subscript S2, O2_S2 is (O2) with that one."""
+    """Label in the typography of the field, as mathtext: V_S2 has the subscript S2, O2_S2 is (O2) with that one.
+
+    Of several joined by "+" equal ones are counted.
+    """
+    if "+" in label:
+        names = label.split("+")
+        counts = {name: names.count(name) for name in names}
+        return ", ".join(label_text(name) if n == 1 else f"{n} {label_text(name)}" for name, n in counts.items())
     if not re.fullmatch(r"[A-Za-z0-9]+_[A-Za-z0-9]+", label):
         return re.sub(r"([$_^\\])", r"\\\1", label)
     there, belongs = (re.sub(r"(\d+)", r"_{\1}", part) for part in label.split("_"))

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ import stemfit
 from stemfit.defects import Defect
 from stemfit.result.field import Frame
 from stemfit.result.types import Analysis
+
+if TYPE_CHECKING:
+    from stemfit.matching.judge import Match
 
 SCHEMA = "stemfit.analysis/1"
 
@@ -59,6 +62,7 @@ def document(analysis: Analysis, frame: Frame) -> dict[str, Any]:
         "candidates": _candidates(analysis),
         "match": _match(analysis),
         "timings_s": analysis.timings_s,
+        **({"matches": [_matched(match) for match in analysis.matches]} if analysis.matches else {}),
     }
     plain: dict[str, Any] = _plain(content)
     return plain
@@ -170,6 +174,12 @@ def _candidates(analysis: Analysis) -> list[dict[str, Any]]:
         }
         for candidate, relaxed, score in together
     ]
+
+
+def _matched(match: Match) -> dict[str, Any]:
+    matrix, offset_px = match.image_from_structure
+    fields = {key: value for key, value in asdict(match).items() if key != "image_from_structure"}
+    return {**fields, "found": match.found, "image_from_structure": {"matrix": matrix, "offset_px": offset_px}}
 
 
 def candidate_file(name: str) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stemfit.hosts import ProjectedHost
     from stemfit.imaging import Imaging
     from stemfit.lattice import Lattice, Region, SiteMap
+    from stemfit.matching.judge import Match
     from stemfit.micrograph import Micrograph
     from stemfit.relax import Relaxed
     from stemfit.score import Score
@@ -55,6 +56,8 @@ class Analysis:
     timings_s : mapping of stage to seconds
     mixed : tuple of SitePosterior
         Of the mixed sublattices of an alloy.
+    matches : tuple of Match
+        Structures of the user's own that were looked for, at every place, the most probable first.
     """
 
     micrograph: Micrograph
@@ -77,3 +80,4 @@ class Analysis:
     environment: Mapping[str, str]
     timings_s: Mapping[str, float]
     mixed: tuple[SitePosterior, ...] = ()
+    matches: tuple[Match, ...] = ()

@@ -203,7 +203,7 @@ def _alike(candidates: Sequence[Candidate], unrelaxed: Sequence[Fit]) -> FloatAr
     """
     keys = []
     for c in candidates:
-        places = c.structure.nodes_A[list(c.structure.sites), :2]
+        places = c.structure.nodes_A[list(c.structure.sites), :2] @ c.matrix.T + c.offset_px
         atoms = tuple(np.sort(c.structure.numbers[c.structure.occupied]).tolist())  # in alloys a name leaves it open
         keys.append((c.label, frozenset(map(tuple, np.round(places, 1))), atoms))
     value = np.array([u.log_evidence for u in unrelaxed])

@@ -1,0 +1,93 @@
+"""Options and files that `analyze` and `match` have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stemfit.errors import UsageError
+
+if TYPE_CHECKING:
+    from stemfit.result import Analysis
+
+MOST_PX = 10**6
+SMALLEST_PIXEL_A, LARGEST_PIXEL_A = 0.005, 2.0
+
+
+def positive(option: str, value: float | None) -> float | None:
+    """Value of an option that must be positive, None where it was not given."""
+    if value is not None and not 0 < value < float("inf"):
+        raise UsageError(f"{option} {value:g} is no positive number", remedy="see stemfit analyze --help")
+    return value
+
+
+def pixel_size(option: str, value: float | None) -> float | None:
+    """Pixel size in Angstrom: columns are about one wide, so that pixels far from that are in another unit."""
+    if value is not None and not SMALLEST_PIXEL_A <= value <= LARGEST_PIXEL_A:
+        limits = f"{SMALLEST_PIXEL_A:g} to {LARGEST_PIXEL_A:g} Angstrom"
+        raise UsageError(f"{option} {value:g} is no pixel of {limits}", remedy="give it in Angstrom (1 nm = 10 A)")
+    return value
+
+
+def check_microscope(
+    voltage_kV: float | None, convergence_mrad: float | None, detector_mrad: tuple[float, float] | None,
+    simulator: str = "fast",
+) -> None:
+    """Refuse angles in radians and detectors in the bright field before anything is computed."""
+    if simulator == "multislice" and None in (voltage_kV, convergence_mrad, detector_mrad):
+        remedy = "state --voltage, --convergence and --detector, or leave --simulator out"
+        raise UsageError("multislice needs the microscope", remedy=remedy)
+    if convergence_mrad is None:
+        return
+    from stemfit.optics.probe import Probe
+    from stemfit.optics.scattering import TYPICAL_VOLTAGE_KV
+    from stemfit.simulate.fast import check_detector
+
+    probe = Probe(voltage_kV or TYPICAL_VOLTAGE_KV, convergence_mrad)
+    if detector_mrad is not None:
+        check_detector(detector_mrad, probe)
+
+
+def numbers(option: str, text: str, names: str) -> list[float]:
+    """Numbers of an option, as many as it has names."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(names.split(",")):
+        raise UsageError(f"{option} {text!r} is not {names}", remedy=f"write {option} {names} as numbers with commas")
+    return numbers
+
+
+def angles(option: str, text: str | None) -> tuple[float, float] | None:
+    """Range of an option, None where it was not given."""
+    if text is None:
+        return None
+    inner, outer = numbers(option, text, "IN,OUT")
+    if not 0 <= inner < outer < float("inf"):
+        raise UsageError(f"{option} {text} is no range", remedy="give the inner angle first, in mrad")
+    return inner, outer
+
+
+def rectangle(option: str, text: str | None) -> tuple[int, int, int, int] | None:
+    """Rectangle of an option, None where it was not given."""
+    if text is None:
+        return None
+    values = numbers(option, text, "X0,Y0,X1,Y1")
+    whole = all(abs(value) < MOST_PX and value == int(value) for value in values)
+    x0, y0, x1, y1 = (int(value) if whole else -1 for value in values)
+    if not (0 <= x0 < x1 and 0 <= y0 < y1):
+        remedy = "give the left, top, right and bottom pixel as whole numbers"
+        raise UsageError(f"{option} {text} is no rectangle", remedy=remedy)
+    return x0, y0, x1, y1
+
+
+def pages(analysis: Analysis, folder: Path) -> None:
+    """Overlay and report."""
+    from stemfit import figures, report
+
+    overlay = figures.overlay(analysis)
+    for name in ("overlay.png", "overlay.pdf"):
+        figures.save(overlay, folder / name)
+    page = report.html(analysis, (folder / "overlay.png").read_bytes())
+    (folder / "report.html").write_text(page, encoding="utf-8")

@@ -1,0 +1,68 @@
+"""What was found on several sites of an image, one by one, as one structure: the rival of a structure that has parts.
+
+A structure that is right in two of three defects gains as much over the perfect crystal as these two do. It loses
+against what has exactly these two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from definet.structures import CHANGED, VACANCY, Addition, Edit, Exchange, Site, elements_of
+from stemfit.candidates import Candidate
+from stemfit.lattice import Lattice, SiteMap
+from stemfit.matching.given import Given
+
+FloatArray = NDArray[np.float64]
+
+
+def together(parts: Sequence[Candidate], like: Given, lattice: Lattice, sites: SiteMap) -> Given:
+    """One structure of several candidates in cells of the crystal frame, unrelaxed.
+
+    Parameters
+    ----------
+    parts : sequence of Candidate
+        Of different defects.
+    like : Given
+        Any structure of the same host.
+    lattice : Lattice
+    sites : SiteMap
+    """
+    remove: list[Site] = []
+    exchange: list[Exchange] = []
+    add: list[Addition] = []
+    for part in parts:
+        made = part.structure
+        elements, own = elements_of(made.structure), np.array(made.sites)
+        middle_A = float(made.structure.lattice.c) / 2
+        at_px = made.nodes_A[own, :2] @ part.matrix.T + part.offset_px
+        count = len(like.crystal.basis) * made.shape[0] * made.shape[1]
+        for node, uv in zip(own.tolist(), _in_crystal(at_px, lattice, sites), strict=True):
+            z = float(made.nodes_A[node, 2]) - middle_A
+            if node >= count:
+                add.append(Addition(elements[node], float(uv[0]), float(uv[1]), z))
+                continue
+            k = node % len(like.crystal.basis)
+            i, j = np.rint(uv - [like.crystal.basis[k].u, like.crystal.basis[k].v]).astype(int).tolist()
+            if made.marker[node] == VACANCY:
+                remove.append(Site(i, j, k))
+            elif made.marker[node] == CHANGED:
+                exchange.append(Exchange(Site(i, j, k), elements[node], z))
+    label = "+".join(sorted(part.label for part in parts))
+    edit = Edit(label, tuple(remove), tuple(exchange), tuple(add))
+    return Given(Path(), "", label, like.crystal, edit, {}, np.zeros((len(add), 3)), like.frame)
+
+
+def _in_crystal(at_px: FloatArray, lattice: Lattice, sites: SiteMap) -> FloatArray:
+    """Crystal coordinates (K, 2) of places next to sites, with the distortion that these have."""
+    nearest = np.asarray(cKDTree(sites.xy_px).query(at_px)[1])
+    which = np.isin(sites.sublattice[nearest], ("X", "B")).astype(int)
+    own = sites.ij[nearest] + lattice.basis[which]
+    cell = np.column_stack([lattice.a_px, lattice.b_px])
+    uv = own + np.linalg.solve(cell, (at_px - sites.xy_px[nearest]).T).T
+    return uv if lattice.polarity > 0 else np.column_stack([uv.sum(1), -uv[:, 0]])

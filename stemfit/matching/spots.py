@@ -1,0 +1,184 @@
+"""Where structures may be in an image: places that share sites exclude each other, and are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stemfit.defects import Defect, Site, type_of
+from stemfit.errors import NotAnalysable
+from stemfit.lattice import Lattice
+from stemfit.matching.given import Given
+from stemfit.matching.places import Placement, in_lattice, left_over, placements
+from stemfit.matching.ways import places_of
+from stemfit.simulate.field import whole_field
+from stemfit.view import View
+
+FloatArray = NDArray[np.float64]
+
+MOST_SPOTS = 16
+"""Spots compared with the image per structure: beyond that `analyze` is the tool."""
+
+BELOW = 3.0
+"""Nats below the best odds of a structure at which a place is not compared: half of its contrast is missing there, or
+half of it is too much."""
+
+NEAR, NEAR_SHARE, MOST_NEAR = 5.0, 0.1, 4
+"""Places of one structure on the same sites that are compared as well: those within so many nats, and such a share, of
+the best by the filter, which knows relaxed neighbours and brightness to no better; so many at most."""
+
+AT_CELLS = 0.6
+"""A structure is at a point if its middle is this close to it, in lattice constants: half way to the next cell."""
+
+RANK = ("TREFOIL", "LINE", "VM", "ANTI", "SUB", "DV", "SV")
+"""Type of a structure with defects of several types: the first of these."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spot:
+    """Places that exclude each other.
+
+    Attributes
+    ----------
+    defect : Defect
+        All sites that any of the structures changes here.
+    placements : tuple of Placement
+        The likeliest of each structure first.
+    looked : mapping of int to int
+        Among how many places each structure was looked for.
+    """
+
+    defect: Defect
+    placements: tuple[Placement, ...]
+    looked: Mapping[int, int]
+
+
+def look_for(v: View, givens: Sequence[Given], at_px: tuple[float, float] | None) -> tuple[Spot, ...]:
+    """Search the analysed area for structures, or look at one point of the image only.
+
+    Raises
+    ------
+    NotAnalysable
+        If a structure has no room there.
+    """
+    host = v.identity.host
+    perfect = whole_field(v.sites, v.imaging, host, v.lattice, (), (), (), v.brightness)
+    variance = v.imaging.noise.variance(v.columns.model) * v.imaging.noise.pixels_per_sample
+    left = left_over(v.image, perfect, variance, v.imaging, v.region_map > 0)
+    placed = placements(givens, left, v.imaging, v.lattice, v.sites, host)
+    at = None if at_px is None else v.rows.straight(np.array([at_px], dtype=np.float64))[0]
+    return spots_of(placed, givens, v.lattice, at)
+
+
+def spots_of(
+    placed: Sequence[Sequence[Placement]], givens: Sequence[Given], lattice: Lattice, at_px: FloatArray | None
+) -> tuple[Spot, ...]:
+    """The likeliest places of all structures, those on common sites together.
+
+    Parameters
+    ----------
+    placed : sequence of sequences of Placement
+        Of each structure, the likeliest first.
+    givens : sequence of Given
+    lattice : Lattice
+    at_px : (2,) array or None
+        Only there.
+
+    Raises
+    ------
+    NotAnalysable
+        If a structure has no room in the analysed area, or not there.
+    """
+    if at_px is not None:
+        near = [_near(some, at_px, lattice, given) for some, given in zip(placed, givens, strict=True)]
+        chosen = tuple(p for some in near for p in some[:MOST_NEAR])
+        return (Spot(_defect(1, chosen, lattice), chosen, {k: len(some) for k, some in enumerate(near)}),)
+    for some, given in zip(placed, givens, strict=True):
+        if not some:
+            what = f"{given.path.name} has no room in the analysed area"
+            raise NotAnalysable(what, remedy="give a structure with fewer sites that change, or a larger image")
+    looked = {k: len(some) for k, some in enumerate(placed)}
+    worth = [_worth(some) for some in placed]
+    places = [_Places(some) for some in worth]
+    count, groups = [0] * len(placed), list[tuple[Placement, ...]]()
+    taken: set[Site] = set()
+    for lead in sorted((p for some in worth for p in some), key=lambda p: -p.gain):
+        if count[lead.given] >= MOST_SPOTS or not taken.isdisjoint(lead.sites):
+            continue
+        group = tuple(p for own in places for p in own.on(lead, taken))
+        taken |= {site for p in group for site in p.sites}
+        groups.append(group)
+        for n in {p.given for p in group}:
+            count[n] += 1
+    return tuple(Spot(_defect(n, group, lattice), group, looked) for n, group in enumerate(groups, 1))
+
+
+def _worth(some: Sequence[Placement]) -> list[Placement]:
+    """Places worth comparing, those that gain the most first; the best one in any case."""
+    best = max(p.odds for p in some)
+    least = min(max(best - BELOW, 0.0), best)
+    return [p for p in some if p.odds >= least]
+
+
+def _near(some: Sequence[Placement], at_px: FloatArray, lattice: Lattice, given: Given) -> list[Placement]:
+    away = np.array([np.hypot(*(p.centre_px - at_px)) for p in some]) / lattice.a_px_iso
+    if len(away) == 0 or away.min() > 2 * AT_CELLS:
+        x, y = at_px
+        what = f"{given.path.name} has no room at ({x:g}, {y:g}) px: some of its sites are not in the analysed area"
+        raise NotAnalysable(what, remedy="choose another --at, or leave it out")
+    return [p for p, off in zip(some, away, strict=True) if off <= max(AT_CELLS, float(away.min()) + 1e-6)]
+
+
+class _Places:
+    """Places of one structure, by where they are."""
+
+    def __init__(self, some: Sequence[Placement]) -> None:
+        self.some = some
+        self.by_site: dict[Site, list[int]] = {}
+        for n, one in enumerate(some):
+            for site in one.sites:
+                self.by_site.setdefault(site, []).append(n)
+
+    def on(self, lead: Placement, taken: set[Site]) -> list[Placement]:
+        """Those that share a site with a place and are as likely as the best of them, as far as the filter knows."""
+        rows = sorted({n for site in lead.sites for n in self.by_site.get(site, [])})
+        rows = [n for n in rows if taken.isdisjoint(self.some[n].sites)]
+        if not rows:
+            return []
+        best = self.some[rows[0]].gain
+        least = best - NEAR - NEAR_SHARE * abs(best)
+        return [self.some[n] for n in rows[:MOST_NEAR] if self.some[n].gain > least]
+
+
+def _defect(number: int, some: Sequence[Placement], lattice: Lattice) -> Defect:
+    """All sites that are changed."""
+    extent: dict[tuple[int, int, str] | tuple[float, ...], FloatArray] = {}
+    names: dict[Site, None] = {}
+    for one in some:
+        uv = in_lattice(places_of(one.lying), lattice.polarity) + one.cell
+        for site, place in zip(one.sites, lattice.positions(uv), strict=True):
+            extent[site if site[2] != "-" else tuple(np.round(place, 2).tolist())] = place
+            names[site] = None
+    at = np.array(list(extent.values()))
+    label = some[0].lying.label
+    return Defect(number, kind_of(label), label, 1.0, at.mean(0), tuple(names), at, (), 0.0)
+
+
+def kind_of(label: str) -> str:
+    """Contract type of a label, or of several joined by "+"."""
+    kinds = {_kind(name) for name in label.split("+")}
+    return next((kind for kind in RANK if kind in kinds), sorted(kinds)[0])
+
+
+def _kind(name: str) -> str:
+    there, _, belongs = name.partition("_")
+    if belongs == "i":
+        return "ADATOM"
+    if there != "V" and belongs:
+        metals = [any(part.startswith(m) for m in ("Mo", "W", "Ga", "In")) for part in (there, belongs)]
+        return "SUB" if metals[0] == metals[1] else "ANTI"
+    known = type_of(name, "UNKNOWN")
+    return "UNKNOWN" if known == "SUB" else known
