@@ -145,7 +145,7 @@ def analyze(
             for some in (ranking.claimed, ranking.doubted + suspects)
         )
     with clock("simulate"):
-        drawn = whole_field(sites, imaging, host, lattice, claimed, candidates, relaxed, brightness)
+        drawn = whole_field(sites, imaging, host, lattice, claimed, candidates, relaxed, brightness, seen)
         simulated = np.where(region_map > 0, np.nan, units.on(rows.jittered(drawn)))
     seen, sites, claimed, suspects = _as_scanned(rows, seen, sites, claimed, suspects)
     fractions = {s: p.composition() for s, p in mixtures.items()} or None
