@@ -7,12 +7,9 @@ is missing (needs abTEM; about a minute of a core for each): ``OMP_NUM_THREADS=1
 from __future__ import annotations
 
 import defect_stamps  # before numpy: it settles the number of threads
-from defect_library import STORE
-from multislice import Optics
-
+from defect_library import ABERRATED
 from defect_stamps import View
-
-ABERRATED = STORE.parent / "aberrated"
+from multislice import Optics
 
 VIEWS = {
     # Phases at the rim of the aperture: 2 pi / lambda C a^(n + 1) / (n + 1). A well tuned microscope is below pi / 4.

@@ -13,7 +13,7 @@ from stemfit.columns import Columns
 from stemfit.columns.stamps import render
 from stemfit.defects import Defect
 from stemfit.hosts import ProjectedHost
-from stemfit.imaging import Imaging, expected_mixed
+from stemfit.imaging import FOREIGN, MODEL_FLOOR, Imaging, expected_mixed
 from stemfit.lattice import Brightness, Lattice, SiteMap
 from stemfit.lattice.types import EDGE
 from stemfit.relax import Relaxed
@@ -43,7 +43,8 @@ def whole_field(
 
     Pristine sites carry the brightness of their type times the local gain, not their own measured one: the residual
     then shows what the explanation misses. What nothing is said of is drawn as measured: sites of a defect without a
-    structure (UNKNOWN), and all that stands so near to the edge that it is not judged.
+    structure (UNKNOWN), and so near to the edge that nothing is judged those with another brightness, and what else is
+    there.
     """
     value = np.array([imaging.amplitudes[host.columns[host.sublattices.index(str(s))]].value for s in sites.sublattice])
     gain = _gain(imaging, sites.xy_px)
@@ -54,7 +55,9 @@ def whole_field(
         if defect.best_candidate is None:
             own = [rows[s] for s in defect.sites if s in rows]
             amplitude[own] = np.maximum(brightness.value[own], 0.0)
-    amplitude[~sites.analysed] = np.maximum(brightness.value[~sites.analysed], 0.0)
+    off = np.abs(brightness.value - amplitude) > FOREIGN * np.hypot(brightness.sigma, MODEL_FLOOR * amplitude)
+    other = ~sites.analysed & off
+    amplitude[other] = np.maximum(brightness.value[other], 0.0)
     rim = _at_the_edge(columns, sites, lattice)
     around = imaging.background + render(
         columns.xy_px[rim], columns.intensity[rim], imaging.profile, imaging.background.shape
