@@ -20,7 +20,7 @@ VIEWS = {
     "MoS2-60kV-threefold": View("MoS2", Optics(60e3, 31.0, 60.0, 160.0, {"C23": 700.0, "phi23": 0.3}), 0),
     "WSe2-80kV-coma": View("WSe2", Optics(80e3, 28.0, 60.0, 160.0, {"C21": 400.0, "phi21": 2.1, "C23": 300.0,
                                                                    "phi23": 0.9}), 1),
-    "WSe2-60kV-astigmatic": View("WSe2", Optics(60e3, 32.0, 55.0, 150.0, {"C10": -20.0, "C12": 25.0, "phi12": 1.2}), 1),
+    "WSe2-60kV-astigmatic": View("WSe2", Optics(60e3, 32.0, 55.0, 150.0, {"C10": 5.0, "C12": 18.0, "phi12": 1.2}), 1),
 }  # fmt: skip
 
 LABELS = {"MoS2": ["V_S", "V_S2"], "WSe2": ["V_Se", "V_Se2"]}
