@@ -213,16 +213,21 @@ def _beside_defects(columns: Columns, sites: Honeycomb, grid: Grid) -> NDArray[n
     usual = 1.48 * float(np.median(np.abs(off))) if len(off) else 0.0
     moved = np.hypot(*off.T) > OUTLYING * usual
     bond = grid.cell.tightness * grid.a_px_iso / float(np.sqrt(3))
-    y, x = np.mgrid[: grid.shape_px[0], : grid.shape_px[1]]
-    pixels = np.column_stack([x.ravel(), y.ravel()])
-    beside = np.zeros(len(pixels), dtype=bool)
-    for places, reach in (
-        (np.vstack([columns.xy_px[alone & inner[0]], sites.xy_px[~on & inner[1]]]), 1.5 * bond),
-        (sites.xy_px[on][moved], 0.5 * bond),
-    ):
-        if len(places):
-            beside |= np.isfinite(cKDTree(places).query(pixels, distance_upper_bound=reach)[0])
-    return np.asarray(beside.reshape(grid.shape_px))
+    beside = np.zeros(grid.shape_px, dtype=bool)
+    _mark(beside, np.vstack([columns.xy_px[alone & inner[0]], sites.xy_px[~on & inner[1]]]), 1.5 * bond)
+    _mark(beside, sites.xy_px[on][moved], 0.5 * bond)
+    return beside
+
+
+def _mark(pixels: NDArray[np.bool_], places: FloatArray, reach: float) -> None:
+    """Set all within reach of places (K, 2)."""
+    half = int(np.ceil(reach))
+    for x, y in places:
+        rows, cols = (np.arange(max(round(c) - half, 0), min(round(c) + half + 1, n))
+                      for c, n in zip((y, x), pixels.shape, strict=True))  # fmt: skip
+        if len(rows) and len(cols):
+            part = pixels[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+            part |= (rows[:, None] - y) ** 2 + (cols - x) ** 2 <= reach**2
 
 
 def _on_lattice(columns: Columns, sites: Honeycomb, shape: tuple[int, int]) -> FloatArray:
