@@ -9,7 +9,7 @@ region, in which a fifth of the chalcogen columns has one atom exchanged.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -214,6 +214,7 @@ class Shot(NamedTuple):
     defects: list[Defect]
     areas: list[Defect]
     columns_px: FloatArray
+    read_sigma: float  # image units
 
 
 def record(field: Field, counts: float, seed: int) -> Shot:
@@ -230,13 +231,15 @@ def record(field: Field, counts: float, seed: int) -> Shot:
         gain=gain, offset=float(rng.uniform(0, 2000)), read_sigma=float(rng.uniform(0.1, 0.3)) * gain,
         dtype=str(rng.choice(["uint16", "float32"])), margin_px=MARGIN,
     )  # fmt: skip
+    if 2 * how.counts * gain > np.iinfo(np.uint16).max:  # no experiment is set up so that it saturates
+        how = replace(how, dtype="float32")
     recording = acquire(field.image, how, int(rng.integers(2**31)))
 
     def carried(some: list[Defect]) -> list[Defect]:
         return [one._replace(sites_px=recording.scan.to_image(one.sites_px)) for one in some]
 
     columns = recording.scan.to_image(field.columns_px)
-    return Shot(field, counts, recording, carried(field.defects), carried(field.areas), columns)
+    return Shot(field, counts, recording, carried(field.defects), carried(field.areas), columns, how.read_sigma)
 
 
 # -- the families --------------------------------------------------------------------------------------------------

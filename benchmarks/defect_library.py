@@ -16,6 +16,9 @@ from scipy.ndimage import map_coordinates
 FloatArray = NDArray[np.float64]
 
 STORE = Path(__file__).parent / "data" / "stamps"
+ABERRATED = STORE.parent / "aberrated"
+"""Microscopes that are worse aligned, and few defects of each."""
+
 FINER = 4
 """Stamps are interpolated by Fourier to so many times their sampling, and by cubic splines from there."""
 
@@ -63,7 +66,8 @@ class Placed(NamedTuple):
 @cache
 def library(name: str) -> Library:
     """Read what was rendered."""
-    with np.load(STORE / f"{name}.npz") as kept:
+    path = next(folder / f"{name}.npz" for folder in (STORE, ABERRATED) if (folder / f"{name}.npz").exists())
+    with np.load(path) as kept:
         about = json.loads(str(kept["about"]))
         stamps = {}
         for key in kept.files:
@@ -78,9 +82,9 @@ def library(name: str) -> Library:
         return Library(name, about["host"], about["optics"], Series(kept["series/k"], kept["series/terms"]), stamps)
 
 
-def views() -> list[str]:
+def views(store: Path = STORE) -> list[str]:
     """Microscopes of which there are renderings."""
-    return sorted(path.stem for path in STORE.glob("*.npz") if not path.stem.endswith(".part"))
+    return sorted(path.stem for path in store.glob("*.npz") if not path.stem.endswith(".part"))
 
 
 def type_of(label: str) -> str:

@@ -52,13 +52,13 @@ def _load(modules: Sequence[str]) -> None:
 
 
 def _measure(call: Callable[..., Outcome], arguments: Sequence[object]) -> Run[Outcome]:
-    wall, cpu = time.perf_counter(), _cpu_s()
+    wall, cpu = time.perf_counter(), cpu_s()
     outcome = call(*arguments)
-    wall, cpu = time.perf_counter() - wall, _cpu_s() - cpu
-    return Run(outcome, wall, cpu, _peak_MB())
+    wall, cpu = time.perf_counter() - wall, cpu_s() - cpu
+    return Run(outcome, wall, cpu, peak_MB())
 
 
-def _peak_MB() -> float:
+def peak_MB() -> float:
     """Peak memory of this process: not ru_maxrss where there is better, which a child inherits from its parent."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -67,7 +67,7 @@ def _peak_MB() -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
-def _cpu_s() -> float:
+def cpu_s() -> float:
     """CPU time of this process and of the children that it has waited for."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used)

@@ -52,7 +52,7 @@ class RadialBasis(nn.Module):
         super().__init__()
         self.cutoff = cutoff
         self.coefficient = -0.5 * (gaussians - 1) ** 2
-        self.register_buffer("offset", torch.linspace(0, 1, gaussians), persistent=False)
+        self.register_buffer("offset", torch.linspace(0, 1, gaussians, device="cpu"), persistent=False)
 
     def forward(self, length: Tensor) -> Tensor:
         """(E,) Angstrom -> (E, K)."""

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
-from scipy.special import ndtr
-from scipy.stats import binom
+from scipy.special import bdtr, bdtrc, ndtr
 
 from stemfit.columns import Columns, Noise, Profile
 from stemfit.errors import UsageError
@@ -341,7 +340,7 @@ def _exceptional(z: FloatArray) -> bool:
     bright = z[z > 0]
     far = bright > FOREIGN
     own = far.any() and far.sum() < MOST_GUESTS * len(z) and _apart(bright, float(np.median(bright[far])))
-    return bool(own or binom.sf(far.sum() - 1, len(bright), NOT_A_FEW) > BY_CHANCE)
+    return bool(own or bdtrc(far.sum() - 1, len(bright), NOT_A_FEW) > BY_CHANCE)
 
 
 def _one_sided(off: FloatArray, error: FloatArray, scatter: float, widening: bool) -> Tail:
@@ -370,7 +369,7 @@ def _apart(bright: FloatArray, level: float) -> bool:
     """Whether there are fewer columns half way (from 3 spreads) to a level than about it, and not by accident (1 %)."""
     reach = 0.2 * (level - 3)
     about, between = (int(np.sum(np.abs(bright - x) < reach)) for x in (level, (level + 3) / 2))
-    return bool(binom.cdf(between, between + about, 0.5) < 0.01)
+    return bool(bdtr(between, between + about, 0.5) < 0.01)
 
 
 def _majority(values: FloatArray) -> tuple[float, float]:

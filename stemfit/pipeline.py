@@ -134,11 +134,13 @@ def told(
     candidates, relaxed, scores = explained
     with clock("simulate"):
         drawn = whole_field(
-            v.sites, v.imaging, v.identity.host, v.lattice, claimed + elsewhere, candidates, relaxed, v.brightness
+            v.sites, v.imaging, v.identity.host, v.lattice, claimed + elsewhere, candidates, relaxed, v.brightness,
+            v.columns,
         )
         simulated = np.where(v.region_map > 0, np.nan, v.units.on(v.rows.jittered(drawn)))
     warnings = warn.collect(
-        v.identity, v.calibration, v.posteriors, v.brightness, v.imaging, candidates, relaxed, v.rows, v.spikes, claimed, v.cut
+        v.identity, v.calibration, v.posteriors, v.brightness, v.imaging, candidates, relaxed, v.rows, v.spikes,
+        claimed, v.cut,
     )
     seen, sites, claimed, suspects = _as_scanned(v.rows, v.columns, v.sites, claimed, suspects)
     fractions = {s: p.composition() for s, p in v.mixtures.items()} or None

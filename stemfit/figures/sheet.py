@@ -100,14 +100,18 @@ def contrast(values: FloatArray) -> tuple[float, float]:
     return float(low), float(high if high > low else low + 1)
 
 
-def grey(axes: Axes, image: FloatArray, low: float, high: float) -> None:
+def grey(axes: Axes, image: FloatArray, low: float, high: float, corner_px: tuple[int, int] = (0, 0)) -> None:
     """Show an image between black and white."""
-    shade(axes, image, "gray", low, high)
+    shade(axes, image, "gray", low, high, corner_px)
 
 
-def shade(axes: Axes, image: FloatArray, colours: str, low: float, high: float) -> None:
-    """Show an image; what is drawn on it later does not widen the view."""
-    axes.imshow(image, cmap=masked(colours), vmin=low, vmax=high)
+def shade(
+    axes: Axes, image: FloatArray, colours: str, low: float, high: float, corner_px: tuple[int, int] = (0, 0)
+) -> None:
+    """Show an image, or the part of one that begins at `corner_px`; what is drawn later does not widen the view."""
+    (x, y), (h, w) = corner_px, image.shape
+    where = (x - 0.5, x + w - 0.5, y + h - 0.5, y - 0.5)
+    axes.imshow(image, cmap=masked(colours), vmin=low, vmax=high, extent=where)
     axes.autoscale(False)
 
 

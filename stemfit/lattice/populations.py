@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.special import bdtr
 
 from stemfit.optics.scattering import column_elements
 
@@ -202,7 +202,7 @@ def several(value: FloatArray, found: Populations) -> bool:
     for low, high in pairwise(level):
         reach = VALLEY / 2 * (high - low)
         left, valley, right = (int(np.sum(np.abs(value - x) < reach)) for x in (low, (low + high) / 2, high))
-        if float(binom.cdf(valley, valley + min(left, right), 0.5)) < CHANCE:
+        if float(bdtr(valley, valley + min(left, right), 0.5)) < CHANCE:
             return True
     return False
 

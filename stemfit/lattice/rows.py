@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter1d, median_filter
 from scipy.spatial import cKDTree
 
 from stemfit.columns import Columns
 from stemfit.columns.stamps import render
 from stemfit.lattice.cell import Grid
-from stemfit.lattice.sites import honeycomb
+from stemfit.lattice.sites import Honeycomb, honeycomb
+from stemfit.lattice.types import EDGE
 
 FloatArray = NDArray[np.float64]
 
@@ -33,6 +34,13 @@ PASSES = 3
 
 MOST = 0.2
 """Largest offset in lattice constants: beyond it a row may have moved to the next columns."""
+
+OUTLYING, ON_SAME_ROWS = 4.0, 15
+"""Spreads off its site from which a column is displaced, not measured there, once in 3,000 columns; columns along y
+that share their rows: their median is what those do."""
+
+LEAST = 0.2
+"""Share of a row that must be left beside defects: with less, its error would be more than twice as large."""
 
 PAD_PX = 16
 """Mirrored pixels beside a row before it is shifted in Fourier space, which thinks it periodic."""
@@ -116,7 +124,11 @@ def row_offsets(image: FloatArray, columns: Columns, grid: Grid, region_map: NDA
     apart, error = _against(image, columns.model, weight)
     if not _evident(apart, error):
         return none
-    straight = _on_lattice(columns, grid, region_map)
+    sites = honeycomb(grid, columns, region_map)
+    clear = np.where(_beside_defects(columns, sites, grid), 0.0, weight)
+    enough = clear.sum(1) > LEAST * weight.sum(1)
+    weight = np.where(enough[:, None], clear, weight)
+    straight = _on_lattice(columns, sites, grid.shape_px)
     offset = np.zeros(h)
     for _ in range(PASSES):
         step, error = _against(image, shifted(straight, offset), weight)
@@ -185,10 +197,42 @@ def _true_variance(offset: FloatArray, error: FloatArray) -> float:
     return max(float(np.mean(np.clip(centred, -4 * spread, 4 * spread) ** 2 - error**2)), 0.0)
 
 
-def _on_lattice(columns: Columns, grid: Grid, region_map: NDArray[np.uint8]) -> FloatArray:
+def _beside_defects(columns: Columns, sites: Honeycomb, grid: Grid) -> NDArray[np.bool_]:
+    """Pixels (H, W) that show columns off the lattice: a row that crosses a defect must not be moved to undo it.
+
+    These are columns of no site and sites without a column with all that is bound to them, and columns off their site
+    by `OUTLYING` times what is usual for columns on the same rows.
+    """
+    on, alone = sites.column >= 0, np.ones(len(columns), dtype=bool)
+    alone[sites.column[on]] = False
+    inner = [np.minimum(xy, [grid.shape_px[1] - 1, grid.shape_px[0] - 1] - xy).min(1) > EDGE * grid.a_px_iso
+             for xy in (columns.xy_px, sites.xy_px)]  # fmt: skip
+    off = columns.xy_px[sites.column[on]] - sites.xy_px[on]
+    order = np.argsort(sites.xy_px[on, 1])
+    off[order] -= np.column_stack([median_filter(axis, ON_SAME_ROWS, mode="nearest") for axis in off[order].T])
+    usual = 1.48 * float(np.median(np.abs(off))) if len(off) else 0.0
+    moved = np.hypot(*off.T) > OUTLYING * usual
+    bond = grid.cell.tightness * grid.a_px_iso / float(np.sqrt(3))
+    beside = np.zeros(grid.shape_px, dtype=bool)
+    _mark(beside, np.vstack([columns.xy_px[alone & inner[0]], sites.xy_px[~on & inner[1]]]), 1.5 * bond)
+    _mark(beside, sites.xy_px[on][moved], 0.5 * bond)
+    return beside
+
+
+def _mark(pixels: NDArray[np.bool_], places: FloatArray, reach: float) -> None:
+    """Set all within reach of places (K, 2)."""
+    half = int(np.ceil(reach))
+    for x, y in places:
+        rows, cols = (np.arange(max(round(c) - half, 0), min(round(c) + half + 1, n))
+                      for c, n in zip((y, x), pixels.shape, strict=True))  # fmt: skip
+        if len(rows) and len(cols):
+            part = pixels[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+            part |= (rows[:, None] - y) ** 2 + (cols - x) ** 2 <= reach**2
+
+
+def _on_lattice(columns: Columns, sites: Honeycomb, shape: tuple[int, int]) -> FloatArray:
     """Model (H, W) with every column that is on a site in the middle of it."""
-    sites = honeycomb(grid, columns, region_map)
     on = sites.column >= 0
     xy = columns.xy_px.copy()
     xy[sites.column[on]] = sites.xy_px[on]
-    return columns.background + render(xy, columns.intensity, columns.profile, grid.shape_px)
+    return columns.background + render(xy, columns.intensity, columns.profile, shape)

@@ -37,6 +37,11 @@ RIM = 1.2
 """Distance outside the image, in lattice constants, from which columns still shed light into it."""
 
 
+HALF = 0.49
+"""A site belongs to the image when it lies on one of its pixels, this far from the centre of the outermost ones at
+most, px: so does a column that is found there."""
+
+
 class Honeycomb(NamedTuple):
     """Sites before their sublattices have names.
 
@@ -70,7 +75,7 @@ class Brightness(NamedTuple):
 def honeycomb(grid: Grid, columns: Columns, region_map: NDArray[np.uint8]) -> Honeycomb:
     """List all sites inside the image and match them with the observed columns."""
     h, w = grid.shape_px
-    ij, third, xy = sites_near(grid, 0.0)
+    ij, third, xy = sites_near(grid, HALF)
     margin = EDGE * grid.a_px_iso
     clear = ((xy >= margin) & (xy <= [w - 1 - margin, h - 1 - margin])).all(1)
     at = np.rint(xy).astype(int)
@@ -144,8 +149,10 @@ def measure(
     kept = np.append(np.arange(observed), which[there & (which >= observed)])
     number = np.full(len(fitted), -1)
     number[kept] = np.arange(len(kept))
-    seen, sites = _credible(_subset(fitted, kept), sites._replace(column=np.where(there, number[which], -1)))
-    model = seen.model + beyond if bins > 1 else seen.model  # which has drawn it already
+    model = fitted.model + beyond if bins > 1 else fitted.model  # which has drawn it already
+    shown, sites = _subset(fitted, kept), sites._replace(column=np.where(there, number[which], -1))
+    beyond += _left(shown, sites)
+    seen, sites = _credible(shown, sites)
     return brightness, replace(seen, background=seen.background + beyond, model=model), sites
 
 
@@ -208,7 +215,7 @@ def _rim(grid: Grid, columns: Columns, sites: Honeycomb, region_map: NDArray[np.
     """
     h, w = grid.shape_px
     _, third, xy = sites_near(grid, RIM * grid.a_px_iso)
-    out = ~((xy >= 0) & (xy <= [w - 1, h - 1])).all(1)
+    out = ~((xy >= -HALF) & (xy <= [w - 1 + HALF, h - 1 + HALF])).all(1)
     at = np.clip(np.rint(xy).astype(int), 0, [w - 1, h - 1])
     out &= region_map[at[:, 1], at[:, 0]] == 0
     if len(columns):
@@ -232,12 +239,22 @@ def _without_ghosts(columns: Columns, sites: Honeycomb) -> tuple[Columns, Honeyc
     return _kept(columns, sites, keep)
 
 
+def _left(columns: Columns, sites: Honeycomb) -> FloatArray:
+    """Light (H, W) of columns of no site that left the image: it is seen, and comes from beyond the edge."""
+    gone = ~_within(columns)
+    gone[sites.column[sites.column >= 0]] = False
+    return render(columns.xy_px[gone], columns.intensity[gone], columns.profile, columns.background.shape)
+
+
+def _within(columns: Columns) -> NDArray[np.bool_]:
+    h, w = columns.background.shape
+    return np.asarray(((columns.xy_px > -0.5) & (columns.xy_px < [w - 0.5, h - 0.5])).all(1))
+
+
 def _credible(columns: Columns, sites: Honeycomb) -> tuple[Columns, Honeycomb]:
     """Take away columns beside the lattice that left the image or lost their light to the others."""
-    h, w = columns.background.shape
-    inside = ((columns.xy_px > -0.5) & (columns.xy_px < [w - 0.5, h - 0.5])).all(1)
     bright = columns.intensity > SIGNIFICANCE * np.sqrt(columns.cov[:, 2, 2])
-    keep = inside & bright
+    keep = _within(columns) & bright
     keep[sites.column[sites.column >= 0]] = True
     return _kept(columns, sites, keep)
 

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemfit.candidates import Candidate
+from stemfit.columns import Columns
 from stemfit.columns.stamps import render
 from stemfit.defects import Defect
 from stemfit.hosts import ProjectedHost
-from stemfit.imaging import Imaging, expected_mixed
+from stemfit.imaging import FOREIGN, MODEL_FLOOR, Imaging, expected_mixed
 from stemfit.lattice import Brightness, Lattice, SiteMap
+from stemfit.lattice.types import EDGE
 from stemfit.relax import Relaxed
 from stemfit.simulate.image import project
 
@@ -35,11 +37,14 @@ def whole_field(
     candidates: Sequence[Candidate],
     relaxed: Sequence[Relaxed],
     brightness: Brightness,
+    columns: Columns,
 ) -> FloatArray:
     """Image (H, W): background, pristine columns on their sites, best candidates where there are defects.
 
     Pristine sites carry the brightness of their type times the local gain, not their own measured one: the residual
-    then shows what the explanation misses. Sites of a defect without a structure (UNKNOWN) are drawn as measured.
+    then shows what the explanation misses. What nothing is said of is drawn as measured: sites of a defect without a
+    structure (UNKNOWN), and so near to the edge that nothing is judged those with another brightness, and what else is
+    there.
     """
     value = np.array([imaging.amplitudes[host.columns[host.sublattices.index(str(s))]].value for s in sites.sublattice])
     gain = _gain(imaging, sites.xy_px)
@@ -50,11 +55,18 @@ def whole_field(
         if defect.best_candidate is None:
             own = [rows[s] for s in defect.sites if s in rows]
             amplitude[own] = np.maximum(brightness.value[own], 0.0)
+    off = np.abs(brightness.value - amplitude) > FOREIGN * np.hypot(brightness.sigma, MODEL_FLOOR * amplitude)
+    other = ~sites.analysed & off
+    amplitude[other] = np.maximum(brightness.value[other], 0.0)
+    rim = _at_the_edge(columns, sites, lattice)
+    around = imaging.background + render(
+        columns.xy_px[rim], columns.intensity[rim], imaging.profile, imaging.background.shape
+    )
     mixed = np.isin(sites.sublattice, list(imaging.mixtures))
     mixed[[rows[s] for d in defects for s in d.sites if d.best_candidate is not None and s in rows]] = False
     named = [d for d in defects if d.best_candidate is not None]
     if not named:
-        return imaging.background + render(sites.xy_px, amplitude, imaging.profile, imaging.background.shape)
+        return around + render(sites.xy_px, amplitude, imaging.profile, imaging.background.shape)
     by_id = {c.id: (c, r) for c, r in zip(candidates, relaxed, strict=True)}
     centres = cKDTree(np.vstack([d.extent_px for d in named]))
     distance, nearest = (np.asarray(a) for a in centres.query(sites.xy_px))
@@ -74,7 +86,16 @@ def whole_field(
         xy.append(place[own])
         bright.append(np.where(mixed[site], amplitude[site], value)[own])
     drawn = render(np.vstack(xy), np.concatenate(bright), imaging.profile, imaging.background.shape)
-    return np.asarray(imaging.background + drawn)
+    return np.asarray(around + drawn)
+
+
+def _at_the_edge(columns: Columns, sites: SiteMap, lattice: Lattice) -> NDArray[np.bool_]:
+    """Columns (N,) that stand on no site where no site is judged."""
+    h, w = lattice.shape_px
+    inset = np.minimum(columns.xy_px, [w - 1, h - 1] - columns.xy_px).min(1)
+    alone = np.ones(len(columns), dtype=bool)
+    alone[sites.column[sites.column >= 0]] = False
+    return np.asarray(alone & (inset < EDGE * lattice.a_px_iso))
 
 
 def _columns(candidate: Candidate, relaxed: Relaxed, imaging: Imaging) -> tuple[FloatArray, FloatArray, FloatArray]:
