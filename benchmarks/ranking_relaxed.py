@@ -14,6 +14,7 @@ from defect_library import library
 from defect_series import lattice_xy
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
+from scipy.special import logsumexp
 
 from definet.crystals import host
 from stemfit import relax
@@ -25,6 +26,10 @@ FloatArray = NDArray[np.float64]
 
 NODE_A = 0.6
 """A node of a candidate is the node of the true structure that is at most so far away: gaps are closed by 0.1 A."""
+
+
+ALLOWANCES_A = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
+"""From what the best relaxers reach to the displacements of lines."""
 
 
 class Compared(NamedTuple):
@@ -40,6 +45,9 @@ class Compared(NamedTuple):
         Difference of the log evidences at the best positions.
     near_chi2, near_chi2_kept : float
         As predicted, per pixel, within a lattice constant of the defect: relaxed, and unrelaxed.
+    any : float
+        As `alike`, with the allowance integrated out for both: its logarithm lies anywhere between those of
+        `ALLOWANCES_A`.
     """
 
     stated: float
@@ -47,6 +55,7 @@ class Compared(NamedTuple):
     fitted: float
     near_chi2: float
     near_chi2_kept: float
+    any: float = np.nan
 
 
 class Relaxation(NamedTuple):
@@ -85,13 +94,21 @@ def relaxation_of(shot: Shot, number: int, one: Any, which: Sequence[int]) -> Re
         drawn = render(columns_seen.xy, columns_seen.amplitude, scene.profile, scene.image.shape)
         return fit(columns_seen, scene, scatter, lattice), _near_chi2(scene, scene.surroundings + drawn)
 
-    unrelaxed, alike = seen(kept), seen(replace(kept, relaxer="definet"))
+    def with_any(r: relax.Relaxed) -> float:
+        each = []
+        for allowance in ALLOWANCES_A:
+            here = scene._replace(relaxation_A=allowance)
+            own = columns_of(candidate, replace(r, relaxer="definet"), here, imaging)
+            each.append(fit(own, here._replace(relaxation_A=0.0), scatter, lattice).as_predicted)
+        return float(logsumexp(each))
+
+    unrelaxed, alike, any_kept = seen(kept), seen(replace(kept, relaxer="definet")), with_any(kept)
 
     def against(r: relax.Relaxed) -> Compared:
         own = seen(r)
         return Compared(
             own[0].as_predicted - unrelaxed[0].as_predicted, own[0].as_predicted - alike[0].as_predicted,
-            own[0].log_evidence - unrelaxed[0].log_evidence, own[1], unrelaxed[1],
+            own[0].log_evidence - unrelaxed[0].log_evidence, own[1], unrelaxed[1], with_any(r) - any_kept,
         )
 
     if "otherwise" in shot.field.view:

@@ -145,22 +145,24 @@ def _relaxed(cases: list[Case], doses: list[float]) -> Table:
                 ended = [one.error_A / one.moved_A for one in some if np.isfinite(one.error_A)]
                 rows.append([
                     {"defects": "SevenNet-0"}.get(what, what), f"{dose:g}", group, str(len(some)),
-                    *_two(network, lambda c: c.stated), *_two(network, lambda c: c.alike),
-                    *_two(perfect, lambda c: c.stated), *_two(perfect, lambda c: c.alike),
+                    *_two(network, lambda c: c.stated), *_two(network, lambda c: c.alike), *_two(network, lambda c: c.any),
+                    *_two(perfect, lambda c: c.stated), *_two(perfect, lambda c: c.alike), *_two(perfect, lambda c: c.any),
                     f"{np.median(ended):.2f}" if ended else "-",
                 ])  # fmt: skip
-    head = ["image", "counts", "type", "n", "network > 0", "median", "alike > 0", "median", "perfect > 0", "median",
-            "perfect alike > 0", "median", "network's error / doing nothing"]  # fmt: skip
+    head = ["image", "counts", "type", "n", "network > 0", "median", "alike > 0", "median", "any > 0", "median",
+            "perfect > 0", "median", "alike > 0", "median", "any > 0", "median", "network's error / doing nothing"]  # fmt: skip
     return (
         "Evidence of the true defect's relaxed structure over the unrelaxed one: as stated, with the same allowance for "
-        "both (alike), and the same for the positions that were drawn (perfect)", head, rows,
+        "both (alike), with any allowance for both (any), and the same for the positions that were drawn (perfect)", head, rows,
     )
 
 
 def _two(some: list[Compared], value: Callable[[Compared], float]) -> list[str]:
     if not some:
         return ["-", "-"]
-    each = np.array([value(one) for one in some])
+    each = np.array([value(one) for one in some if np.isfinite(value(one))])
+    if len(each) == 0:
+        return ["-", "-"]
     return [f"{np.mean(each > 0):.2f}", f"{np.median(each):+.1f}"]
 
 
