@@ -80,7 +80,7 @@ def field_of(task: Task) -> Field:
 def done(task: Task) -> Kept:
     """Make, record and judge."""
     shot = record(field_of(task), task.counts, task.seed)
-    return judged(shot, task.what, task.seed, "auto" if task.what == "host auto" else None, task.what != "host auto")
+    return judged(shot, task.what, task.seed, "auto" if task.what == "host auto" else None, task.what == "defects")
 
 
 def gathered(wanted: list[Task], keep: Path | None, processes: int) -> Iterator[Kept]:

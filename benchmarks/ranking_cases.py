@@ -106,6 +106,8 @@ class Place(NamedTuple):
             return "not among them"
         if self.true == 0:
             return "first"
+        if not self.expected:
+            return "not first"
         return "near tie" if abs(self.expected[0]) < NEAR_TIE else "misranked"
 
 
@@ -180,7 +182,7 @@ def judged(shot: Shot, what: str, seed: int, host: str | None = None, deep: bool
     host : str, optional
         As stated to the analysis; default the true one.
     deep : bool
-        Also rank the noise-free image, and with nothing relaxed.
+        Also rank the noise-free image, and with nothing relaxed; fields whose atoms stand elsewhere are not.
     """
     start, optics = time.process_time(), library(shot.field.view).optics
     settings = pipeline.Settings(
@@ -244,6 +246,9 @@ def _place(shot: Shot, number: int, witness: _Witness, deep: bool) -> Place:
         size_95=sum(in_set), in_95=true is not None and in_set[true], unknown=one.unknown,
         candidates=len(one.candidates),
     )
+    which = [k for k, t in enumerate(true_c) if t]
+    if which and (deep or "otherwise" in shot.field.view):
+        place = place._replace(relaxation=relaxation_of(shot, number, one, which))
     if true is None or not deep:
         return place
 
@@ -268,13 +273,10 @@ def _place(shot: Shot, number: int, witness: _Witness, deep: bool) -> Place:
         "NCC as predicted": max(by([p[0] for p in plain])) <= 0,
         "noise-free image, ours": max(by(logsums([s.log_likelihood for s in clean] + prior, names))) <= 0,
     }
-    chosen = next(c for c, t in zip(one.candidates, true_c, strict=True) if t)
-    which = [k for k, t in enumerate(true_c) if t]
     kept_first = readings[order[int(np.argmax(of_kept))]][0]
     return place._replace(
         expected=by([s.log_likelihood for s in clean]), evidence=by([s.log_likelihood for s in one.scores]),
         rivals=rivals, kept_first=kept_first,
-        relaxation=relaxation_of(shot, number, one, which) if chosen.structure.sites else None,
     )
 
 
