@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stemfit.result import Analysis
 
 MOST_PX = 10**6
+SMALLEST_PIXEL_A, LARGEST_PIXEL_A = 0.005, 2.0
 MAX_ROWS = 30
 """Defects that the summary lists: about a screen; the files hold all."""
 
@@ -87,6 +88,14 @@ def analyze(
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Weights of the network, see stemfit model.")
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            metavar="KELVIN",
+            help="Weigh structures of one name by their relaxation energies at this temperature.  [default: do not]",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Result folder.  [default: IMAGE.stemfit here]", show_default=False),
@@ -102,13 +111,14 @@ def analyze(
     with exits.errors(image, verbose, debug):
         asked = {
             "host": host,
-            "pixel_size_A": _positive("--pixel-size", pixel_size),
+            "pixel_size_A": _pixel_size("--pixel-size", pixel_size),
             "voltage_kV": _positive("--voltage", voltage),
             "convergence_mrad": _positive("--convergence", convergence),
             "detector_mrad": _range("--detector", detector),
             "roi": _rectangle("--roi", roi),
             "mask": None if mask is None else str(mask),
             "device": device,
+            "temperature_K": _positive("--temperature", temperature),
         }
         folder = Path(f"{image.stem}.stemfit") if out is None else out
         document = _analyze(image, frame, asked, (relaxer, device, checkpoint), folder, verbose)
@@ -161,6 +171,14 @@ app.add_typer(training.dataset, name="dataset")
 def _positive(option: str, value: float | None) -> float | None:
     if value is not None and not 0 < value < float("inf"):
         raise UsageError(f"{option} {value:g} is no positive number", remedy="see stemfit analyze --help")
+    return value
+
+
+def _pixel_size(option: str, value: float | None) -> float | None:
+    """Columns are about an Angstrom wide: pixels far from that are in another unit."""
+    if value is not None and not SMALLEST_PIXEL_A <= value <= LARGEST_PIXEL_A:
+        limits = f"{SMALLEST_PIXEL_A:g} to {LARGEST_PIXEL_A:g} Angstrom"
+        raise UsageError(f"{option} {value:g} is no pixel of {limits}", remedy="give it in Angstrom (1 nm = 10 A)")
     return value
 
 

@@ -17,6 +17,7 @@ from stemfit import columns as column
 from stemfit import warn
 from stemfit.calibrate import calibrate
 from stemfit.candidate_alloys import mixtures_of, propose_in
+from stemfit.clipping import cut_of
 from stemfit.columns import Columns
 from stemfit.crystal_file import asked_host
 from stemfit.defects import (
@@ -37,7 +38,7 @@ from stemfit.mask_file import read_mask
 from stemfit.micrograph import Micrograph
 from stemfit.relax import Relaxer
 from stemfit.result import Analysis, HostCall
-from stemfit.score import rank, with_structure_of_label
+from stemfit.score import rank, with_energies, with_structure_of_label
 from stemfit.simulate.field import whole_field
 from stemfit.spikes import despiked
 from stemfit.units import units_of
@@ -63,6 +64,8 @@ class Settings:
         "auto", "cpu", "cuda".
     max_candidates : int
         Per defect.
+    temperature_K : float or None
+        At which relaxation energies weigh structures of one name; None: they do not.
     """
 
     host: str = "auto"
@@ -74,6 +77,7 @@ class Settings:
     mask: str | None = None
     device: str = "auto"
     max_candidates: int = 24
+    temperature_K: float | None = None
 
 
 def analyze(
@@ -96,6 +100,7 @@ def analyze(
     NotAnalysable
         If the image shows no columns or no lattice.
     """
+    cut = cut_of(micrograph.image)
     image, spikes = despiked(micrograph.image)
     units, optics = units_of(image), (settings.voltage_kV, settings.detector_mrad)
     image = units.off(image)
@@ -131,6 +136,7 @@ def analyze(
         )
     with clock("relax"):
         relaxed = tuple(relaxer(candidates))
+        candidates = with_energies(candidates, relaxed, settings.temperature_K)
     with clock("score"):
         ranking = rank(
             found, candidates, relaxed, image, seen, imaging, lattice, sites, brightness, rates["UNKNOWN"]
@@ -154,7 +160,7 @@ def analyze(
         micrograph, units.columns(seen), call, calibration, lattice, sites, regions, region_map, units.imaging(imaging),
         claimed, suspects, candidates, relaxed, ranking.scores, simulated,
         warn.collect(
-            identity, calibration, posteriors, brightness, imaging, candidates, relaxed, rows, spikes, claimed
+            identity, calibration, posteriors, brightness, imaging, candidates, relaxed, rows, spikes, claimed, cut
         ),
         asdict(settings), _environment(), clock.seconds, tuple(p for p in posteriors if p.species),
     )

@@ -33,12 +33,14 @@ class Relaxed:
     positions_A : (N, 3) array
         Cartesian, same order and frame as the candidate's structure (vacancy nodes included, unmoved).
     sigma_A : (N,) array or None
-        Standard error of each position per axis, where the relaxer states one.
+        Standard error of each position per axis against the potential that taught the relaxer, where it states one.
     relaxer : str
         "keep", "definet" or "teacher:<name>".
     checkpoint_sha256 : str or None
     caution : str
         Why the relaxer should not be trusted with this structure; empty if nothing is known against it.
+    energy_drop_eV : float or None
+        Unrelaxed less relaxed energy, where the relaxer states it.
     """
 
     positions_A: FloatArray
@@ -46,6 +48,7 @@ class Relaxed:
     relaxer: str
     checkpoint_sha256: str | None
     caution: str = ""
+    energy_drop_eV: float | None = None
 
 
 Relaxer = Callable[[Sequence["Candidate"]], Sequence[Relaxed]]
@@ -154,7 +157,8 @@ def _as_taught(candidate: Candidate, minimum: Minimum | None, name: str) -> Rela
     if minimum is None:
         return Relaxed(at_start, None, name, None)
     caution = "" if minimum.converged else f"the teacher did not come to rest ({minimum.fmax_eV_A:.2f} eV/A are left)"
-    return Relaxed(minimum.positions_A, None, name, None, caution)
+    drop = minimum.initial_energy_eV - minimum.energy_eV
+    return Relaxed(minimum.positions_A, None, name, None, caution, drop)
 
 
 def _definet(device: str, weights: Path | None) -> Relaxer:
@@ -203,6 +207,6 @@ def _kept(candidate: Candidate) -> Relaxed:
 def _as_relaxed(candidate: Candidate, predicted: Prediction | None, digest: str) -> Relaxed:
     if predicted is None:
         return Relaxed(candidate.structure.structure.cart_coords, None, "definet", digest)
-    # The network's sigma is its error against the potential that taught it, which is the smaller part of the error
-    # against the real crystal: the image is compared with what is known of that one.
-    return Relaxed(predicted.positions_A, None, "definet", digest, predicted.reason)
+    return Relaxed(
+        predicted.positions_A, predicted.sigma_A, "definet", digest, predicted.reason, predicted.energy_drop_eV
+    )

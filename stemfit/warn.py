@@ -9,6 +9,7 @@ import numpy as np
 
 from stemfit.calibrate import Calibration
 from stemfit.candidates import Candidate
+from stemfit.clipping import Cut
 from stemfit.defects import Defect, SitePosterior, can_tell_half
 from stemfit.imaging import Imaging
 from stemfit.lattice import Brightness, Identity, RowOffsets
@@ -25,7 +26,7 @@ SEPARATE = 3.0
 def collect(
     identity: Identity, calibration: Calibration, posteriors: Sequence[SitePosterior], brightness: Brightness,
     imaging: Imaging, candidates: Sequence[Candidate], relaxed: Sequence[Relaxed], rows: RowOffsets, spikes: int,
-    claimed: Sequence[Defect],
+    claimed: Sequence[Defect], cut: Cut,
 ) -> tuple[str, ...]:
     """All warnings of an analysis, most consequential first; one posterior for each sublattice of the host."""
     host = identity.host
@@ -42,9 +43,26 @@ def collect(
             *_out_of_range(relaxed),
             *_jitter(rows, calibration),
             f"{spikes} pixels far brighter than all around them were replaced by the median there" if spikes else "",
+            *_cut(cut),
         )
         if text
     )
+
+
+def _cut(cut: Cut) -> list[str]:
+    """What is lost where pixels are saturated or were cut off in an export."""
+    said = []
+    if cut.bright:
+        said.append(
+            f"{100 * cut.bright:.2g} % of the pixels are saturated at the brightest value: columns there are brighter "
+            "than they look, and heavier atoms among them are not seen; record with less gain, export without clipping"
+        )
+    if cut.dark:
+        said.append(
+            f"{100 * cut.dark:.2g} % of the pixels are cut off at the darkest value: noise and background in dark "
+            "places are less than they were; export without clipping"
+        )
+    return said
 
 
 def _strange(claimed: Sequence[Defect], posteriors: Sequence[SitePosterior]) -> list[str]:

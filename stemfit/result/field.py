@@ -57,7 +57,7 @@ class Field:
     xy_px : (N, 2) array
         Distortion included.
     sigma_A : (N,) array
-        Standard error per axis: the relaxer's where it states one, else the scatter of columns about their sites.
+        Standard error per axis: the scatter of columns about their sites, with the relaxer's own where it states one.
     marker : (N,) int array
         0 pristine, 1 exchanged or added.
     defect : (N,) int array
@@ -214,7 +214,9 @@ def _patch(
     mine = on_site & (layout.owner[nodes.site] == defect.id) & analysis.sites.analysed[nodes.site]
     added = ~on_site & (structure.marker == CHANGED) & (_nearest_defect(analysis, nodes.xy_px) == defect.id)
     kept = np.flatnonzero((mine | added) & structure.occupied)
-    sigma = np.full(len(nodes.site), layout.scatter_A) if relaxed.sigma_A is None else relaxed.sigma_A
+    sigma = np.full(len(nodes.site), layout.scatter_A)
+    if relaxed.sigma_A is not None:
+        sigma = np.hypot(sigma, relaxed.sigma_A)
     ids = np.where(on_site, layout.defect[nodes.site], defect.id)
     element = np.array(elements_of(structure.structure), dtype=np.str_)
     part = _Part(element[kept], nodes.r_A[kept], nodes.xy_px[kept], sigma[kept], structure.marker[kept], ids[kept])

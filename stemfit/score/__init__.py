@@ -1,10 +1,11 @@
 """How well each candidate explains the image, and how sure that makes us."""
 
+from stemfit.score.energies import with_energies
 from stemfit.score.fit import Fit, fit
 from stemfit.score.others import Others
 from stemfit.score.rank import Ranking, Score, ncc, rank, score_defect
 from stemfit.score.restate import with_structure_of_label
-from stemfit.score.scene import Scene, columns_of, make_scene, position_error_A, position_scatter
+from stemfit.score.scene import Scene, columns_of, make_scene, position_scatter
 
 __all__ = [
     "Fit",
@@ -16,9 +17,9 @@ __all__ = [
     "fit",
     "make_scene",
     "ncc",
-    "position_error_A",
     "position_scatter",
     "rank",
     "score_defect",
+    "with_energies",
     "with_structure_of_label",
 ]

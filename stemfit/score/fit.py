@@ -11,8 +11,8 @@ from scipy.spatial import cKDTree
 
 from stemfit.lattice import Lattice
 from stemfit.score.misfit import Misfit, misfit_of
-from stemfit.score.normal import Drawing, Equations, equations, moved_to, shifts_px
-from stemfit.score.scene import EXTENDED_A, LEFT, Predicted, Scene
+from stemfit.score.normal import COMMON, FIELD, Drawing, Equations, equations, moved_to, shifts_px
+from stemfit.score.scene import LEFT, Predicted, Scene
 
 FloatArray = NDArray[np.float64]
 
@@ -33,7 +33,7 @@ class Fit(NamedTuple):
     ----------
     log_evidence : float
     as_predicted : float
-        The same linear about the predicted positions: a structure that is far off is not helped to where columns are.
+        The same of the geometry as it is given, within the errors of single columns: see `evidence_as_predicted`.
     model : (h, w) array
         At the maximum.
     residual_chi2 : float
@@ -67,11 +67,29 @@ def fit(
         moved = np.vstack([moved, np.zeros(2)])
     drawing = Drawing(xy, amplitude, brightness, place, lattice.a_px_iso / scene.pixel, LEFT * moved)
     first, solved, best = _most_probable(drawing, scene)
-    as_predicted = _solve(first, np.zeros(len(first.right)), scene).log_evidence
+    as_predicted = _as_predicted(first, scene)
     rest = float(np.sum(scene.weight * (scene.image - best) ** 2))
     near = cKDTree(scene.extent).query(xy)[0] < TESTED * lattice.a_px_iso / scene.pixel
     misfit = misfit_of(first.matrix, first.right, np.flatnonzero(np.tile(near, 3)))
     return Fit(solved.log_evidence, as_predicted, best, rest / max(1, int((scene.weight > 0).sum())), misfit)
+
+
+def evidence_as_predicted(seen: Predicted, scene: Scene, sigma_px: float, lattice: Lattice) -> float:
+    """Evidence of columns where a structure has them, each within its own error, the field as large as it is given.
+
+    Linear about these positions: what is far off is not helped to where the columns are.
+    """
+    place = np.hypot(seen.place, sigma_px / scene.pixel)
+    a_px, still = lattice.a_px_iso / scene.pixel, np.zeros_like(seen.moved)
+    drawing = Drawing(seen.xy, seen.amplitude, seen.brightness, place, a_px, still)
+    return _as_predicted(equations(drawing, scene), scene)
+
+
+def _as_predicted(first: Equations, scene: Scene) -> float:
+    """Evidence at the prior means without the freedom of the field's size."""
+    rest = np.delete(np.arange(len(first.right)), len(first.right) - COMMON + FIELD)
+    fixed = first._replace(matrix=first.matrix[np.ix_(rest, rest)], right=first.right[rest])
+    return _solve(fixed, np.zeros(len(rest)), scene).log_evidence
 
 
 class _Solved(NamedTuple):
@@ -94,15 +112,14 @@ def _solve(system: Equations, at: FloatArray, scene: Scene) -> _Solved:
 def _most_probable(drawing: Drawing, scene: Scene) -> tuple[Equations, _Solved, FloatArray]:
     """Equations at the prior means, evidence at the maximum, and the model (h, w) there.
 
-    An image is linear in small displacements only. Beside lines and trefoils, whose columns may be off by half of their
-    width and more, the equations are set up anew where a step moves one by more than `SMALL` of its width
-    (Gauss-Newton), as long as that raises the posterior density.
+    An image is linear in small displacements only: where a step moves a column by more than `SMALL` of its width, the
+    equations are set up anew (Gauss-Newton), as long as that raises the posterior density.
     """
     first = system = equations(drawing, scene)
     at = np.zeros(len(system.right))
     solved = _solve(system, at, scene)
     density = -np.inf
-    for _ in range(STEPS if scene.relaxation_A >= EXTENDED_A else 0):
+    for _ in range(STEPS):
         far = shifts_px(drawing, at + solved.step, scene) - shifts_px(drawing, at, scene)
         largest = float(np.hypot(*far.T).max(initial=0.0)) / scene.profile.width_px
         if largest < SMALL:

@@ -28,9 +28,9 @@ STRAIN = 0.01
 """The same of each component of strain and rotation. The smooth distortion of the scan, fitted beforehand, has taken
 up part of the field of a defect that draws its surroundings in: else the one with the shorter field would win."""
 
-COMMON = 11
+COMMON, FIELD = 11, 6
 """Parameters that all columns share: shift, strain, how far the structure moves them, brightness, level and slope of
-the background."""
+the background; which of them the field's size is."""
 
 
 class Drawing(NamedTuple):
@@ -138,7 +138,7 @@ def shifts_px(drawing: Drawing, answer: FloatArray, scene: Scene) -> FloatArray:
     own, common = answer[n : 3 * n].reshape(2, n).T, answer[3 * n :]
     off = drawing.xy - np.array([w, h]) / 2
     shift = drawing.place[:, None] * own + SHIFT * drawing.a_px * common[:2]
-    shift = shift + STRAIN * (off[:, :1] * common[2:4] + off[:, 1:] * common[4:6]) + drawing.moves * common[6]
+    shift = shift + STRAIN * (off[:, :1] * common[2:4] + off[:, 1:] * common[4:6]) + drawing.moves * common[FIELD]
     return np.asarray(np.where(drawing.amplitude[:, None] == 0, 0.0, shift))
 
 

@@ -17,7 +17,7 @@ from stemfit.defects import CLAIM, Defect
 from stemfit.imaging import Imaging
 from stemfit.lattice import Brightness, Lattice, SiteMap
 from stemfit.relax import Relaxed, keep
-from stemfit.score.fit import Fit, fit
+from stemfit.score.fit import Fit, evidence_as_predicted, fit
 from stemfit.score.others import Others, field_of, others_of, without_structure
 from stemfit.score.restate import restated, with_best_structure, with_odds_kept
 from stemfit.score.scene import Scene, columns_of, make_scene, position_scatter, relaxation_error_A
@@ -58,7 +58,9 @@ class Score:
     ncc, ssim, reduced_chi2 : float
         Secondary measures on the patch.
     evidence_relaxed_minus_unrelaxed : float
-        Natural logarithm; of the positions as they are predicted.
+        Natural logarithm of the evidence of the relaxed positions over that of the sites of the perfect crystal, with
+        the same columns and what is allowed to them: the narrower of two allowances would win by volume, even about
+        wrong positions.
     max_displacement_A : float
         Largest displacement of an atom by the relaxer.
     tie_with : tuple of str
@@ -125,8 +127,9 @@ def score_defect(
     if len(defect.sites) == 1:
         light = fitted.loose(*geometries[top]).log_evidence
         free = np.logaddexp(free, light) - np.log(2)
-    moved = [_largest(c, r) > 1e-6 for c, r in pairs]
-    unrelaxed = [u if m else f for m, f, u in zip(moved, fits, unrelaxed, strict=True)]
+    rested = [
+        fitted.at_rest(c, r) if _largest(c, r) > 1e-6 else f.as_predicted for f, (c, r) in zip(fits, pairs, strict=True)
+    ]
     everything = np.append(log_posterior, free + np.log(unknown_prior))
     total = float(logsumexp(everything))
     posterior = np.exp(log_posterior - log_posterior.max())
@@ -135,11 +138,11 @@ def score_defect(
     scores = tuple(
         Score(
             c.id, float(e), float(p), bool(k), ncc(scene, f.model), _ssim(scene, f.model), f.residual_chi2,
-            f.as_predicted - u.as_predicted, _largest(c, r),
+            f.as_predicted - at_rest, _largest(c, r),
             tuple(o.id for o, q in zip(candidates, log_posterior, strict=True) if o is not c and abs(q - own) < TIE),
         )
-        for c, r, f, u, e, p, k, own in zip(
-            candidates, relaxed, fits, unrelaxed, evidence, posterior, chosen, log_posterior, strict=True
+        for c, r, f, at_rest, e, p, k, own in zip(
+            candidates, relaxed, fits, rested, evidence, posterior, chosen, log_posterior, strict=True
         )
     )
     return scores, float(np.exp(everything[-1] - total))
@@ -203,6 +206,7 @@ class _Fitter:
     def __init__(self, scene: Scene, imaging: Imaging, sigma_px: float, lattice: Lattice) -> None:
         self._scene, self._imaging, self._sigma_px, self._lattice = scene, imaging, sigma_px, lattice
         self._known: dict[bytes, Fit] = {}
+        self._at_rest: dict[bytes, float] = {}
 
     def __call__(self, candidate: Candidate, relaxed: Relaxed) -> Fit:
         seen = columns_of(candidate, relaxed, self._scene, self._imaging)
@@ -210,6 +214,14 @@ class _Fitter:
         if looks not in self._known:
             self._known[looks] = fit(seen, self._scene, self._sigma_px, self._lattice)
         return self._known[looks]
+
+    def at_rest(self, candidate: Candidate, relaxed: Relaxed) -> float:
+        """Evidence of what was relaxed, with its columns on the sites of the perfect crystal."""
+        seen = columns_of(candidate, relaxed, self._scene, self._imaging).at_rest()
+        looks = seen.looks()
+        if looks not in self._at_rest:
+            self._at_rest[looks] = evidence_as_predicted(seen, self._scene, self._sigma_px, self._lattice)
+        return self._at_rest[looks]
 
     def loose(self, candidate: Candidate, relaxed: Relaxed) -> Fit:
         """With a column of any brightness on the site, and neighbours that moved further."""

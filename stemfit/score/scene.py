@@ -133,6 +133,10 @@ class Predicted(NamedTuple):
         rows = np.round(np.column_stack([self.xy, self.place, light, self.moved]), 3) + 0.0
         return rows[np.lexsort(rows.T)].tobytes()
 
+    def at_rest(self) -> Predicted:
+        """The same columns with the same allowances on the sites of the perfect crystal: only the geometry differs."""
+        return self._replace(xy=self.xy - self.moved)
+
 
 def columns_of(candidate: Candidate, relaxed: Relaxed, scene: Scene, imaging: Imaging) -> Predicted:
     """Columns of a structure inside the scene."""
@@ -167,8 +171,11 @@ def columns_of(candidate: Candidate, relaxed: Relaxed, scene: Scene, imaging: Im
     moved = np.vstack([moved, np.zeros((len(doubt_there), 2))])
     scale, reach = pixels_per_A / scene.pixel, NEIGHBOUR_REACH * scene.a_px
     away = np.asarray(cKDTree(scene.extent).query(xy)[0]) / scale
-    doubt = position_error_A(candidate, relaxed, away, scene.relaxation_A)
+    doubt = position_error_A(relaxed, away, scene.relaxation_A)
     doubt = np.sqrt(doubt**2 + _neighbour_variance(scene.others.fields, xy, scale))
+    if relaxed.sigma_A is not None:  # against its teacher; what that one errs by is the larger part
+        own_variance = np.bincount(seen.column_of_atom, relaxed.sigma_A[atoms] ** 2) / count
+        doubt[: inside.sum()] = np.sqrt(doubt[: inside.sum()] ** 2 + own_variance[inside])
     own_columns = Predicted(xy + scene.moves.at(xy, reach), value, error, scale * doubt, moved)
     return _with_others(own_columns, scene.others, reach)
 
@@ -252,12 +259,8 @@ def _beside(candidate: Candidate) -> NDArray[np.bool_]:
     return np.asarray(candidate.structure.occupied & (away < BOUND_A))
 
 
-def position_error_A(
-    candidate: Candidate, relaxed: Relaxed, away_A: FloatArray, relaxation_A: float = RESIDUAL_A
-) -> FloatArray:
-    """Standard error (N,) of predicted positions per axis, Angstrom, `away_A` (N,) from the defect's nearest site."""
-    if relaxed.sigma_A is not None:
-        return np.full(len(away_A), float(np.sqrt(np.mean(relaxed.sigma_A[candidate.structure.occupied] ** 2))))
+def position_error_A(relaxed: Relaxed, away_A: FloatArray, relaxation_A: float = RESIDUAL_A) -> FloatArray:
+    """Standard error (N,) of what taught the relaxer, per axis, Angstrom, `away_A` (N,) from the nearest site."""
     unrelaxed_A = min(max(UNRELAXED_A, relaxation_A / LEFT), MOST_A)
     return _faded(unrelaxed_A if relaxed.relaxer == "keep" else relaxation_A, away_A)
 
