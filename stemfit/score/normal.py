@@ -11,6 +11,8 @@ from stemfit.columns import Profile
 from stemfit.score.scene import Scene
 
 FloatArray = NDArray[np.float64]
+Images = NDArray[np.float32]
+"""Drawn in single precision, summed in double: log evidences change by less than 1e-3, in two thirds of the time."""
 
 TILE = 32
 """Side of a tile, px: its arrays nearly stay in a core's cache, and patches of single sites are one or four of them."""
@@ -62,7 +64,7 @@ class Tile(NamedTuple):
 
     box: tuple[slice, slice]
     parameters: NDArray[np.int64]
-    design: FloatArray
+    design: Images
 
 
 class Part(NamedTuple):
@@ -96,7 +98,7 @@ class Equations(NamedTuple):
         image = self.model.copy()
         for tile in self.tiles:
             part = image[tile.box]
-            part += (answer[tile.parameters] @ tile.design).reshape(part.shape)
+            part += (answer[tile.parameters].astype(np.float32) @ tile.design).reshape(part.shape)
         return image
 
 
@@ -111,19 +113,22 @@ def equations(drawing: Drawing, scene: Scene) -> Equations:
         for x in np.array_split(np.arange(w), across):
             box = slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)
             own, shapes = _drawn(drawing.xy, parts, x, y)
-            model[box] += (drawing.amplitude[own] @ shapes[0]).reshape(len(y), len(x))
+            model[box] += (drawing.amplitude[own].astype(np.float32) @ shapes[0]).reshape(len(y), len(x))
             parameters = np.concatenate([own, count + own, 2 * count + own, 3 * count + np.arange(COMMON)])
             tile = Tile(box, parameters, _design(drawing, own, shapes, scene, x, y))
             tiles.append(tile)
             root = np.sqrt(scene.weight[box]).ravel()
-            if root.any():
-                weighted = tile.design * root
+            seen = root > 0
+            if seen.any():
+                whole = seen.all()
+                weighted = (tile.design if whole else tile.design[:, seen]) * root[seen].astype(np.float32)
                 information = weighted @ weighted.T
                 if len(own) == count:
                     matrix += information
                 else:
                     matrix[np.ix_(parameters, parameters)] += information
-                right[parameters] += weighted @ (root * (scene.image[box] - model[box]).ravel())
+                left = (root * (scene.image[box] - model[box]).ravel())[seen]
+                right[parameters] += weighted @ left.astype(np.float32)
     return Equations(model, tuple(tiles), matrix, right)
 
 
@@ -167,7 +172,7 @@ def _parts(profile: Profile) -> list[Part]:
 
 def _drawn(
     xy: FloatArray, parts: list[Part], x: NDArray[np.int64], y: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], FloatArray]:
+) -> tuple[NDArray[np.int64], Images]:
     """Columns (n,) seen on a tile, and their profiles and gradients with respect to the position (3, n, len(y) len(x)).
 
     As `stemfit.columns.stamps.drawn`, but for what is fainter than `FAINT`.
@@ -175,42 +180,41 @@ def _drawn(
     off = np.abs(xy - [x.mean(), y.mean()]) - [np.ptp(x) / 2, np.ptp(y) / 2]
     outside = np.hypot(*np.maximum(off, 0).T)
     own = np.flatnonzero(outside < max(part.reach for part in parts))
-    shapes = np.zeros((3, len(own), len(y), len(x)))
+    shapes = np.zeros((3, len(own), len(y), len(x)), dtype=np.float32)
     for part in parts:
         near = outside[own] < part.reach
-        dx, dy = x - xy[own[near], 0, None], y - xy[own[near], 1, None]
-        (xx, cross), (_, yy) = part.precision
-        value = (part.height * np.exp(-0.5 * yy * dy**2))[:, :, None] * np.exp(-0.5 * xx * dx**2)[:, None, :]
-        if cross:
-            value *= np.exp((-cross * dy)[:, :, None] * dx[:, None, :])
+        dx, dy = ((k - xy[own[near], n, None]).astype(np.float32) for n, k in enumerate((x, y)))
+        (xx, cross), (_, yy) = part.precision.astype(np.float32)
+        along_x, along_y = (xx * dx)[:, None, :] + (cross * dy)[:, :, None], (cross * dx)[:, None, :] + (yy * dy)[:, :, None]
+        value = np.exp(-0.5 * (along_x * dx[:, None, :] + along_y * dy[:, :, None])) * np.float32(part.height)
         some = slice(None) if near.all() else near
         shapes[0, some] += value
-        shapes[1, some] += value * ((xx * dx)[:, None, :] + (cross * dy)[:, :, None])
-        shapes[2, some] += value * ((cross * dx)[:, None, :] + (yy * dy)[:, :, None])
+        shapes[1, some] += value * along_x
+        shapes[2, some] += value * along_y
     return own, shapes.reshape(3, len(own), len(y) * len(x))
 
 
 def _design(
-    drawing: Drawing, own: NDArray[np.int64], shapes: FloatArray, scene: Scene, x: NDArray[np.int64],
+    drawing: Drawing, own: NDArray[np.int64], shapes: Images, scene: Scene, x: NDArray[np.int64],
     y: NDArray[np.int64],
-) -> FloatArray:
+) -> Images:
     """Derivative images (3 n + COMMON, len(y) len(x)), each times the prior width of its parameter."""
     (value, *moves), n = shapes, len(own)
     xy, amplitude, (h, w) = drawing.xy[own], drawing.amplitude[own], scene.image.shape
     width, most = scene.profile.width_px, float(drawing.amplitude.max())
     # Light where an atom is missing comes from its neighbours: it lies anywhere within the width of a column.
     reach = np.where(amplitude == 0, drawing.brightness[own] * width, amplitude * drawing.place[own])
-    design = np.empty((3 * n + COMMON, value.shape[1]))
-    np.multiply(drawing.brightness[own, None], value, out=design[:n])
+    design = np.empty((3 * n + COMMON, value.shape[1]), dtype=np.float32)
+    np.multiply(drawing.brightness[own, None].astype(np.float32), value, out=design[:n])
     for k, move in enumerate(moves, 1):
-        np.multiply(reach[:, None], move, out=design[k * n : (k + 1) * n])
+        np.multiply(reach[:, None].astype(np.float32), move, out=design[k * n : (k + 1) * n])
     shift, lever = SHIFT * drawing.a_px * amplitude, STRAIN * amplitude * (xy - np.array([w, h]) / 2).T
     peak = LEVEL * most / (2 * np.pi * width**2)
     slope_y, slope_x = (a.ravel() for a in np.meshgrid(y / (h - 1) - 0.5, x / (w - 1) - 0.5, indexing="ij"))
-    together = amplitude * drawing.moves[own].T
+    levers = np.vstack([shift, lever, amplitude * drawing.moves[own].T]).astype(np.float32)  # (5, n)
+    by_x, by_y = (levers @ move for move in moves)  # (5, n px) each
     design[3 * n :] = [
-        *(shift @ move for move in moves), *(arm @ move for arm in lever for move in moves),
-        sum(part @ move for part, move in zip(together, moves, strict=True)),
-        GAIN * (amplitude @ value), np.full(len(slope_x), peak), peak * slope_x, peak * slope_y,
+        by_x[0], by_y[0], by_x[1], by_y[1], by_x[2], by_y[2], by_x[3] + by_y[4],
+        (GAIN * amplitude).astype(np.float32) @ value, np.full(len(slope_x), peak), peak * slope_x, peak * slope_y,
     ]
     return design
