@@ -3,11 +3,12 @@
 The reference shares nothing with the table but the physics: abTEM multislice with Kirkland's parametrisation of the
 atoms, the table being made of Lobato's phase objects; voltages, apertures and detectors between the table's; thermal
 displacements drawn anew. Every column is fitted as an analysis does it, with the image of the probe and one width for
-all columns, and its brightness is compared to that of the host's metal column. Beside the table: atoms that add up,
-``ratio`` of stacks without coherence, and the exponent 1.75 of the atomic number.
+all columns, and its brightness is compared to that of the host's metal column; of unlike atoms in a column the mean of
+both orders counts. Beside the table: its kernels, each column fitted with a width of its own; atoms that add up without
+coherence; and the exponent 1.75 of the atomic number.
 
 Run: ``python benchmarks/column_brightness.py FOLDER [condition ...]`` (abTEM, a development extra); about five minutes
-per condition on one core. FOLDER keeps what is measured.
+per condition on one core. FOLDER keeps the images.
 """
 
 from __future__ import annotations
@@ -117,13 +118,15 @@ def crystal(host: Host, column: str, on: str) -> list[tuple[str, FloatArray]]:
     return [(column if np.hypot(*at) < 0.1 else kind, at) for kind, at in near]
 
 
-def image(columns: list[tuple[str, FloatArray]], host: Host | None, at: Condition, seed: int) -> FloatArray:
+def image(
+    columns: list[tuple[str, FloatArray]], host: Host | None, at: Condition, seed: int, turned: bool
+) -> FloatArray:
     """Where the beam was sent, from the middle, and how much of it was scattered: (P, 3)."""
     optics = multislice.Optics(at.voltage_kV * 1e3, at.convergence_mrad, *at.detector_mrad, {}, at.thermal_A)
     grid = multislice.grid_for(optics, 2 * CLUSTER_A + 2.0 if host else 12.5, SCANNED_A)
     off = np.random.default_rng(seed).uniform(0, grid.step_A, 2)
     atoms = [(e, z, xy) for kind, xy in columns for e, z in stack(kind, host)]
-    heights = np.array([z for _, z, _ in atoms])
+    heights = np.array([-z if turned else z for _, z, _ in atoms])
     levels, layer = np.unique(np.round(-heights, 3), return_inverse=True)
     scan = multislice.adf_image(
         np.array([atomic_numbers[e] for e, _, _ in atoms]),
@@ -147,14 +150,14 @@ def probe(at: Condition) -> tuple[FloatArray, FloatArray]:
     return (near * k).sum((1, 2)) / near.sum((1, 2)), (near * transfer).sum((1, 2)) / near.sum((1, 2))
 
 
-def profile(at: Condition, width_A: float, r: FloatArray) -> FloatArray:
-    """Image of a column of unit integral: aperture, thermal motion, and a Gaussian of this width."""
+@cache
+def profile(at: Condition, width_A: float) -> tuple[FloatArray, FloatArray]:
+    """Radii (A) and image of a column of unit integral: aperture, thermal motion, and a Gaussian of this width."""
     frequency, transfer = probe(at)
     g = (np.arange(200) + 0.5) / 200 * frequency[-1]
     passed = np.interp(g, frequency, transfer) * np.exp(-2 * np.pi**2 * (at.thermal_A**2 + width_A**2) * g**2)
     near = np.linspace(0.0, 14.0, 1500)
-    values = j0(2 * np.pi * near[:, None] * g) @ (passed * 2 * np.pi * g * (g[1] - g[0]))
-    return np.asarray(np.interp(r, near, values))
+    return near, j0(2 * np.pi * near[:, None] * g) @ (passed * 2 * np.pi * g * (g[1] - g[0]))
 
 
 def brightness(
@@ -165,7 +168,8 @@ def brightness(
     rows = np.zeros((len(points), 1 + len(kinds)))
     for kind, xy in columns:
         width = kernel(kind, at.voltage_kV, at.convergence_mrad, at.detector_mrad).width_A if own else COMMON_WIDTH_A
-        rows[:, 0 if np.hypot(*xy) < 0.1 else kinds[kind]] += profile(at, width, np.hypot(*(points[:, :2] - xy).T))
+        spot = np.interp(np.hypot(*(points[:, :2] - xy).T), *profile(at, width))
+        rows[:, 0 if np.hypot(*xy) < 0.1 else kinds[kind]] += spot
     return float(np.linalg.lstsq(rows, points[:, 2], rcond=None)[0][0])
 
 
@@ -184,14 +188,25 @@ def measured(folder: Path, at: Condition) -> dict[str, list[float]]:
     for seed, (name, column, on) in enumerate(cases()):
         host = HOSTS.get(name)
         columns = crystal(host, column, on) if host else [(column, np.zeros(2))]
-        path = folder / f"{at.name}-{name or 'alone'}-{column}-{on}.npy"
-        if not path.exists():
-            np.save(path.with_suffix(".tmp.npy"), image(columns, host, at, seed))
-            path.with_suffix(".tmp.npy").rename(path)
-            print(path.stem, file=sys.stderr, flush=True)
-        points = np.load(path)
-        values[f"{name}:{column}:{on}"] = [brightness(columns, points, at, own) for own in (False, True)]
+        values[f"{name}:{column}:{on}"] = np.mean([
+            [brightness(columns, points, at, own) for own in (False, True)]
+            for points in images(folder / f"{at.name}-{name or 'alone'}-{column}-{on}.npy", columns, host, at, seed)
+        ], 0).tolist()  # fmt: skip
     return values
+
+
+def images(
+    path: Path, columns: list[tuple[str, FloatArray]], host: Host | None, at: Condition, seed: int
+) -> Iterator[FloatArray]:
+    """Of one case, and of a column of unlike atoms the same turned over: which of them is on top shows."""
+    middle = next(kind for kind, xy in columns if np.hypot(*xy) < 0.1)
+    for turned in (False, True)[: len(set(column_elements(middle)))]:
+        kept = path.with_stem(path.stem + turned * "turned")
+        if not kept.exists():
+            np.save(kept.with_suffix(".tmp.npy"), image(columns, host, at, seed, turned))
+            kept.with_suffix(".tmp.npy").rename(kept)
+            print(kept.stem, file=sys.stderr, flush=True)
+        yield np.load(kept)
 
 
 class Row(NamedTuple):

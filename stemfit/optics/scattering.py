@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
@@ -44,6 +45,10 @@ PAIR_SIGMA, COHERENCE_SHARE = 0.03, 0.1
 """Uncertainty of a pair, and uncertain share of its departure from two atoms apart. Alone, pairs agree with multislice
 to 1.5 %. Thermal amplitudes from 0.05 to 0.09 A, or a tilt of 2 degrees, change S2 at 60 kV by 2 to 4 %: by a tenth of
 the departure where that is large, by 3 % where it passes through zero."""
+
+ORDER_SIGMA = 0.05
+"""Which of two unlike atoms is on top changes how they interfere, because heavy atoms turn the phase of what they
+scatter: by 2 % either way on wide detectors, by 9 % from 85 to 190 mrad. The table has the mean of both."""
 
 UNTABULATED_SIGMA = 0.25
 """A stack that counts as atoms apart: the typical departure of the tabulated pairs."""
@@ -260,9 +265,11 @@ def _errors(
         return math.hypot(ATOM_SIGMA, UNTABULATED_SIGMA), 0.0
     apart = sum(_seen_as(atom, voltage_kV, detector_mrad, convergence_mrad) for atom in atoms)
     coherence = math.log(_seen_as(column, voltage_kV, detector_mrad, convergence_mrad) / apart)
-    return math.hypot(ATOM_SIGMA, PAIR_SIGMA), COHERENCE_SHARE * coherence
+    order = ORDER_SIGMA if len(set(atoms)) > 1 else 0.0
+    return math.hypot(ATOM_SIGMA, PAIR_SIGMA, order), COHERENCE_SHARE * coherence
 
 
+@lru_cache(maxsize=8192)
 def _seen_as(column: str, voltage_kV: float, detector_mrad: Detector, convergence_mrad: float | None) -> float:
     """Brightness with the common profile, A^2."""
     conditions = voltage_kV, convergence_mrad or TYPICAL_CONVERGENCE_MRAD, detector_mrad

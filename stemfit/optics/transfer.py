@@ -114,7 +114,6 @@ def fitted(atoms: tuple[str, ...], voltage_kV: float, convergence_mrad: float, d
     return Kernel(float(np.exp(_at_voltage(np.log(height), voltage_kV))), float(np.sqrt(max(width, 0.0))))
 
 
-@lru_cache(maxsize=8192)
 def common(
     atoms: tuple[str, ...], voltage_kV: float, convergence_mrad: float, detector_mrad: Detector, width_A: float
 ) -> float:
