@@ -105,6 +105,8 @@ CASES = (
 )
 QUICK = 1
 CELLS = {"graphene": 14, "hBN": 14}
+METAL = {"MoS2": "Mo", "WSe2": "W", "graphene": "C", "hBN": "N"}
+"""Column that the others are compared to."""
 
 
 class Report(NamedTuple):
@@ -166,8 +168,7 @@ def _judge(case: Case, seed: int, cache: Path) -> Report:
     share = _shares(seen, case.probe, view, truth)
     inside = (np.abs(seen.xy_A) < np.array(view.size_A) / 2 - WHOLE_A).all(1)
     kinds = np.array(seen.types)
-    brightest = max(set(kinds[inside]), key=lambda t: (kinds[inside] == t).sum() * seen.amplitude_A2[kinds == t].mean())
-    scale = float(np.median(share[inside & (kinds == brightest)]))
+    scale = float(np.median(share[inside & (kinds == METAL[case.host])]))
     off = np.where(inside, share / scale - 1, 0.0)
     # A weak column's error counts as the strong ones' does: relative to itself.
     worst = int(np.abs(off).argmax())

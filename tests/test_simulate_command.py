@@ -30,8 +30,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     a, x, y = 3.16, 3.16 / 2, 3.16 / 12**0.5
     vectors = np.array([[a, 0, 0], [a / 2, a * 3**0.5 / 2, 0], [0, 0, 15.0]])
-    metal = (vectors[0] + vectors[1]) / 2 + [0, 0, 7.0]
-    atoms = Atoms("MoS2", [metal, metal + [x, y, 1.56], metal + [x, y, -1.56]], cell=vectors, pbc=True)
+    from_metal = np.array([[0, 0, 0], [x, y, 1.56], [x, y, -1.56]])
+    atoms = Atoms("MoS2", vectors[:2].sum(0) / 2 + np.array([0, 0, 7.0]) + from_metal, cell=vectors, pbc=True)
     write("mos2.cif", atoms)
     return tmp_path
 
@@ -77,8 +77,8 @@ def test_the_metal_is_in_the_middle_or_where_asked() -> None:
 
 
 def test_dose_gives_counts_that_the_seed_decides() -> None:
-    for name, seed, dose in (("a.tif", "1", "1e5"), ("b.tif", "1", "1e5"), ("c.tif", "2", "1e5"), ("d.tif", "1", "4e5")):
-        assert run("mos2.cif", "--out", name, *SMALL, "--dose", dose, "--seed", seed).exit_code == 0
+    for name, seed, dose in (("a", "1", "1e5"), ("b", "1", "1e5"), ("c", "2", "1e5"), ("d", "1", "4e5")):
+        assert run("mos2.cif", "--out", f"{name}.tif", *SMALL, "--dose", dose, "--seed", seed).exit_code == 0
     run("mos2.cif", "--out", "mean.tif", *SMALL)
     a, b, c, d, mean = (tifffile.imread(f"{name}.tif").astype(float) for name in ("a", "b", "c", "d", "mean"))
     assert (a == b).all() and (a != c).any() and (a == np.round(a)).all()
@@ -167,7 +167,7 @@ def result(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_like_a_result(result: Path) -> None:
-    """Two columns, in its own field: where the map puts them, as bright and as wide as there; elsewhere in the middle."""
+    """Two columns: in its own field where the map puts them, as bright and as wide as there; else in the middle."""
     atoms = Atoms("MoS2", [[3.0, 2.0, 0], [8.0, 5.5, 1.5], [8.0, 5.5, -1.5]], cell=[20, 20, 20], pbc=True)
     own, other = result / "structure.extxyz", Path("other.extxyz")
     write(own, atoms)
@@ -193,5 +193,6 @@ def test_without_abtem(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "abtem", None)
     monkeypatch.delitem(sys.modules, "stemfit.simulate.multislice", raising=False)
+    monkeypatch.delattr("stemfit.simulate.multislice", raising=False)
     done = run("mos2.cif", "--out", "x.tif", "--simulator", "multislice", *SMALL)
     assert_one_line(done, 6, "abTEM", "not installed", "pip install 'stemfit[multislice]'")

@@ -1,4 +1,4 @@
-"""Structures from files: what repeats fills the view, what does not stays alone, and what cannot be looked at says so."""
+"""Structures from files: what repeats fills the view, what does not stays alone, what cannot be looked at says so."""
 
 from __future__ import annotations
 

@@ -15,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from stemfit.errors import UsageError
+from stemfit.optics.pairs import loosened
 from stemfit.optics.probe import Probe, transfer
-from stemfit.optics.scattering import Detector, kernel
+from stemfit.optics.scattering import kernel
+from stemfit.optics.transfer import Detector
 from stemfit.simulate.image import project
 from stemfit.simulate.specimen import Specimen, View
 from stemfit.simulate.spectrum import draw, frequencies, spectrum
@@ -75,10 +77,16 @@ def scatterers(specimen: Specimen, probe: Probe, detector_mrad: Detector, view: 
     check_detector(detector_mrad, probe)
     atoms = specimen.around(view, probe.reach_A)
     seen = project(atoms.numbers, atoms.xyz_A, np.eye(2), np.zeros(2))
-    square = np.bincount(seen.column_of_atom, atoms.thermal_A**2) / np.bincount(seen.column_of_atom)
-    known = {t: kernel(t, probe.voltage_kV, probe.convergence_mrad, detector_mrad) for t in set(seen.types)}
-    bright, width = np.array([known[t] for t in seen.types]).T
-    return Scatterers(seen.xy_px, seen.types, bright, np.sqrt(width**2 + square))
+    count = np.bincount(seen.column_of_atom)
+    thermal = np.bincount(seen.column_of_atom, atoms.thermal_A**2) / count
+    off = ((atoms.xyz_A[:, :2] - seen.xy_px[seen.column_of_atom]) ** 2).sum(1)
+    square = np.bincount(seen.column_of_atom, off) / count  # of the atoms about the middle of their column
+    optics = probe.voltage_kV, probe.convergence_mrad, detector_mrad
+    bright, width = np.array([kernel(t, *optics) for t in seen.types]).T
+    for name in set(seen.types):
+        own = np.array(seen.types) == name
+        bright[own] *= loosened(name, *optics, 2 * np.sqrt(square[own]), np.sqrt(thermal[own]))
+    return Scatterers(seen.xy_px, seen.types, bright, np.sqrt(width**2 + thermal + square / 2))
 
 
 def check_detector(detector_mrad: Detector, probe: Probe) -> None:

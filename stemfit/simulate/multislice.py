@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from stemfit.errors import ModelError
 from stemfit.optics.probe import Probe
-from stemfit.optics.scattering import Detector
+from stemfit.optics.transfer import Detector
 from stemfit.simulate.fast import check_detector
 from stemfit.simulate.image import project
 from stemfit.simulate.specimen import Specimen, View
