@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import j0
 
 from stemfit.optics.electron import wavelength_A
 from stemfit.optics.scattering import column_elements, kernel
@@ -15,7 +16,7 @@ from stemfit.optics.transfer import Detector, table, tabulated
 FloatArray = NDArray[np.float64]
 
 RING_MRAD = 6.0
-"""Width of the rings into which a detector is cut: the damping changes by less than a tenth across one."""
+"""Width of the rings into which a detector is cut: q changes by less than 1 rad/A across one."""
 
 
 def loosened(
@@ -25,9 +26,10 @@ def loosened(
     """Brightness of a pair whose atoms are apart in projection, over that of `kernel`; 1 for all but tabulated pairs.
 
     Waves from two atoms that are apart by d interfere with the phase q.d at the scattering vector q. Averaged over its
-    direction that is J0(q d), close to exp(-q^2 d^2 / 4), just as independent motion of rms u per axis makes it
-    exp(-q^2 u^2); the table holds u = 0.07 A. So what a ring of the detector shows beyond two atoms by themselves is
-    damped by exp(-q^2 (d^2 / 4 + u^2 - 0.07^2)). The direction of the incident wave is left out of q.
+    direction that is J0(q d), and independent motion of rms u per axis makes it exp(-q^2 u^2); the table holds u = 0.07
+    A. So what a ring of the detector shows beyond two atoms by themselves is that of the table times
+    J0(q d) exp(-q^2 (u^2 - 0.07^2)). The incident wave is taken to be along the axis: that other ones in the aperture
+    have other q, and that atoms scatter most where q is small, partly make up for each other.
 
     Parameters
     ----------
@@ -41,12 +43,12 @@ def loosened(
     -------
     (M,) array
     """
-    spread = np.asarray(apart_A, dtype=np.float64) ** 2 / 4 + np.asarray(thermal_A) ** 2 - table().thermal_A**2
+    distance, spread = np.asarray(apart_A, dtype=np.float64), np.asarray(thermal_A) ** 2 - table().thermal_A**2
     if len(column_elements(column)) != 2 or not tabulated(column_elements(column)):
-        return np.ones_like(spread)
+        return np.ones_like(distance)
     q, excess = _excess(column, voltage_kV, convergence_mrad, detector_mrad)
-    lost = np.exp(-(q**2) * spread[:, None]) - 1
-    return np.asarray(1 + lost @ excess)
+    kept = j0(q * distance[:, None]) * np.exp(-(q**2) * spread[:, None])
+    return np.asarray(1 + (kept - 1) @ excess)
 
 
 @lru_cache(maxsize=256)

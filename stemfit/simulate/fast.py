@@ -13,17 +13,24 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from stemfit.errors import UsageError
+from stemfit.hosts import column_type
 from stemfit.optics.pairs import loosened
 from stemfit.optics.probe import Probe, transfer
-from stemfit.optics.scattering import kernel
-from stemfit.optics.transfer import Detector
+from stemfit.optics.scattering import column_elements, kernel
+from stemfit.optics.transfer import Detector, tabulated
 from stemfit.simulate.image import project
 from stemfit.simulate.specimen import Specimen, View
 from stemfit.simulate.spectrum import draw, frequencies, spectrum
 
 FloatArray = NDArray[np.float64]
+
+
+TORN_A = 0.8
+"""Atoms of two columns closer than this in projection were one column: bonds are longer (1.4 A in graphene), and beside
+lines of vacancies the atoms of a pair part by 0.6 A."""
 
 
 class Scatterers(NamedTuple):
@@ -86,7 +93,24 @@ def scatterers(specimen: Specimen, probe: Probe, detector_mrad: Detector, view: 
     for name in set(seen.types):
         own = np.array(seen.types) == name
         bright[own] *= loosened(name, *optics, 2 * np.sqrt(square[own]), np.sqrt(thermal[own]))
+    _torn(seen.xy_px, seen.types, bright, thermal, optics)
     return Scatterers(seen.xy_px, seen.types, bright, np.sqrt(width**2 + thermal + square / 2))
+
+
+def _torn(
+    xy_A: FloatArray, types: tuple[str, ...], bright: FloatArray, thermal_A2: FloatArray,
+    optics: tuple[float, float, Detector],
+) -> None:
+    """Give pairs that are torn into two columns what is left of their coherence; changes `bright` in place."""
+    names = np.array(types)
+    for one, other in cKDTree(xy_A).query_pairs(TORN_A):
+        pair = column_type([*column_elements(types[one]), *column_elements(types[other])])
+        if len(column_elements(pair)) != 2 or not tabulated(column_elements(pair)):
+            continue
+        apart = np.hypot(*(xy_A[one] - xy_A[other]))
+        whole = kernel(pair, *optics).amplitude_A2
+        whole *= loosened(pair, *optics, [apart], [math.sqrt((thermal_A2[one] + thermal_A2[other]) / 2)])[0]
+        bright[[one, other]] *= whole / sum(kernel(str(t), *optics).amplitude_A2 for t in names[[one, other]])
 
 
 def check_detector(detector_mrad: Detector, probe: Probe) -> None:
