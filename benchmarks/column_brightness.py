@@ -3,20 +3,21 @@
 The reference shares nothing with the table but the physics: abTEM multislice with Kirkland's parametrisation of the
 atoms, the table being made of Lobato's phase objects; voltages, apertures and detectors between the table's; thermal
 displacements drawn anew. Every column is fitted as an analysis does it, with the image of the probe and one width for
-all columns, and its brightness is compared to that of the host's metal column. Beside the table: atoms that add up,
-``ratio`` of stacks without coherence, and the exponent 1.75 of the atomic number.
+all columns, and its brightness is compared to that of the host's metal column; of unlike atoms in a column the mean of
+both orders counts. Beside the table: its kernels, each column fitted with a width of its own; atoms that add up without
+coherence; and the exponent 1.75 of the atomic number.
 
 Run: ``python benchmarks/column_brightness.py FOLDER [condition ...]`` (abTEM, a development extra); about five minutes
-per condition on one core. FOLDER keeps what is measured.
+per condition on one core. FOLDER keeps the images.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,15 +31,12 @@ from stemfit.optics.scattering import COMMON_WIDTH_A, column_elements, kernel, r
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # abTEM's imports are not ours
+    import abtem
     from ase.data import atomic_numbers
 
     from stemfit.simulate import multislice
 
 FloatArray = NDArray[np.float64]
-
-
-BLUR_A = 0.3
-"""Standard deviation of a source of 0.7 A (full width at half maximum)."""
 
 
 class Condition(NamedTuple):
@@ -90,7 +88,7 @@ PAIRS = ("S2", "Se2", "Te2", "O2", "OS", "OSe", "SSe", "STe", "SeTe", "MoS", "Se
 REFERENCE = {"B": "C", "C": "C", "N": "C", "O": "C", "Si": "C"}
 """Of isolated columns: molybdenum for the others."""
 
-SCANNED_A, FITTED_A, CLUSTER_A = 3.9, 2.7, 9.0
+SCANNED_A, CLUSTER_A = 2.8, 9.0
 
 
 def stack(column: str, host: Host | None) -> list[tuple[str, float]]:
@@ -120,49 +118,59 @@ def crystal(host: Host, column: str, on: str) -> list[tuple[str, FloatArray]]:
     return [(column if np.hypot(*at) < 0.1 else kind, at) for kind, at in near]
 
 
-def image(columns: list[tuple[str, FloatArray]], host: Host | None, at: Condition, seed: int) -> tuple[FloatArray, ...]:
-    """Where the beam was sent, from the middle (P, 2), and how much of it was scattered, blurred by the source (P,)."""
+def image(
+    columns: list[tuple[str, FloatArray]], host: Host | None, at: Condition, seed: int, turned: bool
+) -> FloatArray:
+    """Where the beam was sent, from the middle, and how much of it was scattered: (P, 3)."""
     optics = multislice.Optics(at.voltage_kV * 1e3, at.convergence_mrad, *at.detector_mrad, {}, at.thermal_A)
     grid = multislice.grid_for(optics, 2 * CLUSTER_A + 2.0 if host else 12.5, SCANNED_A)
     off = np.random.default_rng(seed).uniform(0, grid.step_A, 2)
     atoms = [(e, z, xy) for kind, xy in columns for e, z in stack(kind, host)]
-    heights = np.array([z for _, z, _ in atoms])
+    heights = np.array([-z if turned else z for _, z, _ in atoms])
     levels, layer = np.unique(np.round(-heights, 3), return_inverse=True)
     scan = multislice.adf_image(
         np.array([atomic_numbers[e] for e, _, _ in atoms]),
         np.array([xy for _, _, xy in atoms]) + grid.box_A / 2 + off, layer, np.diff(levels), optics, grid, seed,
         parametrization="kirkland",
     )  # fmt: skip
-    frequency = np.fft.fftfreq(grid.n, grid.step_A)
-    blur = np.exp(-2 * (np.pi * BLUR_A * frequency) ** 2)
-    blurred = np.fft.ifft2(np.fft.fft2(scan) * blur[:, None] * blur).real
     axis = np.arange(grid.n) * grid.step_A - grid.box_A / 2
     points = np.stack(np.meshgrid(axis - off[0], axis - off[1], indexing="ij"), -1)
-    use = np.hypot(*points.transpose(2, 0, 1)) < FITTED_A
-    return points[use], blurred[use]
+    return np.concatenate([points, scan[..., None]], -1)[scan > 0]
 
 
-def profile(at: Condition, width_A: float, r: FloatArray) -> FloatArray:
-    """Image of a column of unit integral: aperture, source, thermal motion, and a Gaussian of this width."""
-    x = (np.arange(200) + 0.5) / 200
-    g = x * 2e-3 * at.convergence_mrad / wavelength_A(at.voltage_kV)
-    aperture = 2 / np.pi * (np.arccos(x) - x * np.sqrt(1 - x**2))
-    passed = aperture * np.exp(-2 * np.pi**2 * (BLUR_A**2 + at.thermal_A**2 + width_A**2) * g**2)
+@cache
+def probe(at: Condition) -> tuple[FloatArray, FloatArray]:
+    """Frequencies (1/A) and transfer of the probe that abTEM makes, whose aperture has a soft edge."""
+    wave = abtem.Probe(energy=at.voltage_kV * 1e3, semiangle_cutoff=at.convergence_mrad, extent=12.4, gpts=192)
+    intensity = np.abs(np.squeeze(wave.build(lazy=False).array)) ** 2
+    k = np.hypot(*np.meshgrid(*(np.fft.fftfreq(192, 12.4 / 192),) * 2))
+    g = np.arange(0.0, 2.2e-3 * at.convergence_mrad / wavelength_A(at.voltage_kV), 1 / 12.4)
+    near = np.abs(k - g[:, None, None]) < 0.5 / 12.4
+    transfer = np.abs(np.fft.fft2(intensity)) / intensity.sum()
+    return (near * k).sum((1, 2)) / near.sum((1, 2)), (near * transfer).sum((1, 2)) / near.sum((1, 2))
+
+
+@cache
+def profile(at: Condition, width_A: float) -> tuple[FloatArray, FloatArray]:
+    """Radii (A) and image of a column of unit integral: aperture, thermal motion, and a Gaussian of this width."""
+    frequency, transfer = probe(at)
+    g = (np.arange(200) + 0.5) / 200 * frequency[-1]
+    passed = np.interp(g, frequency, transfer) * np.exp(-2 * np.pi**2 * (at.thermal_A**2 + width_A**2) * g**2)
     near = np.linspace(0.0, 14.0, 1500)
-    values = j0(2 * np.pi * near[:, None] * g) @ (passed * 2 * np.pi * g * (g[1] - g[0]))
-    return np.asarray(np.interp(r, near, values))
+    return near, j0(2 * np.pi * near[:, None] * g) @ (passed * 2 * np.pi * g * (g[1] - g[0]))
 
 
 def brightness(
-    columns: list[tuple[str, FloatArray]], points: FloatArray, seen: FloatArray, at: Condition, own: bool
+    columns: list[tuple[str, FloatArray]], points: FloatArray, at: Condition, own: bool
 ) -> float:
     """Integral of the middle column, A^2, all others of a type being equal; `own`: each with the table's width."""
     kinds = {kind: 1 + k for k, kind in enumerate(dict.fromkeys(kind for kind, xy in columns if np.hypot(*xy) > 0.1))}
     rows = np.zeros((len(points), 1 + len(kinds)))
     for kind, xy in columns:
         width = kernel(kind, at.voltage_kV, at.convergence_mrad, at.detector_mrad).width_A if own else COMMON_WIDTH_A
-        rows[:, 0 if np.hypot(*xy) < 0.1 else kinds[kind]] += profile(at, width, np.hypot(*(points - xy).T))
-    return float(np.linalg.lstsq(rows, seen, rcond=None)[0][0])
+        spot = np.interp(np.hypot(*(points[:, :2] - xy).T), *profile(at, width))
+        rows[:, 0 if np.hypot(*xy) < 0.1 else kinds[kind]] += spot
+    return float(np.linalg.lstsq(rows, points[:, 2], rcond=None)[0][0])
 
 
 def cases() -> Iterator[tuple[str, str, str]]:
@@ -175,22 +183,30 @@ def cases() -> Iterator[tuple[str, str, str]]:
 
 
 def measured(folder: Path, at: Condition) -> dict[str, list[float]]:
-    """Brightness of every case, with the common width and with its own; kept in one file."""
-    path = folder / f"{at.name}.json"
-    known: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
+    """Brightness of every case, with the common width and with its own; images are kept in one file each."""
+    values = {}
     for seed, (name, column, on) in enumerate(cases()):
-        key = f"{name}:{column}:{on}"
-        if key in known:
-            continue
         host = HOSTS.get(name)
         columns = crystal(host, column, on) if host else [(column, np.zeros(2))]
-        points, seen = image(columns, host, at, seed)
-        known[key] = [brightness(columns, points, seen, at, own) for own in (False, True)]
-        part = path.with_suffix(".tmp")
-        part.write_text(json.dumps(known))
-        part.rename(path)
-        print(at.name, key, np.round(known[key], 5), file=sys.stderr, flush=True)
-    return known
+        values[f"{name}:{column}:{on}"] = np.mean([
+            [brightness(columns, points, at, own) for own in (False, True)]
+            for points in images(folder / f"{at.name}-{name or 'alone'}-{column}-{on}.npy", columns, host, at, seed)
+        ], 0).tolist()  # fmt: skip
+    return values
+
+
+def images(
+    path: Path, columns: list[tuple[str, FloatArray]], host: Host | None, at: Condition, seed: int
+) -> Iterator[FloatArray]:
+    """Of one case, and of a column of unlike atoms the same turned over: which of them is on top shows."""
+    middle = next(kind for kind, xy in columns if np.hypot(*xy) < 0.1)
+    for turned in (False, True)[: len(set(column_elements(middle)))]:
+        kept = path.with_stem(path.stem + turned * "turned")
+        if not kept.exists():
+            np.save(kept.with_suffix(".tmp.npy"), image(columns, host, at, seed, turned))
+            kept.with_suffix(".tmp.npy").rename(kept)
+            print(kept.stem, file=sys.stderr, flush=True)
+        yield np.load(kept)
 
 
 class Row(NamedTuple):
@@ -199,28 +215,42 @@ class Row(NamedTuple):
     host: str
     column: str
     value: float
-    errors: tuple[float, float, float, float]
+    errors: tuple[float, ...]
     stated: float
 
 
 def judged(known: dict[str, list[float]], at: Condition) -> list[Row]:
     """Every case against its reference."""
     rows = []
-    conditions = at.voltage_kV, at.detector_mrad, at.convergence_mrad
     for name, column, on in cases():
         host = HOSTS.get(name)
-        reference = host.metal if host else REFERENCE.get(column, "Mo")
-        if (column, on) == (reference, "metal" if host else ""):
+        reference, under = (host.metal, "metal") if host else (REFERENCE.get(column, "Mo"), "")
+        if (column, on) == (reference, under):
             continue
-        true = [a / b for a, b in zip(known[f"{name}:{column}:{on}"], known[f"{name}:{reference}:{'metal' if host else ''}"],
-                                      strict=True)]
-        value, sigma = ratio(column, reference, *conditions)
-        own = [kernel(c, at.voltage_kV, at.convergence_mrad, at.detector_mrad).amplitude_A2 for c in (column, reference)]
-        apart = sum(ratio(e, reference, *conditions)[0] for e in column_elements(column))
+        both = zip(known[f"{name}:{column}:{on}"], known[f"{name}:{reference}:{under}"], strict=True)
+        one_width, own_width = (a / b for a, b in both)
+        value, sigma = _ratio(column, reference, at)
+        own, of_reference = (
+            kernel(c, at.voltage_kV, at.convergence_mrad, at.detector_mrad).amplitude_A2 for c in (column, reference)
+        )
+        apart = sum(_ratio(e, reference, at)[0] for e in column_elements(column))
         power = sum((atomic_numbers[e] / atomic_numbers[reference]) ** 1.75 for e in column_elements(column))
-        errors = (value / true[0] - 1, own[0] / own[1] / true[1] - 1, apart / true[0] - 1, power / true[0] - 1)
-        rows.append(Row(name or "alone", column, true[0], errors, sigma))
+        off = (value / one_width, own / of_reference / own_width, apart / one_width, power / one_width)
+        rows.append(Row(name or "alone", column, one_width, tuple(x - 1 for x in off), sigma))
     return rows
+
+
+def _ratio(column: str, reference: str, at: Condition) -> tuple[float, float]:
+    return ratio(column, reference, at.voltage_kV, at.detector_mrad, at.convergence_mrad)
+
+
+def mean_line(rows: Sequence[Row], name: str, host: str) -> list[str]:
+    """Mean absolute error of some columns, the worst of them, and the rms error in standard errors."""
+    off = 100 * np.array([row.errors for row in rows])
+    worst = max(rows, key=lambda row: abs(row.errors[0]))
+    pull = np.sqrt(np.mean([(math.log1p(row.errors[0]) / row.stated) ** 2 for row in rows if row.stated]))
+    means = (f"{x:.1f}" for x in np.abs(off).mean(0))
+    return [name, host, str(len(rows)), *means, f"{worst.column} {100 * worst.errors[0]:+.1f}", f"{pull:.2f}"]
 
 
 def main() -> None:
@@ -229,25 +259,17 @@ def main() -> None:
     wanted = [at for at in CONDITIONS if not sys.argv[2:] or at.name in sys.argv[2:]]
     by = {at: judged(measured(folder, at), at) for at in wanted}
     print(headline(), "\n")
-    percent = "{:+.1f}".format
-    head = ["host", "column", *(f"{at.name}: true, table" for at in wanted), "mean", "rms"]
+    head = ["host", "column", *(f"{at.name}: true, table %" for at in wanted), "mean", "rms"]
     lines = []
     for same in zip(*by.values(), strict=True):
         off = np.array([row.errors[0] for row in same]) * 100
-        lines.append([same[0].host, same[0].column,
-                      *(f"{row.value:.3f} {percent(100 * row.errors[0])}" for row in same), percent(off.mean()),
-                      f"{np.sqrt((off**2).mean()):.1f}"])  # fmt: skip
+        each = (f"{row.value:.3f} {100 * row.errors[0]:+.1f}" for row in same)
+        lines.append([same[0].host, same[0].column, *each, f"{off.mean():+.1f}", f"{np.sqrt((off**2).mean()):.1f}"])
     print(table(head, lines), "\n")
-    head = ["condition", "host", "columns", "table", "kernels", "atoms apart", "Z^1.75", "worst", "in sigma"]
-    lines = []
-    for at, rows in by.items():
-        for host in dict.fromkeys(row.host for row in rows):
-            of = [row for row in rows if row.host == host]
-            off = 100 * np.array([row.errors for row in of])
-            worst = max(of, key=lambda row: abs(row.errors[0]))
-            pull = np.sqrt(np.mean([(math.log1p(row.errors[0]) / row.stated) ** 2 for row in of]))
-            lines.append([at.name, host, str(len(of)), *(f"{x:.1f}" for x in np.abs(off).mean(0)),
-                          f"{worst.column} {percent(100 * worst.errors[0])}", f"{pull:.2f}"])  # fmt: skip
+    hosts = dict.fromkeys(row.host for row in next(iter(by.values())))
+    lines = [mean_line([r for r in rows if r.host == host], at.name, host) for at, rows in by.items() for host in hosts]
+    lines += [mean_line([r for rows in by.values() for r in rows if r.host == host], "all", host) for host in hosts]
+    head = ["condition", "host", "columns", "table", "kernels", "atoms apart", "Z^1.75", "worst", "error / sigma"]
     print(table(head, lines))
 
 

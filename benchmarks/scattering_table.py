@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from itertools import combinations_with_replacement
@@ -220,7 +221,8 @@ class Flight:
         share = share[share.any(1)]
         self.rings = [(np.flatnonzero(ring), ring[ring > 0]) for ring in share.T]
         node, weight = np.polynomial.laguerre.laggauss(DISPLACEMENTS)
-        self.displacements = [(float(np.sqrt(4 * THERMAL_A**2 * t)), float(w)) for t, w in zip(node, weight, strict=True)]
+        # The square of a vector with variance 2 u^2 per axis is exponential, of mean 4 u^2.
+        self.displacements = list(zip(2 * THERMAL_A * np.sqrt(node), weight, strict=True))
 
     def _atom(self, element: str) -> ComplexArray:
         """Spectrum of transmission minus one."""
@@ -264,11 +266,11 @@ class Flight:
         return waves
 
 
-def made(path: Path, make: object) -> FloatArray:
+def made(path: Path, make: Callable[[], FloatArray]) -> FloatArray:
     """What a file holds, made first where there is none."""
     if not path.exists():
         part = path.with_suffix(".tmp.npy")
-        np.save(part, make())  # type: ignore[operator]
+        np.save(part, make())
         part.rename(path)
     return np.asarray(np.load(path))
 
@@ -299,7 +301,6 @@ def main() -> None:
     beams = Beams()
     atoms, pairs = zip(*(at_voltage(folder, voltage, beams) for voltage in voltages), strict=True)
     names = [*published(), *("-".join(pair) for pair in pair_gaps_A())]
-    born = [[independent_atom_A2(s, v, (60.0, 200.0)) for s in published()] for v in voltages]
     np.savez_compressed(
         OUTPUT,
         voltages_kV=np.array(voltages),
@@ -308,7 +309,6 @@ def main() -> None:
         thermal_A=THERMAL_A,
         columns=np.array(names),
         transfer_A2=np.concatenate([np.stack(atoms), np.stack(pairs)], 1).astype(np.float32),
-        born_A2=np.array(born).astype(np.float32),
     )
 
 

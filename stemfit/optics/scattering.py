@@ -2,25 +2,28 @@
 
 Every atom is a phase object (Moliere 1947; Kirkland, *Advanced Computing in Electron Microscopy*, 2010, section 5.1)
 with the form factor of Lobato & Van Dyck, Acta Cryst. A 70, 636 (2014). Stacked pairs scatter coherently: tabulated
-from two phase objects with free flight and thermal motion between them. ``benchmarks/scattering_table.py`` makes the
-table. Larger stacks, and pairs that are not tabulated, count as atoms apart.
+from two phase objects with free flight and thermal motion between them. Larger stacks, and pairs that are not
+tabulated, count as atoms apart. What an image shows of a column is not its cross-section but how that is passed on at
+every spatial frequency: `stemfit.optics.transfer`, ``benchmarks/scattering_table.py``.
 
-What is left out, and covered by the stated uncertainty: core losses, thermal diffuse scattering within an atom,
-detector inhomogeneity, tilt of the layer (which weakens the coherence of pairs), and everything that depends on the
-neighbours of the column.
+What is left out, and covered by the stated uncertainty: tilt of the layer and thermal motion other than 0.07 A, which
+change the coherence of pairs, and everything that depends on the neighbours of the column. Core losses and what the
+detector does beyond its two angles are not.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from stemfit.errors import UsageError
-from stemfit.optics.transfer import Detector, Kernel, born_share, check, common, fitted, tabulated
+from stemfit.optics.transfer import Detector as Detector
+from stemfit.optics.transfer import Kernel, check, common, fitted, tabulated
 
 TYPICAL_DETECTOR_MRAD: Detector = (60.0, 200.0)
 PLAUSIBLE_DETECTORS_MRAD: tuple[Detector, ...] = ((40.0, 100.0), (50.0, 200.0), TYPICAL_DETECTOR_MRAD, (90.0, 200.0))
@@ -33,15 +36,19 @@ COMMON_WIDTH_A = 0.1
 
 Conditions = tuple[float, Detector, float | None]
 
-ATOM_SIGMA = 0.02
-"""Best case, a light atom: phase objects and multislice agree to 2 % (relative to each other)."""
+ATOM_SIGMA = 0.025
+"""Of any column in a crystal. Alone, single atoms agree with multislice by another parametrisation to 1 % (rms), and
+phase objects with exact partial waves to 1 % relative to each other, also for W at 60 kV. Most is what neighbours do,
+whose waves overlap with the column's: see ``benchmarks/column_brightness.py``."""
 
-STRONG_PHASE_SHARE = 1 / 3
-"""Uncertain share of the departure from the first Born approximation: 15 to 20 % for W against Mo at 60 kV."""
+PAIR_SIGMA, COHERENCE_SHARE = 0.03, 0.1
+"""Uncertainty of a pair, and uncertain share of its departure from two atoms apart. Alone, pairs agree with multislice
+to 1.5 %. Thermal amplitudes from 0.05 to 0.09 A, or a tilt of 2 degrees, change S2 at 60 kV by 2 to 4 %: by a tenth of
+the departure where that is large, by 3 % where it passes through zero."""
 
-PAIR_SIGMA, COHERENCE_SHARE = 0.05, 1 / 4
-"""Uncertainty of a pair, and uncertain share of its departure from two atoms apart. Thermal amplitudes from 0.05 to
-0.09 A, convergence from 20 to 35 mrad and a tilt of 2 degrees change S2 at 60 kV by 3 to 5 % each; ripples do more."""
+ORDER_SIGMA = 0.05
+"""Which of two unlike atoms is on top changes how they interfere, because heavy atoms turn the phase of what they
+scatter: by 2 % either way on wide detectors, by 9 % from 85 to 190 mrad. The table has the mean of both."""
 
 UNTABULATED_SIGMA = 0.25
 """A stack that counts as atoms apart: the typical departure of the tabulated pairs."""
@@ -172,8 +179,8 @@ def ratio_given(
 
     That says what detector it may have been, as far as nobody stated it, and how the model errs: what makes pairs
     scatter less coherently than tabulated does so for all pairs. Everything else errs column by column. The ratio of
-    heavy to light columns falls with the inner angle, coherence is lost with it, and the departure from Born grows with
-    the voltage's wavelength: for an unknown detector the error of most ratios falls by half.
+    heavy to light columns changes with the inner angle and coherence is lost with it: for an unknown detector the error
+    of most ratios falls by half.
     """
     voltages = PLAUSIBLE_VOLTAGES_KV if voltage_kV is None else (voltage_kV,)
     detectors = POSSIBLE_DETECTORS_MRAD if detector_mrad is None else (detector_mrad,)
@@ -243,7 +250,7 @@ def _conditions(voltage_kV: float | None, detector_mrad: Detector | None) -> tup
 def _model_sigma(
     column: str, voltage_kV: float | None, detector_mrad: Detector | None, convergence_mrad: float | None
 ) -> float:
-    """Relative error of the model itself: strong phase objects and coherence, see the constants."""
+    """Relative error of the model itself, see the constants."""
     return math.hypot(*_errors(column, *_conditions(voltage_kV, detector_mrad), convergence_mrad))
 
 
@@ -252,15 +259,17 @@ def _errors(
 ) -> tuple[float, float]:
     """Relative error of the model: of the column's own, and of the coherence that all pairs share."""
     atoms = column_elements(column)
-    apart = [_seen_as(atom, voltage_kV, detector_mrad, convergence_mrad) for atom in atoms]
-    strong = [1 - born_share(atom, voltage_kV) for atom in atoms]
-    phase = STRONG_PHASE_SHARE * float(np.average(strong, weights=apart))
-    if len(atoms) > 1 and not tabulated(atoms):
-        return math.hypot(ATOM_SIGMA, phase, UNTABULATED_SIGMA), 0.0
-    coherence = math.log(_seen_as(column, voltage_kV, detector_mrad, convergence_mrad) / sum(apart))
-    return math.hypot(ATOM_SIGMA, phase, PAIR_SIGMA if len(atoms) > 1 else 0.0), COHERENCE_SHARE * coherence
+    if len(atoms) == 1:
+        return ATOM_SIGMA, 0.0
+    if not tabulated(atoms):
+        return math.hypot(ATOM_SIGMA, UNTABULATED_SIGMA), 0.0
+    apart = sum(_seen_as(atom, voltage_kV, detector_mrad, convergence_mrad) for atom in atoms)
+    coherence = math.log(_seen_as(column, voltage_kV, detector_mrad, convergence_mrad) / apart)
+    order = ORDER_SIGMA if len(set(atoms)) > 1 else 0.0
+    return math.hypot(ATOM_SIGMA, PAIR_SIGMA, order), COHERENCE_SHARE * coherence
 
 
+@lru_cache(maxsize=8192)
 def _seen_as(column: str, voltage_kV: float, detector_mrad: Detector, convergence_mrad: float | None) -> float:
     """Brightness with the common profile, A^2."""
     conditions = voltage_kV, convergence_mrad or TYPICAL_CONVERGENCE_MRAD, detector_mrad

@@ -40,7 +40,6 @@ class Table(NamedTuple):
     rings_mrad: FloatArray  # (R + 1,), edges
     thermal_A: float  # rms per axis that the difference of the two displacements in a pair has been averaged over
     transfer_A2: dict[tuple[str, ...], FloatArray]  # (V, C, R, T), coefficients of powers of the frequency
-    born: dict[str, FloatArray]  # (V,), first Born approximation at 60-200 mrad, A^2
 
 
 @lru_cache(maxsize=1)
@@ -49,26 +48,18 @@ def table() -> Table:
     with (files(__package__) / "scattering.npz").open("rb") as stream, np.load(stream) as raw:
         columns = [tuple(sorted(str(name).split("-"))) for name in raw["columns"]]
         transfer = np.moveaxis(raw["transfer_A2"].astype(np.float64), 1, 0)
-        singles = [column[0] for column in columns if len(column) == 1]
         return Table(
             raw["voltages_kV"],
             raw["convergences_mrad"],
             raw["rings_mrad"],
             float(raw["thermal_A"]),
             dict(zip(columns, transfer, strict=True)),
-            dict(zip(singles, raw["born_A2"].T.astype(np.float64), strict=True)),
         )
 
 
 def tabulated(atoms: tuple[str, ...]) -> bool:
     """Whether the table has this stack, in any order."""
     return tuple(sorted(atoms)) in table().transfer_A2
-
-
-def born_share(element: str, voltage_kV: float) -> float:
-    """Cross-section for 60 to 200 mrad over that of the first Born approximation."""
-    share = _terms((element,), 30.0, (60.0, 200.0))[:, 0] / table().born[element]
-    return _at_voltage(share, voltage_kV)
 
 
 def check(voltage_kV: float, convergence_mrad: float, detector_mrad: Detector) -> None:
@@ -123,7 +114,6 @@ def fitted(atoms: tuple[str, ...], voltage_kV: float, convergence_mrad: float, d
     return Kernel(float(np.exp(_at_voltage(np.log(height), voltage_kV))), float(np.sqrt(max(width, 0.0))))
 
 
-@lru_cache(maxsize=8192)
 def common(
     atoms: tuple[str, ...], voltage_kV: float, convergence_mrad: float, detector_mrad: Detector, width_A: float
 ) -> float:
@@ -159,7 +149,7 @@ def _seen(
     seen = WEIGHTS * FREQUENCY * aperture**2 * np.exp(-4 * np.pi**2 * known.thermal_A**2 * square)
     key = tuple(sorted(atoms))
     parts = [key] if key in known.transfer_A2 else [(atom,) for atom in key]
-    terms = sum(_terms(part, convergence_mrad, detector_mrad) for part in parts)
+    terms = np.sum([_terms(part, convergence_mrad, detector_mrad) for part in parts], 0)
     t = terms @ FREQUENCY ** np.arange(terms.shape[1])[:, None]
     if parts == [key] and len(key) == 2:
         t = t * np.exp(np.pi**2 * known.thermal_A**2 * square)
