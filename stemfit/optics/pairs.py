@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -58,7 +59,7 @@ def _excess(
     """Per ring (R,): scattering vector (rad/A), and what the pair has beyond its atoms, over the whole of it."""
     inner, outer = detector_mrad
     edges = np.linspace(inner, outer, math.ceil((outer - inner) / RING_MRAD) + 1).tolist()
-    rings = list(zip(edges[:-1], edges[1:], strict=True))
+    rings = list(pairwise(edges))
 
     def each(name: str) -> FloatArray:
         return np.array([kernel(name, voltage_kV, convergence_mrad, ring).amplitude_A2 for ring in rings])
