@@ -11,7 +11,9 @@ import pytest
 if find_spec("abtem") is None:
     pytest.skip("abTEM is a development extra", allow_module_level=True)
 
-from stemfit.simulate import multislice
+from stemfit.optics.probe import Probe
+from stemfit.simulate import fast, multislice
+from stemfit.simulate.specimen import Specimen, View, specimen
 
 
 def test_windows_equal_a_full_scan() -> None:
@@ -79,3 +81,55 @@ def test_resampling_follows_the_fourier_series() -> None:
     at = grid.box_A / 2 + (np.arange(41) - 20) * 0.11
     damped = 0.5 * np.exp(-((wave * 0.8) ** 2) / (16 * np.log(2)))
     np.testing.assert_allclose(pixels, (1 + damped * np.cos(wave * at))[:, None] * np.ones(41), atol=1e-12)
+
+
+def test_atoms_of_a_column_take_turns() -> None:
+    yx = np.array([[1.0, 1.0], [1.05, 1.0], [4.0, 1.0], [1.0, 1.02]])
+    assert multislice.turns_of(yx, np.array([2, 0, 1, 5])).tolist() == [2, 1, 1, 3]
+    shift = multislice.thermal_displacements(np.array([1, 2, 3]), np.array([0.05, 0.07, 0.1]), seed=3)
+    np.testing.assert_allclose((shift**2).mean(0), np.array([0.05, 0.07, 0.1])[:, None] ** 2 * [1, 1])
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        np.testing.assert_allclose(shift[:, first].T @ shift[:, second], 0.0, atol=1e-15)
+
+
+def test_slices_follow_the_heights() -> None:
+    z = np.array([7.0, 8.56, 5.44, 7.1, 5.3, 7.8, -3.0])
+    layer, heights = multislice.slices(z)
+    assert layer.tolist() == [2, 0, 3, 2, 3, 1, 4]
+    np.testing.assert_allclose(heights, [8.56, 7.8, 7.05, 5.37, -3.0])
+
+
+PROBE = Probe(60.0, 30.0, source_fwhm_A=0.7)
+
+
+def test_in_focus_is_the_mean_height() -> None:
+    """W 16 A under a hydrogen: half of that must be made up by underfocus; overfocus leaves it twice as far out."""
+    pair = specimen([74, 1], [[0.5, 0.0, 0.0], [-1.5, 0.0, 16.0]], thermal_A=0.0)
+    alone = specimen([74], [[0.5, 0.0, 0.0]], thermal_A=0.0)
+    view = View(0.25, (3, 3), (0.5, 0.0))
+
+    def peak(one: Specimen, defocus: float) -> float:
+        probe = replace(PROBE, defocus_A=defocus)
+        return float(multislice.image(one, probe, (60.0, 120.0), view)[1, 1])
+
+    best = peak(alone, 0.0)
+    assert peak(pair, 8.0) == pytest.approx(best, rel=0.01)
+    assert peak(pair, -8.0) < 0.95 * best
+
+
+def test_fast_and_multislice_agree_on_a_chiral_molecule() -> None:
+    """Mo, S2 and Se at the corners of a triangle, through coma: as bright, and the same way round."""
+    at = [[-1.6, -1.1, 0.0], [1.7, -0.9, 1.56], [1.7, -0.9, -1.56], [-0.4, 1.9, 0.3]]
+    one = specimen([42, 16, 16, 34], at, thermal_A=0.0)  # one configuration
+    probe = replace(PROBE, coma_A=400.0, coma_deg=35.0, astigmatism_A=15.0, astigmatism_deg=70.0)
+    view = View(0.2, (26, 24), (0.0, 0.0))
+    detector = (60.0, 120.0)
+    quick, true = fast.image(one, probe, detector, view), multislice.image(one, probe, detector, view)
+
+    def ncc(image: np.ndarray) -> float:
+        return float(np.corrcoef(image.ravel(), true.ravel())[0, 1])
+
+    assert ncc(quick) > 0.999
+    assert quick.sum() == pytest.approx(true.sum(), rel=0.05)
+    for broken in (quick[::-1], quick[:, ::-1], fast.image(one, replace(probe, coma_deg=215.0), detector, view)):
+        assert ncc(broken) < 0.99

@@ -13,15 +13,24 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from stemfit.errors import UsageError
+from stemfit.hosts import column_type
+from stemfit.optics.pairs import loosened
 from stemfit.optics.probe import Probe, transfer
-from stemfit.optics.scattering import Detector, kernel
+from stemfit.optics.scattering import column_elements, kernel
+from stemfit.optics.transfer import Detector, tabulated
 from stemfit.simulate.image import project
 from stemfit.simulate.specimen import Specimen, View
 from stemfit.simulate.spectrum import draw, frequencies, spectrum
 
 FloatArray = NDArray[np.float64]
+
+
+TORN_A = 0.8
+"""Atoms of two columns closer than this in projection were one column: bonds are longer (1.4 A in graphene), and beside
+lines of vacancies the atoms of a pair part by 0.6 A."""
 
 
 class Scatterers(NamedTuple):
@@ -75,10 +84,33 @@ def scatterers(specimen: Specimen, probe: Probe, detector_mrad: Detector, view: 
     check_detector(detector_mrad, probe)
     atoms = specimen.around(view, probe.reach_A)
     seen = project(atoms.numbers, atoms.xyz_A, np.eye(2), np.zeros(2))
-    square = np.bincount(seen.column_of_atom, atoms.thermal_A**2) / np.bincount(seen.column_of_atom)
-    known = {t: kernel(t, probe.voltage_kV, probe.convergence_mrad, detector_mrad) for t in set(seen.types)}
-    bright, width = np.array([known[t] for t in seen.types]).T
-    return Scatterers(seen.xy_px, seen.types, bright, np.sqrt(width**2 + square))
+    count = np.bincount(seen.column_of_atom)
+    thermal = np.bincount(seen.column_of_atom, atoms.thermal_A**2) / count
+    off = ((atoms.xyz_A[:, :2] - seen.xy_px[seen.column_of_atom]) ** 2).sum(1)
+    square = np.bincount(seen.column_of_atom, off) / count  # of the atoms about the middle of their column
+    optics = probe.voltage_kV, probe.convergence_mrad, detector_mrad
+    bright, width = np.array([kernel(t, *optics) for t in seen.types]).T
+    for name in set(seen.types):
+        own = np.array(seen.types) == name
+        bright[own] *= loosened(name, *optics, 2 * np.sqrt(square[own]), np.sqrt(thermal[own]))
+    _torn(seen.xy_px, seen.types, bright, thermal, optics)
+    return Scatterers(seen.xy_px, seen.types, bright, np.sqrt(width**2 + thermal + square / 2))
+
+
+def _torn(
+    xy_A: FloatArray, types: tuple[str, ...], bright: FloatArray, thermal_A2: FloatArray,
+    optics: tuple[float, float, Detector],
+) -> None:
+    """Give pairs that are torn into two columns what is left of their coherence; changes `bright` in place."""
+    names = np.array(types)
+    for one, other in cKDTree(xy_A).query_pairs(TORN_A):
+        pair = column_type([*column_elements(types[one]), *column_elements(types[other])])
+        if len(column_elements(pair)) != 2 or not tabulated(column_elements(pair)):
+            continue
+        apart = np.hypot(*(xy_A[one] - xy_A[other]))
+        whole = kernel(pair, *optics).amplitude_A2
+        whole *= loosened(pair, *optics, [apart], [math.sqrt((thermal_A2[one] + thermal_A2[other]) / 2)])[0]
+        bright[[one, other]] *= whole / sum(kernel(str(t), *optics).amplitude_A2 for t in names[[one, other]])
 
 
 def check_detector(detector_mrad: Detector, probe: Probe) -> None:

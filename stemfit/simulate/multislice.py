@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from stemfit.errors import ModelError
 from stemfit.optics.probe import Probe
-from stemfit.optics.scattering import Detector
+from stemfit.optics.transfer import Detector
 from stemfit.simulate.fast import check_detector
 from stemfit.simulate.image import project
 from stemfit.simulate.specimen import Specimen, View
@@ -262,7 +262,8 @@ def adf_image(
         0 where the beam was not sent.
     """
     gaps = np.broadcast_to(np.asarray(gaps_A, dtype=np.float64), int(layer.max())).tolist()
-    shifts = thermal_displacements(turns_of(yx_A, layer), optics.thermal_A if thermal_A is None else thermal_A, seed)
+    rms = optics.thermal_A if thermal_A is None else thermal_A
+    shifts = thermal_displacements(turns_of(yx_A, layer), rms, seed)[: None if np.any(rms) else 1]
     total = np.zeros((grid.n, grid.n))
     for shift in shifts:
         total += _scan(_transmission(numbers, yx_A + shift, layer, optics, grid, parametrization), gaps, optics, grid,
