@@ -70,6 +70,7 @@ def test_a_candidate_of_analyze_is_found_where_it_came_from(image: tuple[Path, T
     assert {c["id"] for c in document["candidates"]} >= {match["candidate"]}
     written = {"overlay.png", "overlay.pdf", "report.html", "structure.cif", "simulated.tif", "residual.tif"}
     assert written <= set(os.listdir("image.match.stemfit"))
+    assert "Structures looked for" in Path("image.match.stemfit/report.html").read_text()
     # The map of the file's own atoms into the image leads to the vacancy.
     middle = np.array(match["image_from_structure"]["matrix"]) @ missing_A("given.cif")
     np.testing.assert_allclose(middle + match["image_from_structure"]["offset_px"], image[1].center_px, atol=1.0)
