@@ -40,7 +40,7 @@ from stemfit.synthetic import as_micrograph
 
 FloatArray = NDArray[np.float64]
 
-SIZE, OBJECTS = 400, 8
+SIZE, OBJECTS = 320, 6
 EXTENDED, POINTS = ("LINE", "TREFOIL"), ("SV", "DV", "VM")
 SAME = 0.35
 """Two places are the same within so many lattice constants: about half a bond."""

@@ -57,6 +57,7 @@ def html(analysis: Analysis, overlay_png: bytes) -> str:
         f"<h1>{escape(analysis.micrograph.path.name)}</h1><p>{_summary(analysis)}</p>",
         _warnings(analysis.warnings),
         _overlay(overlay_png),
+        _section("Structures looked for", _matches(analysis)) if analysis.matches else "",
         _section("Scale and lattice", _pairs(_lattice(analysis))),
         _section("Host", _host(analysis)),
         _section("Defects", _defects(analysis.defects, "No defect is more probable than the pristine crystal.")),
@@ -162,6 +163,29 @@ def _defect(defect: Defect) -> Cells:
         others,
         escape(defect.best_candidate or "–"),
     )
+
+
+def _matches(analysis: Analysis) -> str:
+    """Every structure of the user's own at every place where it may be."""
+    head = (
+        "structure", "label", "candidate", "found", "P", "x, y (px)", "turned", "ln Bayes factor", "perfect crystal",
+        "none of these", "other structures", "tie with",
+    )  # fmt: skip
+    rows = [
+        (
+            escape(match.structure), _label(match.label), escape(match.candidate), "yes" if match.found else "no",
+            _probability(match.probability), _vector(match.center_px, 1),
+            f"{match.turn_deg:.1f}°{', turned over' if match.turned_over else ''}",
+            _number(match.log_bayes_factor, 1), _probability(match.pristine), _probability(match.unknown),
+            _probability(match.other), escape(", ".join(match.ties)),
+        )
+        for match in analysis.matches
+    ]  # fmt: skip
+    note = (
+        '<p class="quiet">"Turned": direction of the x axis of the file, counter-clockwise from the image\'s. '
+        "Probabilities are among what was compared at one place.</p>"
+    )
+    return _table(head, rows, numeric=(4, 6, 7, 8, 9, 10)) + note
 
 
 def _candidates(analysis: Analysis) -> str:

@@ -16,14 +16,15 @@ from definet.crystals import HOSTS
 from definet.exceptions import StructureError
 from definet.structure_file import write_structure
 from definet.structures import DefectStructure, Site, build, line, pristine
+from stemfit import pipeline
 from stemfit.errors import NotAnalysable
 from stemfit.matching.given import Given, read_given
 from stemfit.matching.places import patch_cells
 from stemfit.matching.ways import centre_of, embedded, places_of, reach_cells, turned, ways_of
-from stemfit.pipeline import Settings, match
 from stemfit.relax import keep
 from stemfit.result import Analysis
 from stemfit.synthetic import Crystal, as_micrograph, crystal, fit_cell
+from stemfit.view import Clock, Settings, View, view
 
 FloatArray = NDArray[np.float64]
 Cell = tuple[int, int]
@@ -120,9 +121,20 @@ def micrograph() -> Any:
 
 
 @cache
+def seen() -> View:
+    return view(micrograph(), Settings(host="MoS2"), Clock(lambda stage: None))
+
+
+@pytest.fixture(autouse=True)
+def seen_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The crystal in the image is read once for all tests."""
+    monkeypatch.setattr(pipeline, "view", lambda *asked: seen())
+
+
+@cache
 def matched(folder: Path, names: tuple[str, ...], at_px: tuple[float, float] | None = None) -> Analysis:
     some = [given(name, folder) for name in names]
-    return match(micrograph(), Settings(host="MoS2"), some, None, keep, at_px=at_px)
+    return pipeline.match(micrograph(), Settings(host="MoS2"), some, None, keep, at_px=at_px)
 
 
 def places_px(found: Any, one: Given) -> FloatArray:
@@ -174,7 +186,8 @@ def test_what_is_not_there_does_not_win(folder: Path) -> None:
 def test_the_mirror_image_is_the_same_layer_turned_over(folder: Path) -> None:
     """A file of the mirror image is matched too, on the same sites, but turned over."""
     (own,) = [m for m in matched(folder, ASKED).matches if m.found and m.label.count("+") == 2]
-    (other,) = [m for m in matched(folder, ("other three",)).matches if m.found]
+    at = tuple(field().true["three"].mean(0).tolist())
+    (other,) = [m for m in matched(folder, ("other three",), at).matches if m.found]
     assert (own.turned_over, other.turned_over) == (False, True)
     assert off_px(places_px(other, given("other three", folder)), field().true["three"]) < 4
 
@@ -186,7 +199,7 @@ def test_without_turning_over_the_twin_loses(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(places, "ways_of", lambda crystal: [w for w in ways_of(crystal) if not w.over])
     some = [given("other three", folder)]
     at = tuple(field().true["three"].mean(0).tolist())
-    analysis = match(micrograph(), Settings(host="MoS2"), some, None, keep, at_px=at)
+    analysis = pipeline.match(micrograph(), Settings(host="MoS2"), some, None, keep, at_px=at)
     assert not any(m.found for m in analysis.matches)
 
 
@@ -214,10 +227,10 @@ def test_structures_are_ranked_where_they_compete(folder: Path) -> None:
 def test_another_host_and_no_room_are_refused(folder: Path, tmp_path: Path) -> None:
     write_structure(tmp_path / "other.cif", build(pristine("WSe2", 6), "V_Se").atoms)
     with pytest.raises(StructureError, match=r"structure of WSe2, the image shows MoS2 \(as stated\)"):
-        match(micrograph(), Settings(host="MoS2"), [read_given(tmp_path / "other.cif")], None, keep)
+        pipeline.match(micrograph(), Settings(host="MoS2"), [read_given(tmp_path / "other.cif")], None, keep)
     write_structure(tmp_path / "long.cif", line(pristine("MoS2", 30, 6), "SVL-26").atoms)
     with pytest.raises(NotAnalysable, match=r"long.cif has no room"):
-        match(micrograph(), Settings(host="MoS2"), [read_given(tmp_path / "long.cif")], None, keep)
+        pipeline.match(micrograph(), Settings(host="MoS2"), [read_given(tmp_path / "long.cif")], None, keep)
 
 
 # -- structures from files -----------------------------------------------------------------------------------------

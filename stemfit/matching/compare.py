@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from definet.exceptions import StructureError
 from stemfit.candidate_alloys import mixtures_of, propose_in
-from stemfit.candidates import Candidate, local_frame, sites_of
+from stemfit.candidates import Candidate, local_frame
 from stemfit.defects import Defect
 from stemfit.lattice import Lattice, SiteMap
-from stemfit.matching.found import together
+from stemfit.matching.found import signature, together
 from stemfit.matching.given import Given
 from stemfit.matching.places import Placement, in_lattice, patch_cells
 from stemfit.matching.spots import Spot, kind_of
@@ -94,12 +94,14 @@ def _compared(
     own: list[tuple[Candidate, Placement | None, Embedded | None]] = []
     alike: set[str] = set()
     rivals = [*rivals, *_as_found(spot, parts, reach_px, lattice, sites)]
+    known = [
+        signature(together([r], spot.placements[0].lying, lattice, sites), lattice) if r.structure.sites else None
+        for r in rivals
+    ]
     for placement in spot.placements:
         patch = embedded(placement.lying, cells)
-        same = [
-            r for r in rivals
-            if r.label == placement.lying.label and set(sites_of(r, sites, lattice)[0]) == set(placement.sites)
-        ]  # fmt: skip
+        look = signature(placement.lying, lattice, placement.cell)
+        same = [r for r, looks in zip(rivals, known, strict=True) if looks == look]
         alike |= {r.id for r in same}
         prior = max([-float(np.log(spot.looked[placement.given])), *(r.log_prior for r in same)])
         own.append((_candidate(spot, placement, patch, lattice, sites, prior), placement, patch))

@@ -6,6 +6,7 @@ against what has exactly these two.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from definet.structures import CHANGED, VACANCY, Addition, Edit, Exchange, Site,
 from stemfit.candidates import Candidate
 from stemfit.lattice import Lattice, SiteMap
 from stemfit.matching.given import Given
+from stemfit.matching.places import in_lattice
 
 FloatArray = NDArray[np.float64]
 
@@ -56,6 +58,34 @@ def together(parts: Sequence[Candidate], like: Given, lattice: Lattice, sites: S
     label = "+".join(sorted(part.label for part in parts))
     edit = Edit(label, tuple(remove), tuple(exchange), tuple(add))
     return Given(Path(), "", label, like.crystal, edit, {}, np.zeros((len(add), 3)), like.frame)
+
+
+Signature = frozenset[tuple[tuple[float, ...], str, int]]
+"""What a structure takes away from each place of the image's lattice, and what it puts there."""
+
+
+def signature(lying: Given, lattice: Lattice, cell: NDArray[np.int64] | None = None) -> Signature:
+    """The same for structures that hold the same on the same columns, in whatever layer and under whatever name.
+
+    Parameters
+    ----------
+    lying : Given
+    lattice : Lattice
+        Of the image.
+    cell : (2,) int array, optional
+        Translation, in cells of the image's lattice.
+    """
+    basis = lying.crystal.basis
+    gone = [*lying.edit.remove, *(e.site for e in lying.edit.exchange)]
+    new = [(e.site, e.element) for e in lying.edit.exchange]
+    changes = [(s.i + basis[s.k].u, s.j + basis[s.k].v, f"-{basis[s.k].element}") for s in gone]
+    changes += [(s.i + basis[s.k].u, s.j + basis[s.k].v, f"+{element}") for s, element in new]
+    changes += [(a.u, a.v, f"+{a.element}") for a in lying.edit.add]
+    uv = in_lattice(np.array([change[:2] for change in changes]), lattice.polarity)
+    # Columns are thirds of a cell apart: a tenth tells them apart, and forgives what distortion adds to added ones.
+    at = np.round(uv if cell is None else uv + cell, 1) + 0.0
+    count = Counter((tuple(place.tolist()), change[2]) for place, change in zip(at, changes, strict=True))
+    return frozenset((place, what, n) for (place, what), n in count.items())
 
 
 def _in_crystal(at_px: FloatArray, lattice: Lattice, sites: SiteMap) -> FloatArray:

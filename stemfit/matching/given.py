@@ -185,7 +185,7 @@ class _Cells:
 
         A defect that the cell's border cuts is whole again.
         """
-        share = uv @ np.linalg.inv(self.fit.repeat) % 1.0
+        share = (uv + self.shift) @ np.linalg.inv(self.fit.repeat) % 1.0  # of the file's own cell
         sides = np.linalg.norm(self.fit.repeat @ self.fit.host.plane_A(), axis=1) / self.fit.host.a_exp_A
         middle = np.zeros(2)
         for axis in range(2):
@@ -196,7 +196,7 @@ class _Cells:
             middle[axis] = start + (1.0 - gaps[k]) / 2
             if gaps[k] * sides[axis] < CUT_CELLS:
                 self.warnings = ("the defect runs through its periodic cell: one period of it is matched",)
-        self.centre = middle @ self.fit.repeat
+        self.centre = middle % 1.0 @ self.fit.repeat - self.shift
 
     def near(self, uv: FloatArray) -> FloatArray:
         """The same place in the period about the centre."""

@@ -65,7 +65,7 @@ def look_for(v: View, givens: Sequence[Given], at_px: tuple[float, float] | None
         If a structure has no room there.
     """
     host = v.identity.host
-    perfect = whole_field(v.sites, v.imaging, host, v.lattice, (), (), (), v.brightness)
+    perfect = whole_field(v.sites, v.imaging, host, v.lattice, (), (), (), v.brightness, v.columns)
     variance = v.imaging.noise.variance(v.columns.model) * v.imaging.noise.pixels_per_sample
     left = left_over(v.image, perfect, variance, v.imaging, v.region_map > 0)
     placed = placements(givens, left, v.imaging, v.lattice, v.sites, host)
