@@ -127,8 +127,9 @@ def main() -> None:
         for counts in map(float, asked.counts.split(",")):
             row = measure(record(field, counts, seed + 2))
             spent += row.cpu_s
+            pristine = [f"{left.pristine:.3f}" for left in (row.limit, row.fit, row.model, row.reported)]
             rows.append((
-                view, f"{counts:g}", *(f"{left.pristine:.3f}" for left in (row.limit, row.fit, row.model, row.reported)),
+                view, f"{counts:g}", *pristine,
                 f"{row.fit.defects:.3f}", f"{row.model.defects:.3f}", f"{row.model.rim:.3f}",
                 f"{row.said['reduced_chi2']:.3f}", f"{row.limit.ncc:.4f}", f"{row.said['ncc']:.4f}",
             ))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Microscopes worse aligned than those of `defect_stamps.py`: strong coma, three-fold astigmatism, astigmatism, defocus.
+"""Microscopes worse aligned than those of `defect_stamps.py`: coma, three-fold and two-fold astigmatism.
 
 Perfect crystals, and one defect or two of each, for `field_residual.py`. Kept in `data/aberrated/NAME.npz`. Remake what
 is missing (needs abTEM; about a minute of a core for each): ``OMP_NUM_THREADS=1 python benchmarks/field_views.py``

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from e3nn.o3 import spherical_harmonics
 from e3nn.util.test import assert_equivariant
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from definet.balance import Bonds, rest
 from definet.checkpoint import import_published, load_checkpoint, shipped
 from definet.exceptions import ModelError
 from definet.graph import DefectGraph, build_graph, collate, graph_mean
+from definet.heads import quadrupoles
 from definet.model import DefiNet, ModelConfig
 from definet.structures import build, pristine, vacancy
 
@@ -115,6 +117,13 @@ def double() -> Iterator[None]:
 
 # Rounding of float32 at coordinates of 30 A (translations included) is 2e-6 A; three layers amplify it.
 TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-10}
+
+
+def test_angular_functions_are_those_of_e3nn() -> None:
+    direction = torch.nn.functional.normalize(torch.randn(40, 5, 3, generator=torch.Generator().manual_seed(2)), dim=-1)
+    theirs = spherical_harmonics(2, direction, normalize=False, normalization="component")
+    assert torch.allclose(quadrupoles(direction), theirs, atol=1e-6)
+    assert not torch.allclose(quadrupoles(direction.flip(-1)), theirs, atol=1e-1)  # another axis is another function
 
 
 @pytest.mark.usefixtures("double")

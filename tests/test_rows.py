@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stemfit.columns import find
+from stemfit.columns.stamps import render
 from stemfit.lattice import RowOffsets, Survey, find_regions, fit_grid, row_offsets, survey
 from stemfit.lattice.cell import flyback, regress
 from stemfit.lattice.rows import shifted
@@ -77,11 +78,46 @@ def test_rows_are_found_where_they_were(counts: float) -> None:
     assert np.corrcoef(fast(said.offset_px), -fast(true))[0, 1] < -0.8  # the broken twin: the wrong sign
 
 
+@cache
+def torn(displaced_px: float) -> tuple[FloatArray, FloatArray]:
+    """The scan with columns round a place drawn to the right of their sites, and its offsets."""
+    clean, x, y = scan(0.8), np.arange(SHAPE[1])[None, :], np.arange(SHAPE[0])[:, None]
+    near = np.hypot(*(clean.xy_px - [130.0, 110.0]).T) < 42
+    light = np.where(np.arange(len(clean.xy_px)) < len(clean.xy_px) / 2, 1.0, 0.42)  # metals come first
+    image = clean.image.copy()
+    for (cx, cy), peak in zip(clean.xy_px[near], 100 * light[near], strict=True):
+        for move, sign in ((0.0, -1), (displaced_px, 1)):
+            along = np.exp(-((x - clean.offset_px[:, None] - cx - move) ** 2) / (2 * WIDTH_PX**2))
+            image += sign * peak * along * np.exp(-((y - cy) ** 2) / (2 * WIDTH_PX**2))
+    return image, clean.offset_px
+
+
+def test_rows_are_not_moved_to_undo_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, true = torn(5.0)
+    seen = find(image, calibrate=False)
+    grid = fit_grid(image, seen)
+    region_map = np.zeros(SHAPE, dtype=np.uint8)
+    across = slice(80, 140)  # the rows that cross it
+    error = fast(row_offsets(image, seen, grid, region_map).offset_px - true)[across].std()
+    assert error < 0.25
+    monkeypatch.setattr("stemfit.lattice.rows._beside_defects", lambda *arguments: np.zeros(SHAPE, dtype=bool))
+    assert fast(row_offsets(image, seen, grid, region_map).offset_px - true)[across].std() > 1.5 * error
+
+
 @pytest.mark.parametrize("counts", [100.0, 15.0])
 def test_a_straight_scan_is_left_alone(counts: float) -> None:
     said, whole = measured(0.0, counts)
     assert said.jitter_px == 0.0
     assert np.array_equal(whole.image, scan(0.0, counts).image)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_all_light_is_of_columns_or_of_the_background(seed: int) -> None:
+    """Also that of columns at the edge, which the fit may move out of the image."""
+    _, whole = measured(0.0, seed=seed)
+    columns = whole.columns
+    told = columns.background + render(columns.xy_px, columns.intensity, columns.profile, SHAPE)
+    assert np.abs(columns.model - told).max() < 10.0  # of 100 at a metal
 
 
 def test_columns_are_as_near_their_sites_as_without_jitter() -> None:

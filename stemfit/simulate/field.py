@@ -42,9 +42,9 @@ def whole_field(
     """Image (H, W): background, pristine columns on their sites, best candidates where there are defects.
 
     Pristine sites carry the brightness of their type times the local gain, not their own measured one: the residual
-    then shows what the explanation misses. What nothing is said of is drawn as measured: sites of a defect without a
-    structure (UNKNOWN), and so near to the edge that nothing is judged those with another brightness, and what else is
-    there.
+    then shows what the explanation misses. What nothing is said of is drawn as measured: a defect without a structure
+    (UNKNOWN), with what stands beside sites there; and so near to the edge that nothing is judged, sites with another
+    brightness, and what stands beside sites.
     """
     value = np.array([imaging.amplitudes[host.columns[host.sublattices.index(str(s))]].value for s in sites.sublattice])
     gain = _gain(imaging, sites.xy_px)
@@ -58,9 +58,9 @@ def whole_field(
     off = np.abs(brightness.value - amplitude) > FOREIGN * np.hypot(brightness.sigma, MODEL_FLOOR * amplitude)
     other = ~sites.analysed & off
     amplitude[other] = np.maximum(brightness.value[other], 0.0)
-    rim = _at_the_edge(columns, sites, lattice)
+    stray = _unexplained(columns, sites, lattice, [d for d in defects if d.best_candidate is None])
     around = imaging.background + render(
-        columns.xy_px[rim], columns.intensity[rim], imaging.profile, imaging.background.shape
+        columns.xy_px[stray], columns.intensity[stray], imaging.profile, imaging.background.shape
     )
     mixed = np.isin(sites.sublattice, list(imaging.mixtures))
     mixed[[rows[s] for d in defects for s in d.sites if d.best_candidate is not None and s in rows]] = False
@@ -89,13 +89,18 @@ def whole_field(
     return np.asarray(around + drawn)
 
 
-def _at_the_edge(columns: Columns, sites: SiteMap, lattice: Lattice) -> NDArray[np.bool_]:
-    """Columns (N,) that stand on no site where no site is judged."""
+def _unexplained(
+    columns: Columns, sites: SiteMap, lattice: Lattice, unknown: Sequence[Defect]
+) -> NDArray[np.bool_]:
+    """Columns (N,) of no site where no site is judged, or that belong to a defect without a structure."""
     h, w = lattice.shape_px
-    inset = np.minimum(columns.xy_px, [w - 1, h - 1] - columns.xy_px).min(1)
+    here = np.minimum(columns.xy_px, [w - 1, h - 1] - columns.xy_px).min(1) < EDGE * lattice.a_px_iso
+    if unknown:
+        extent = cKDTree(np.vstack([d.extent_px for d in unknown]))
+        here |= np.asarray(extent.query(columns.xy_px)[0]) < lattice.nearest_px
     alone = np.ones(len(columns), dtype=bool)
     alone[sites.column[sites.column >= 0]] = False
-    return np.asarray(alone & (inset < EDGE * lattice.a_px_iso))
+    return np.asarray(alone & here)
 
 
 def _columns(candidate: Candidate, relaxed: Relaxed, imaging: Imaging) -> tuple[FloatArray, FloatArray, FloatArray]:
