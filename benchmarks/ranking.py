@@ -1,10 +1,10 @@
-"""Whether the ranking of candidate structures means what it says: is the first one right, and are its odds?
+"""Whether the ranking of candidate structures means what it says: how often the first is right, and its odds.
 
 Fields of defects whose atoms stand where SevenNet-0 puts them (`defect_kinds.py`), rendered by abTEM multislice
 (`defect_stamps.py`) and recorded at 100, 20 and 5 counts (`defect_fields.py`), are analysed with host and optics
-stated. Every true defect is joined with what covers it, and with its candidates (`ranking_cases.py`): is the truth among
-them, is it first, is it in the 95 % set? Baselines rank the same candidates in the same run. Where the truth is not
-first, the same comparison on the noise-free image says whether the winner is nearly the same image at this dose.
+stated. Every true defect is joined with what covers it, and with its candidates (`ranking_cases.py`): is the truth
+among them, is it first, is it in the 95 % set? Baselines rank the same candidates in the same run. Where the truth is
+not first, the same comparison on the noise-free image says whether the winner is nearly the same image at this dose.
 
 For the truth, the relaxed structure is held against the unrelaxed one (`ranking_relaxed.py`): as the network relaxes
 it, and as it was drawn. Images of unrelaxed structures and of displacements with the wrong sign (`ranking_stamps.py`)
@@ -36,7 +36,7 @@ SHARES = {"SV": 6, "DV": 4, "LINE": 5, "TREFOIL": 5, "SUB": 4, "VM": 2, "ANTI": 
 """How often each type is drawn; lines and trefoils more often than in the benchmark of defects."""
 
 AUTO = 20.0
-"""Counts at which fields are also analysed without stating the host."""
+"""Counts that are looked at first, and also without stating the host."""
 
 OTHERWISE = ("V_{x}2", "SVL-4", "T1", "DVL-6", "V_{x}")
 EACH = 3
@@ -55,7 +55,7 @@ class Task(NamedTuple):
 def tasks(seed: int, rounds: int, quick: bool) -> list[Task]:
     """All images, such that every part of the list has some of everything."""
     some = views()[::2] if quick else views()
-    doses = COUNTS[:2] if quick else COUNTS
+    doses = (AUTO, COUNTS[0]) if quick else (AUTO, COUNTS[0], COUNTS[-1])
     result = []
     for turn in range(rounds):
         for counts in doses:

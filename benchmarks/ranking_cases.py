@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import cached_property
+from contextlib import ExitStack
 from importlib import import_module
 from typing import Any, NamedTuple
 from unittest import mock
@@ -21,7 +21,6 @@ from defect_library import library, type_of
 from defect_scoring import EDGE_A
 from numpy.typing import NDArray
 from ranking_relaxed import Relaxation, relaxation_of
-from scipy.special import logsumexp
 
 from stemfit import pipeline, relax
 from stemfit.columns.stamps import render
@@ -38,6 +37,8 @@ ranking = import_module("stemfit.score.rank")  # the name of the module is also 
 
 NEAR_A = 0.9
 """Half of the distance of neighbouring columns: sites that are nearer to each other are the same."""
+
+OURS, KEPT = "evidence of relaxed and unrelaxed (ours)", "the same, nothing relaxed"
 
 NEAR_TIE = 5.0
 """Expected difference of log evidences below which two readings are nearly the same image at this dose."""
@@ -64,7 +65,7 @@ class Place(NamedTuple):
     size_95 : int
         How many readings are.
     expected : tuple of float
-        Log evidence of each reading on the noise-free image, less that of the truth.
+        Log evidence of each reading on the noise-free image, less that of the truth; empty if that is first.
     evidence : tuple of float
         The same on the recorded image.
     rivals : dict of str to bool
@@ -76,6 +77,8 @@ class Place(NamedTuple):
     relaxation : Relaxation or None
         Of the truth.
     candidates : int
+    apart_A : float
+        Distance of the nearest site of another defect.
     """
 
     type: str
@@ -94,6 +97,7 @@ class Place(NamedTuple):
     kept_first: str = ""
     relaxation: Relaxation | None = None
     candidates: int = 0
+    apart_A: float = np.inf
 
     @property
     def outcome(self) -> str:
@@ -123,7 +127,7 @@ class Kept(NamedTuple):
     cpu_s: float
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """What one comparison was given, and said."""
 
     defect: Any
@@ -134,37 +138,40 @@ class _Asked(NamedTuple):
     unknown: float
 
 
-class _Witness:
+class Witness:
     """Stands in for `score_defect` and remembers everything it was asked."""
 
     def __init__(self) -> None:
-        self.asked: list[_Asked] = []
+        self.asked: list[Asked] = []
         self.found: list[Any] = []
         self.rows: RowOffsets | None = None
         self._score, self._read, self._find = ranking.score_defect, pipeline.read_crystal, pipeline.find_defects
 
     def score(self, defect: Any, candidates: Any, relaxed: Any, *rest: Any) -> Any:
+        """In place of `score_defect`."""
         scores, unknown = self._score(defect, candidates, relaxed, *rest)
-        self.asked.append(_Asked(defect, candidates, relaxed, rest, scores, unknown))
+        self.asked.append(Asked(defect, candidates, relaxed, rest, scores, unknown))
         return scores, unknown
 
-    def again(self, one: _Asked, relaxed: Any, image: FloatArray) -> tuple[tuple[Any, ...], float]:
+    def again(self, one: Asked, relaxed: Any, image: FloatArray) -> tuple[tuple[Any, ...], float]:
         """The same comparison with other positions or another image."""
         return self._score(one.defect, one.candidates, relaxed, image, *one.rest[1:])
 
     def read(self, *arguments: Any) -> Any:
+        """In place of `read_crystal`."""
         reading = self._read(*arguments)
         self.rows = reading[0].rows
         return reading
 
     def find(self, evidence: Any) -> Any:
+        """In place of `find_defects`."""
         found, suspects = self._find(evidence)
         self.found = [*found, *suspects]
         return found, suspects
 
-    @cached_property
-    def watched(self) -> list[Any]:
-        """Patches."""
+    @property
+    def patches(self) -> list[Any]:
+        """Of the functions that it stands in for."""
         return [
             mock.patch.object(ranking, "score_defect", self.score),
             mock.patch.object(pipeline, "read_crystal", self.read),
@@ -184,24 +191,28 @@ def judged(shot: Shot, what: str, seed: int, host: str | None = None, deep: bool
     deep : bool
         Also rank the noise-free image, and with nothing relaxed; fields whose atoms stand elsewhere are not.
     """
-    start, optics = time.process_time(), library(shot.field.view).optics
-    settings = pipeline.Settings(
-        host=host or shot.field.host, voltage_kV=optics["energy_eV"] / 1e3, convergence_mrad=optics["semiangle_mrad"],
-        detector_mrad=(optics["inner_mrad"], optics["outer_mrad"]),
-    )
-    witness, failure = _Witness(), ""
-    micrograph = as_micrograph(shot.recording.image, shot.field.pixel_A)
-    for patch in witness.watched:
-        patch.start()
-    try:
-        pipeline.analyze(micrograph, settings, relax.relaxer("definet"))
-    except StemfitError as error:
-        failure = str(error)
-    finally:
-        for patch in witness.watched:
-            patch.stop()
+    start, witness = time.process_time(), Witness()
+    failure = watched_analysis(shot, witness, host or shot.field.host)
     places = [] if failure else [_place(shot, k, witness, deep) for k in _inside(shot)]
     return Kept(shot.field.view, seed, shot.counts, what, places, failure, time.process_time() - start)
+
+
+def watched_analysis(shot: Shot, witness: Witness, host: str) -> str:
+    """Analyse a recorded field under the eyes of a witness; why that failed, or ""."""
+    optics = library(shot.field.view).optics
+    settings = pipeline.Settings(
+        host=host, voltage_kV=optics["energy_eV"] / 1e3, convergence_mrad=optics["semiangle_mrad"],
+        detector_mrad=(optics["inner_mrad"], optics["outer_mrad"]),
+    )
+    micrograph = as_micrograph(shot.recording.image, shot.field.pixel_A)
+    with ExitStack() as stack:
+        for patch in witness.patches:
+            stack.enter_context(patch)
+        try:
+            pipeline.analyze(micrograph, settings, relax.relaxer("definet"))
+        except StemfitError as error:
+            return str(error)
+    return ""
 
 
 def _inside(shot: Shot) -> list[int]:
@@ -211,7 +222,7 @@ def _inside(shot: Shot) -> list[int]:
     return [k for k, whole in enumerate(inside) if whole]
 
 
-def _clean(shot: Shot, witness: _Witness) -> FloatArray:
+def _clean(shot: Shot, witness: Witness) -> FloatArray:
     """The noise-free image, as the analysis has the recorded one."""
     recording = shot.recording
     units = units_of(despiked(np.asarray(recording.image, dtype=float))[0])
@@ -219,10 +230,13 @@ def _clean(shot: Shot, witness: _Witness) -> FloatArray:
     return witness.rows.straightened(units.off(recording.gain * recording.expected + recording.offset))
 
 
-def _place(shot: Shot, number: int, witness: _Witness, deep: bool) -> Place:
+def _place(shot: Shot, number: int, witness: Witness, deep: bool) -> Place:
     truth = shot.defects[number]
     near = NEAR_A / shot.field.pixel_A
-    place = Place(type_of(truth.label), truth.label)
+    others = [site for k, d in enumerate(shot.defects) if k != number for site in d.sites_px]
+    gaps = np.hypot(*np.moveaxis(truth.sites_px[:, None] - np.array(others).reshape(-1, 2), -1, 0))
+    apart_A = float(gaps.min(initial=np.inf)) * shot.field.pixel_A
+    place = Place(type_of(truth.label), truth.label, apart_A=apart_A)
     shared = [(_shared(d.extent_px, truth.sites_px, near), -len(d.sites), d) for d in witness.found]
     seen = [one for one in shared if one[0] > 0]
     if not seen:
@@ -258,31 +272,23 @@ def _place(shot: Shot, number: int, witness: _Witness, deep: bool) -> Place:
         return tuple(v - each[true] for v in each)
 
     image = one.rest[0]
-    clean, _ = witness.again(one, one.relaxed, _clean(shot, witness))
+    clean = one.scores if true == 0 else witness.again(one, one.relaxed, _clean(shot, witness))[0]
     keep = relax.keep(one.candidates)
     kept, _ = witness.again(one, keep, image)
     of_kept = [sum(s.posterior for s, m in zip(kept, members[k], strict=True) if m) for k in order]
-    prior = np.array([c.log_prior for c in one.candidates])
     plain = [_plain(one, r) for r in range(len(one.candidates))]
     rivals = {
-        "evidence of relaxed and unrelaxed (ours)": true == 0,
-        "the same, nothing relaxed": int(np.argmax(of_kept)) == true,
+        OURS: true == 0,
+        KEPT: int(np.argmax(of_kept)) == true,
         "evidence without priors": max(by([s.log_likelihood for s in one.scores])) <= 0,
         "chi2 of the fit": max(by([-s.reduced_chi2 for s in one.scores])) <= 0,
         "chi2 as predicted": max(by([-p[1] for p in plain])) <= 0,
         "NCC as predicted": max(by([p[0] for p in plain])) <= 0,
-        "noise-free image, ours": max(by(logsums([s.log_likelihood for s in clean] + prior, names))) <= 0,
     }
     kept_first = readings[order[int(np.argmax(of_kept))]][0]
-    return place._replace(
-        expected=by([s.log_likelihood for s in clean]), evidence=by([s.log_likelihood for s in one.scores]),
-        rivals=rivals, kept_first=kept_first,
-    )
-
-
-def logsums(values: FloatArray, names: list[Any]) -> FloatArray:
-    """Of each candidate's reading."""
-    return np.array([logsumexp([v for v, n in zip(values, names, strict=True) if n == name]) for name in names])
+    expected = by([s.log_likelihood for s in clean]) if true else ()
+    evidence = by([s.log_likelihood for s in one.scores])
+    return place._replace(expected=expected, evidence=evidence, rivals=rivals, kept_first=kept_first)
 
 
 def _shared(one: FloatArray, other: FloatArray, near: float) -> int:
@@ -321,7 +327,7 @@ def _is_true(candidate: Any, truth: Any, near: float) -> bool:
     return _same(at, truth.sites_px, near) and (one_layer or not truth.label.startswith("DVL"))
 
 
-def _plain(one: _Asked, k: int) -> tuple[float, float]:
+def _plain(one: Asked, k: int) -> tuple[float, float]:
     """NCC and chi2 of a candidate as it is predicted, but for brightness and level of the whole patch."""
     image, columns, imaging, lattice, _, others = one.rest
     scene = make_scene(one.defect, image, columns, imaging, lattice, others)

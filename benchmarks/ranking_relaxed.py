@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 from defect_atoms import TAPER
 from defect_fields import Shot
 from defect_kinds import moved
-from defect_library import library
+from defect_library import STORE, library
 from defect_series import lattice_xy
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
@@ -19,7 +20,8 @@ from scipy.special import logsumexp
 from definet.crystals import host
 from stemfit import relax
 from stemfit.columns.stamps import render
-from stemfit.score import columns_of, fit, make_scene, position_scatter
+from stemfit.score import columns_of, make_scene, position_scatter
+from stemfit.score.fit import evidence_as_predicted
 from stemfit.score.scene import relaxation_error_A
 
 FloatArray = NDArray[np.float64]
@@ -38,24 +40,18 @@ class Compared(NamedTuple):
     Attributes
     ----------
     stated : float
-        Difference of the log evidences of the positions as predicted.
-    alike : float
-        The same where the unrelaxed one is allowed no more than the relaxed one.
-    fitted : float
-        Difference of the log evidences at the best positions.
-    near_chi2, near_chi2_kept : float
-        As predicted, per pixel, within a lattice constant of the defect: relaxed, and unrelaxed.
+        Difference of the log evidences of both geometries, same columns, same allowances: what is stated.
     any : float
-        As `alike`, with the allowance integrated out for both: its logarithm lies anywhere between those of
+        The same with the allowance integrated out for both: its logarithm lies anywhere between those of
         `ALLOWANCES_A`.
+    near_chi2, near_chi2_rest : float
+        As predicted, per pixel, within a lattice constant of the defect: relaxed, and on the sites of the crystal.
     """
 
     stated: float
-    alike: float
-    fitted: float
+    any: float
     near_chi2: float
-    near_chi2_kept: float
-    any: float = np.nan
+    near_chi2_rest: float
 
 
 class Relaxation(NamedTuple):
@@ -86,30 +82,20 @@ def relaxation_of(shot: Shot, number: int, one: Any, which: Sequence[int]) -> Re
     image, columns, imaging, lattice, _, others = one.rest
     scene = make_scene(one.defect, image, columns, imaging, lattice, others)
     scene = scene._replace(relaxation_A=relaxation_error_A(list(zip(one.candidates, one.relaxed, strict=True))))
-    (kept,) = relax.keep([candidate])
     scatter = position_scatter(columns, lattice)
 
-    def seen(r: relax.Relaxed) -> Any:
-        columns_seen = columns_of(candidate, r, scene, imaging)
-        drawn = render(columns_seen.xy, columns_seen.amplitude, scene.profile, scene.image.shape)
-        return fit(columns_seen, scene, scatter, lattice), _near_chi2(scene, scene.surroundings + drawn)
-
-    def with_any(r: relax.Relaxed) -> float:
-        each = []
-        for allowance in ALLOWANCES_A:
-            here = scene._replace(relaxation_A=allowance)
-            own = columns_of(candidate, replace(r, relaxer="definet"), here, imaging)
-            each.append(fit(own, here._replace(relaxation_A=0.0), scatter, lattice).as_predicted)
-        return float(logsumexp(each))
-
-    unrelaxed, alike, any_kept = seen(kept), seen(replace(kept, relaxer="definet")), with_any(kept)
+    def chi2(of: Any) -> float:
+        return _near_chi2(scene, scene.surroundings + render(of.xy, of.amplitude, scene.profile, scene.image.shape))
 
     def against(r: relax.Relaxed) -> Compared:
-        own = seen(r)
-        return Compared(
-            own[0].as_predicted - unrelaxed[0].as_predicted, own[0].as_predicted - alike[0].as_predicted,
-            own[0].log_evidence - unrelaxed[0].log_evidence, own[1], unrelaxed[1], with_any(r) - any_kept,
-        )
+        own = columns_of(candidate, r, scene, imaging)
+        gains = [_gain(own, scene, scatter, lattice)]
+        for allowance in ALLOWANCES_A:
+            here = scene._replace(relaxation_A=allowance)
+            of = columns_of(candidate, replace(r, sigma_A=None), here, imaging)
+            gains.append(_gain(of, here, scatter, lattice))
+        moved, rest = (float(logsumexp([g[n] for g in gains[1:]])) for n in (0, 1))
+        return Compared(gains[0][0] - gains[0][1], moved - rest, chi2(own), chi2(own.at_rest()))
 
     if "otherwise" in shot.field.view:
         return Relaxation(against(relaxed), None, np.nan, np.nan)
@@ -117,9 +103,15 @@ def relaxation_of(shot: Shot, number: int, one: Any, which: Sequence[int]) -> Re
     near = candidate.structure.occupied & (_away_A(candidate) < BESIDE_A)
     error, whole = ((some - true_A)[near, :2] for some in (relaxed.positions_A, candidate.structure.nodes_A))
     return Relaxation(
-        against(relaxed), against(replace(relaxed, positions_A=true_A)),
+        against(relaxed), against(replace(relaxed, positions_A=true_A, sigma_A=None)),
         float(np.sqrt(np.mean(error**2))), float(np.sqrt(np.mean(whole**2))),
     )
+
+
+def _gain(of: Any, scene: Any, scatter: float, lattice: Any) -> tuple[float, float]:
+    """Evidence of columns where they are predicted, and on the sites of the crystal."""
+    moved, rest = (evidence_as_predicted(some, scene, scatter, lattice) for some in (of, of.at_rest()))
+    return moved, rest
 
 
 def _near_chi2(scene: Any, model: FloatArray) -> float:
@@ -161,10 +153,6 @@ def true_positions_A(shot: Shot, number: int, candidate: Any) -> FloatArray:
 
 
 def _turn_of(view: str) -> int:
-    import json
-
-    from defect_library import STORE
-
     with np.load(STORE / f"{view}.npz") as kept:
         return int(json.loads(str(kept["about"]))["turn"])
 
@@ -172,9 +160,9 @@ def _turn_of(view: str) -> int:
 def _true_nodes(
     name: str, label: str, turn: int
 ) -> tuple[FloatArray, FloatArray, FloatArray, NDArray[np.bool_]]:
-    """As `defect_atoms` puts them: perfect nodes (N, 2), side of the metals (N,), displacements (N, 2), which are empty.
+    """As `defect_atoms` puts them, in units of the cell vectors, the middle of the defect near the origin.
 
-    In units of the cell vectors, the middle of the defect near the origin.
+    Returns perfect nodes (N, 2), side of the metals (N,), displacements (N, 2), and which nodes are empty.
     """
     patch, facts = moved(name, label), host(name)
     defect, shape = patch.defect, np.array(patch.defect.shape)

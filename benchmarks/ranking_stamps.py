@@ -20,10 +20,10 @@ from functools import cache
 from typing import Any
 from unittest import mock
 
-import defect_stamps  # before numpy: it settles the number of threads
 import defect_atoms
+import defect_stamps  # before numpy: it settles the number of threads
 import numpy as np
-from defect_kinds import FMAX_eV_A, MAX_STEPS, Moved, built, moved
+from defect_kinds import MAX_STEPS, FMAX_eV_A, Moved, built, moved
 from defect_series import Series
 
 from definet.crystals import host

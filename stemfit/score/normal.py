@@ -185,7 +185,8 @@ def _drawn(
         near = outside[own] < part.reach
         dx, dy = ((k - xy[own[near], n, None]).astype(np.float32) for n, k in enumerate((x, y)))
         (xx, cross), (_, yy) = part.precision.astype(np.float32)
-        along_x, along_y = (xx * dx)[:, None, :] + (cross * dy)[:, :, None], (cross * dx)[:, None, :] + (yy * dy)[:, :, None]
+        along_x = (xx * dx)[:, None, :] + (cross * dy)[:, :, None]
+        along_y = (cross * dx)[:, None, :] + (yy * dy)[:, :, None]
         value = np.exp(-0.5 * (along_x * dx[:, None, :] + along_y * dy[:, :, None])) * np.float32(part.height)
         some = slice(None) if near.all() else near
         shapes[0, some] += value
