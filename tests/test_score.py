@@ -310,3 +310,20 @@ def test_a_vacancy_next_door_does_not_change_the_verdict() -> None:
     claims = [claim(chain, rows[0], "V_S2", "DV"), replace(claim(chain, rows[1], "V_S", "SV"), id=2)]
     _, ranking = judged(chain, claims)
     assert {d.id: d.label for d in ranking.claimed} == {1: "V_S", 2: "V_S2"}
+
+
+def test_a_relaxer_that_is_wrong_about_a_neighbour_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    single = (0, 1, "X")  # beside the empty column
+    chain = contracted(MOVE_A, single)
+    rows = [site_near(chain, chain.truth.columns.xy_px[row_of(chain.truth.columns, s)]) for s in (single, EMPTY)]
+    claims = [claim(chain, rows[0], "V_S"), replace(claim(chain, rows[1], "V_S2", "DV"), id=2)]
+
+    def evidence() -> float:
+        made, ranking = judged(chain, claims, pulled(-2 * MOVE_A))  # outward, twice as far as they moved inward
+        both = zip(made, ranking.scores, strict=True)
+        return next(s.log_likelihood for c, s in both if (c.defect, c.label) == (1, "V_S"))
+
+    scene = import_module("stemfit.score.scene")
+    mended = evidence()
+    monkeypatch.setattr(scene, "_beside_others", lambda columns, scene, own_px: columns)
+    assert mended > evidence() + 3.0

@@ -116,11 +116,8 @@ def score_defect(
     placed = [standing(c, columns) if r.caution else (keep([c])[0], 0.0) for c, r in pairs]
     as_built = [(c, built) for c, (built, _) in zip(candidates, placed, strict=True)]
     fits, unrelaxed = [fitted(c, r) for c, r in pairs], [fitted(c, r) for c, r in as_built]
-    misled = np.array([NOT_TAUGHT if r.caution else MISLED for r in relaxed])
-    evidence = np.logaddexp(
-        np.log(1 - misled) + [f.log_evidence for f in fits],
-        np.log(misled) + _alike(candidates, unrelaxed) + [log_prior for _, log_prior in placed],
-    )
+    as_is = _alike(candidates, unrelaxed) + np.array([log_prior for _, log_prior in placed])
+    evidence = _weighed(pairs, fits, as_is)
     log_posterior = evidence + [c.log_prior for c in candidates]
     geometries = [*pairs, *as_built]
     each = zip([*fits, *unrelaxed], geometries, strict=True)
@@ -194,6 +191,22 @@ def rank(
         tuple(said[d.id] for d in defects if pristine[d.id] < CLAIM),
         tuple(said[d.id] for d in defects if pristine[d.id] >= CLAIM),
     )
+
+
+def _weighed(pairs: Sequence[tuple[Candidate, Relaxed]], fits: Sequence[Fit], as_is: FloatArray) -> FloatArray:
+    """Logarithm of the evidence (C,), relaxed or as it was built (C,), as far as the relaxer may be believed.
+
+    What it tells of a point defect that it never learnt is not asked. Such a structure is compared as it was built,
+    with wide errors, and would lose to rivals with narrow ones by volume alone: hence it gains as much by relaxing as
+    the best of those that the relaxer knows.
+    """
+    misled = np.array([NOT_TAUGHT if r.caution else MISLED for _, r in pairs])
+    evidence = np.logaddexp(np.log(1 - misled) + [f.log_evidence for f in fits], np.log(misled) + as_is)
+    known = np.array([not r.caution or c.type in ("LINE", "TREFOIL") for c, r in pairs])
+    if known.all() or not known.any():
+        return np.asarray(evidence if known.all() else as_is)
+    best = int(np.argmax(np.where(known, evidence + [c.log_prior for c, _ in pairs], -np.inf)))
+    return np.asarray(np.where(known, evidence, as_is + evidence[best] - as_is[best]))
 
 
 def _alike(candidates: Sequence[Candidate], unrelaxed: Sequence[Fit]) -> FloatArray:

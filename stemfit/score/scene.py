@@ -75,6 +75,7 @@ class Scene(NamedTuple):
     others: Others  # relative to the corner, on these pixels
     moves: Field  # of all of them together
     a_px: float  # lattice constant
+    columns: FloatArray  # (M, 2) as the joint fit of all columns has them, relative to the corner, on these pixels
     relaxation_A: float = RESIDUAL_A  # error of relaxed positions beside the defect, per axis
 
 
@@ -112,7 +113,8 @@ def make_scene(
     near = others.at(seen, corner, n)
     extent, a_px = (defect.extent_px - corner) / n, lattice.a_px_iso / n
     moves = superposed(near.fields, (centre - corner) / n, size / n + a_px, NEIGHBOUR_REACH * a_px)
-    return Scene(small[0], small[1], disc / small[2], corner, float(n), shape, gain, extent, near, moves, a_px)
+    found = (columns.xy_px[away < size + lattice.a_px_iso] - corner) / n
+    return Scene(small[0], small[1], disc / small[2], corner, float(n), shape, gain, extent, near, moves, a_px, found)
 
 
 def _averaged(image: FloatArray, n: int) -> FloatArray:
@@ -182,7 +184,7 @@ def columns_of(
         own_variance = np.bincount(seen.column_of_atom, relaxed.sigma_A[atoms] ** 2) / count
         doubt[: inside.sum()] = np.sqrt(doubt[: inside.sum()] ** 2 + own_variance[inside])
     own_columns = Predicted(xy + scene.moves.at(xy, reach), value, error, scale * doubt, moved)
-    return _with_others(own_columns, scene.others, reach)
+    return _with_others(_beside_others(own_columns, scene, away * scale), scene.others, reach)
 
 
 def _with_light(
@@ -230,6 +232,23 @@ def _neighbour_variance(fields: Sequence[Field], xy: FloatArray, px_per_A: float
     away_A = np.minimum.reduceat(apart, first, axis=0) / px_per_A  # (fields, N)
     error_A = [max(RESIDUAL_A, LEFT * f.largest_px / px_per_A) if len(f.nodes_px) else UNRELAXED_A for f in fields]
     return np.asarray((_faded(np.array(error_A)[:, None], away_A) ** 2).sum(0))
+
+
+def _beside_others(columns: Predicted, scene: Scene, own_px: FloatArray) -> Predicted:
+    """Put columns that are nearer to another defect than `own_px` (N,) to this one where they were measured.
+
+    How they stand is for that defect's structures to explain, and a relaxer that is wrong about a line would decide
+    about the vacancy beside it. All candidates have them in the same place.
+    """
+    if not scene.others.fields or len(scene.columns) == 0:
+        return columns
+    sites = np.vstack([field.sites_px for field in scene.others.fields])
+    theirs = np.asarray(cKDTree(sites).query(columns.xy)[0])
+    off, nearest = (np.asarray(a) for a in cKDTree(scene.columns).query(columns.xy))
+    use = (theirs < own_px) & (off < NEIGHBOUR_REACH * scene.a_px) & (columns.amplitude > 0)
+    xy, place, moved = columns.xy.copy(), columns.place.copy(), columns.moved.copy()
+    xy[use], place[use], moved[use] = scene.columns[nearest[use]], 0.0, 0.0
+    return columns._replace(xy=xy, place=place, moved=moved)
 
 
 def _with_others(
