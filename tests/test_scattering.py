@@ -232,7 +232,13 @@ def test_two_chalcogens_are_worth_more_than_two_at_low_angles_only():
 
 IN_CRYSTALS = {  # benchmarks/column_brightness.py: multislice, Kirkland's atoms; voltage, convergence, detector
     (60.0, 33.0, (52.0, 145.0)): {"S2/Mo": 0.649, "S/Mo": 0.249, "Se2/Mo": 1.938, "W/Mo": 1.756, "Nb/Mo": 0.963,
-                                  "Se2/W": 1.101, "Se/W": 0.434, "Mo/W": 0.571, "N/C": 1.339},
+                                  "Se2/W": 1.101, "Se/W": 0.434, "Mo/W": 0.571, "N/C": 1.339, "N/B": 1.859},
+    (80.0, 28.0, (41.0, 97.0)): {"S2/Mo": 0.725, "S/Mo": 0.248, "Se2/Mo": 2.111, "W/Mo": 1.804,
+                                 "Se2/W": 1.165, "Se/W": 0.411,
+                                 "Mo/W": 0.560, "N/C": 1.323, "N/B": 1.828},
+    (80.0, 27.0, (85.0, 190.0)): {"S2/Mo": 0.399, "S/Mo": 0.207, "Se2/Mo": 1.525, "W/Mo": 2.004,
+                                  "Se2/W": 0.758, "Se/W": 0.370,
+                                  "Mo/W": 0.498, "N/C": 1.336, "N/B": 1.887},
 }  # fmt: skip
 
 
