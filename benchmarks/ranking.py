@@ -85,12 +85,12 @@ def done(task: Task) -> Kept:
 
 def gathered(wanted: list[Task], keep: Path | None, processes: int) -> Iterator[Kept]:
     """Results, what was kept first; each new one is kept at once."""
-    known: dict[Task, Kept] = pickle.loads(keep.read_bytes()) if keep and keep.exists() else {}
+    known: dict[tuple[str | int | float, ...], Kept] = pickle.loads(keep.read_bytes()) if keep and keep.exists() else {}
     yield from (known[task] for task in wanted if task in known)
     missing = [task for task in wanted if task not in known]
     with ProcessPoolExecutor(processes) as pool:
         for task, result in zip(missing, pool.map(done, missing), strict=True):
-            known[task] = result
+            known[tuple(task)] = result
             print(*task, result.failure, f"{result.cpu_s:.0f} s", file=sys.stderr, flush=True)
             if keep:
                 aside = keep.with_suffix(".part")
