@@ -351,7 +351,7 @@ def _prism(one: Specimen, case: Case, view: View, interpolation: int) -> tuple[f
     scan = abtem.CustomScan(np.random.default_rng(0).uniform(0.3 * side, 0.7 * side, (count, 2)))
     detector = abtem.AnnularDetector(*case.detector_mrad)
     start = time.process_time()
-    matrix.scan(scan=scan, detectors=detector, lazy=False)
+    matrix.reduce(scan=scan, detectors=detector)
     return build_s, (time.process_time() - start) / count, count
 
 
@@ -359,7 +359,8 @@ def _multislice(one: Specimen, case: Case) -> tuple[float, int]:
     """CPU time per position of our multislice, by a small image."""
     from stemfit.simulate import multislice
 
-    small = View(PIXEL_A, (8, 8))
+    x, y = min(one.xyz_A[:, :2].tolist(), key=lambda at: math.dist(at, one.middle_A))
+    small = View(PIXEL_A, (8, 8), (x, y))
     grid = multislice.grid_for(multislice._optics(case.probe, case.detector_mrad, 0.0, 0.0), 1.0)
     start = time.process_time()
     multislice.image(one, case.probe, case.detector_mrad, small)
