@@ -24,6 +24,7 @@ extra). Multislice images are kept in the cache folder.
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -110,6 +111,9 @@ CASES = (
     Case("MoS2", "SVL-4", 80.0, 27.0, MAADF, DEFOCUS, ("pristine", "DVL-4", "CVL-4", "SVL-3"), (100, 150)),
 )
 QUICK = 1
+INTERPOLATIONS = {256: (2, 1), 512: (4,)}
+"""Of PRISM: windows of 12.8 A, 25.6 A; 12.8 A."""
+
 CELLS = {"graphene": 14, "hBN": 14}
 METAL = {"MoS2": "Mo", "WSe2": "W", "graphene": "C", "hBN": "N"}
 """Column that the others are compared to."""
@@ -141,7 +145,7 @@ def main() -> None:
     if asked.only != "times":
         _cases(CASES[:QUICK] if asked.quick else CASES, asked.cache)
     if asked.only != "cases":
-        _times((256,) if asked.quick else (256, 512))
+        _times((256,) if asked.quick else (256, 512), asked.quick)
 
 
 # -- truth ---------------------------------------------------------------------------------------------------------
@@ -259,7 +263,7 @@ def _misfit(noisy: FloatArray, image: FloatArray) -> float:
 # -- time ----------------------------------------------------------------------------------------------------------
 
 
-def _times(sizes: tuple[int, ...]) -> None:
+def _times(sizes: tuple[int, ...], quick: bool) -> None:
     case = CASES[0]
     rows = []
     for size in sizes:
@@ -272,17 +276,18 @@ def _times(sizes: tuple[int, ...]) -> None:
             (f"{size}", "fast, probe known", f"{known:.4f}", "", "all"),
             (f"{size}", "fast, batch of 32, float32", f"{batched:.4f}", "", "all"),
         ]
-        for interpolation in (1, 2) if size <= 256 else (4,):  # windows of 25.6 A, 12.8 A, 12.8 A
+        print(*rows, sep="\n", flush=True)
+        for interpolation in INTERPOLATIONS[size][: 1 if quick else None]:
             build_s, each_s, tried = _prism(one, case, view, interpolation)
             prism = build_s + each_s * positions
             what = f"abTEM PRISM, interpolation {interpolation}"
             rows.append((f"{size}", what, f"{prism:.0f}", f"{prism / whole:.0f}, {prism / batched:.0f}",
                          f"{tried} of {positions}"))  # fmt: skip
+            print(rows[-1], flush=True)
         each_s, tried = _multislice(one, case)
         rows.append((f"{size}", "our multislice, 5 configurations", f"{each_s * positions:.0f}",
                      f"{each_s * positions / whole:.0f}, {each_s * positions / batched:.0f}",
                      f"{tried} of {positions}"))  # fmt: skip
-        print("\n".join(" | ".join(row) for row in rows[-6:]), flush=True)
     head = ("px", "simulator", "CPU s per image", "ours is faster by (alone, batch)", "positions")
     print("\n" + table(head, rows), flush=True)
 
@@ -334,7 +339,8 @@ def _prism(one: Specimen, case: Case, view: View, interpolation: int) -> tuple[f
     xyz = around.xyz_A + np.array([side / 2, side / 2, 2.0 - around.xyz_A[:, 2].min()])
     cell = [side, side, float(np.ptp(xyz[:, 2])) + 4]
     atoms = Atoms(around.numbers, xyz % [side, side, 100.0], cell=cell, pbc=True)
-    potential = abtem.Potential(atoms, sampling=0.06, slice_thickness=2.0, projection="infinite").build(lazy=False)
+    points = 8 * math.ceil(side / 0.06 / 8)  # so that the interpolation divides it
+    potential = abtem.Potential(atoms, gpts=points, slice_thickness=2.0, projection="infinite").build(lazy=False)
     start = time.process_time()
     matrix = abtem.SMatrix(
         potential=potential, energy=1e3 * case.voltage_kV, semiangle_cutoff=case.convergence_mrad,
@@ -345,7 +351,7 @@ def _prism(one: Specimen, case: Case, view: View, interpolation: int) -> tuple[f
     scan = abtem.CustomScan(np.random.default_rng(0).uniform(0.3 * side, 0.7 * side, (count, 2)))
     detector = abtem.AnnularDetector(*case.detector_mrad)
     start = time.process_time()
-    matrix.scan(scan=scan, detectors=detector, lazy=False)
+    matrix.reduce(scan=scan, detectors=detector)
     return build_s, (time.process_time() - start) / count, count
 
 
@@ -353,7 +359,8 @@ def _multislice(one: Specimen, case: Case) -> tuple[float, int]:
     """CPU time per position of our multislice, by a small image."""
     from stemfit.simulate import multislice
 
-    small = View(PIXEL_A, (8, 8))
+    x, y = min(one.xyz_A[:, :2].tolist(), key=lambda at: math.dist(at, one.middle_A))
+    small = View(PIXEL_A, (8, 8), (x, y))
     grid = multislice.grid_for(multislice._optics(case.probe, case.detector_mrad, 0.0, 0.0), 1.0)
     start = time.process_time()
     multislice.image(one, case.probe, case.detector_mrad, small)
