@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from scipy.spatial import cKDTree
+from scipy.special import logsumexp
 
 from stemfit.lattice import Lattice
 from stemfit.score.misfit import Misfit, misfit_of
@@ -26,6 +27,11 @@ SMALL, LARGEST, STEPS = 0.3, 1.0, 8
 largest of one step, and how many steps there are at most."""
 
 
+ALLOWANCES_A = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
+"""Errors of positions beside a defect, per axis, that are equally probable where two geometries are compared: from what
+the best potentials reach to what nobody would call a prediction."""
+
+
 class Fit(NamedTuple):
     """One candidate on one scene.
 
@@ -33,7 +39,7 @@ class Fit(NamedTuple):
     ----------
     log_evidence : float
     as_predicted : float
-        The same of the geometry as it is given, within the errors of single columns: see `evidence_as_predicted`.
+        The same of the geometry as it is given: see `evidence_as_predicted`.
     model : (h, w) array
         At the maximum.
     residual_chi2 : float
@@ -65,9 +71,10 @@ def fit(
         xy, amplitude = np.vstack([xy, loose_at]), np.append(amplitude, 0.0)
         brightness, place = np.append(brightness, amplitude.max()), np.append(place, 0.0)
         moved = np.vstack([moved, np.zeros(2)])
+        seen = Predicted(xy, amplitude, brightness, np.append(seen.place, 0.0), moved)
     drawing = Drawing(xy, amplitude, brightness, place, lattice.a_px_iso / scene.pixel, LEFT * moved)
     first, solved, best = _most_probable(drawing, scene)
-    as_predicted = _as_predicted(first, scene)
+    as_predicted = _as_predicted(first, seen, scene, sigma_px)
     rest = float(np.sum(scene.weight * (scene.image - best) ** 2))
     near = cKDTree(scene.extent).query(xy)[0] < TESTED * lattice.a_px_iso / scene.pixel
     misfit = misfit_of(first.matrix, first.right, np.flatnonzero(np.tile(near, 3)))
@@ -75,21 +82,34 @@ def fit(
 
 
 def evidence_as_predicted(seen: Predicted, scene: Scene, sigma_px: float, lattice: Lattice) -> float:
-    """Evidence of columns where a structure has them, each within its own error, the field as large as it is given.
+    """Evidence of columns where a structure has them, the field as large as it is given.
 
-    Linear about these positions: what is far off is not helped to where the columns are.
+    How well a relaxer knows positions beside this defect is not known beforehand: the evidence is the mean over
+    `ALLOWANCES_A`. Linear about these positions: what is far off is not helped to where the columns are.
     """
     place = np.hypot(seen.place, sigma_px / scene.pixel)
     a_px, still = lattice.a_px_iso / scene.pixel, np.zeros_like(seen.moved)
     drawing = Drawing(seen.xy, seen.amplitude, seen.brightness, place, a_px, still)
-    return _as_predicted(equations(drawing, scene), scene)
+    return _as_predicted(equations(drawing, scene), seen, scene, sigma_px)
 
 
-def _as_predicted(first: Equations, scene: Scene) -> float:
-    """Evidence at the prior means without the freedom of the field's size."""
-    rest = np.delete(np.arange(len(first.right)), len(first.right) - COMMON + FIELD)
-    fixed = first._replace(matrix=first.matrix[np.ix_(rest, rest)], right=first.right[rest])
-    return _solve(fixed, np.zeros(len(rest)), scene).log_evidence
+def _as_predicted(first: Equations, seen: Predicted, scene: Scene, sigma_px: float) -> float:
+    """Mean evidence over the allowances, from equations at the prior means; without the freedom of the field's size.
+
+    Other allowances are other units of the same parameters.
+    """
+    size, n = len(first.right), len(seen.amplitude)
+    rest = np.delete(np.arange(size), size - COMMON + FIELD)
+    here = np.hypot(seen.place, sigma_px / scene.pixel)
+    each = []
+    for allowance_A in ALLOWANCES_A:
+        there = np.hypot(seen.place * allowance_A / scene.relaxation_A, sigma_px / scene.pixel)
+        unit = np.ones(size)
+        unit[n : 3 * n] = np.tile(np.where(seen.amplitude == 0, 1.0, there / here), 2)
+        matrix, right = first.matrix * np.outer(unit, unit), first.right * unit
+        fixed = first._replace(matrix=matrix[np.ix_(rest, rest)], right=right[rest])
+        each.append(_solve(fixed, np.zeros(len(rest)), scene).log_evidence)
+    return float(logsumexp(each) - np.log(len(each)))
 
 
 class _Solved(NamedTuple):

@@ -75,8 +75,8 @@ class Scene(NamedTuple):
     others: Others  # relative to the corner, on these pixels
     moves: Field  # of all of them together
     a_px: float  # lattice constant
-    columns: FloatArray  # (M, 2) as the joint fit of all columns has them, relative to the corner, on these pixels
     relaxation_A: float = RESIDUAL_A  # error of relaxed positions beside the defect, per axis
+    columns: FloatArray = np.empty((0, 2))  # (M, 2) by the joint fit of all, relative to the corner, on these pixels
 
 
 def position_scatter(columns: Columns, lattice: Lattice) -> float:
@@ -114,7 +114,7 @@ def make_scene(
     extent, a_px = (defect.extent_px - corner) / n, lattice.a_px_iso / n
     moves = superposed(near.fields, (centre - corner) / n, size / n + a_px, NEIGHBOUR_REACH * a_px)
     found = (columns.xy_px[away < size + lattice.a_px_iso] - corner) / n
-    return Scene(small[0], small[1], disc / small[2], corner, float(n), shape, gain, extent, near, moves, a_px, found)
+    return Scene(small[0], small[1], disc / small[2], corner, float(n), shape, gain, extent, near, moves, a_px, columns=found)
 
 
 def _averaged(image: FloatArray, n: int) -> FloatArray:
