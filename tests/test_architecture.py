@@ -114,8 +114,8 @@ def test_light_at_the_door() -> None:
     [
         ["--help"], ["--version"], ["analyze", "--help"], ["train", "--help"], ["dataset", "make", "--help"],
         ["dataset", "check", "--help"],
-        ["match", "--help"], ["relax", "--help"], ["model", "--help"], ["model", "info", "-h"], ["model", "import", "--help"],
-        ["model", "judge", "--help"],
+        ["match", "--help"], ["relax", "--help"], ["model", "--help"], ["model", "info", "-h"],
+        ["model", "import", "--help"], ["model", "judge", "--help"],
     ],
     ids=" ".join,
 )  # fmt: skip
