@@ -18,6 +18,7 @@ import typer.testing
 
 import cli
 import stemfit
+from stemfit.commands import asking, saying
 from stemfit.errors import NotAnalysable
 
 RUNNER = typer.testing.CliRunner()
@@ -179,7 +180,7 @@ def chain(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(pipeline, "analyze", analyze)
     monkeypatch.setattr(relax, "relaxer", lambda name, device, checkpoint: (name, device, checkpoint))
-    monkeypatch.setattr(cli, "_pages", pages)
+    monkeypatch.setattr(asking, "pages", pages)
     return asked
 
 
@@ -224,7 +225,7 @@ def test_long_tables_are_cut(chain: list[Any]) -> None:
     claim = {"id": 1, "type": "SV", "label": "V_S", "probability": 0.9, "center_px": [1, 2], "log_bayes_factor": None,
              "alternatives": []}  # fmt: skip
     lines = cli._table([claim] * 50)
-    assert len(lines) == cli.MAX_ROWS + 2 and lines[-1] == "... and 20 more in defects.csv"
+    assert len(lines) == saying.MAX_ROWS + 2 and lines[-1] == "... and 20 more in defects.csv"
     assert cli._table([]) == ["no defect claimed"]
 
 

@@ -19,6 +19,7 @@ from stemfit.matching.places import Placement, in_lattice, patch_cells
 from stemfit.matching.spots import Spot, kind_of
 from stemfit.matching.ways import Embedded, centre_of, embedded, perfect, reach_cells
 from stemfit.relax import Relaxed, Relaxer
+from stemfit.score.rank import FAR
 from stemfit.score.scene import BEYOND_A, REACH
 from stemfit.view import View
 
@@ -44,6 +45,8 @@ class Compared:
         Of those that come from a file.
     rest : tuple of Defect
         Defects found that share no site with any of these.
+    beside : tuple of Candidate
+        What those are taken for that may move columns here.
     """
 
     spot: Spot
@@ -51,15 +54,22 @@ class Compared:
     placements: tuple[Placement | None, ...]
     patches: tuple[Embedded | None, ...]
     rest: tuple[Defect, ...]
+    beside: tuple[Candidate, ...] = ()
 
-    def relaxed(self, own: Relaxer | None, others: Relaxer) -> tuple[Relaxed, ...]:
-        """The user's structures as they are in the file, or by a relaxer; what else was proposed, by its own."""
+    def relaxed(self, own: Relaxer | None, others: Relaxer) -> tuple[tuple[Relaxed, ...], tuple[Relaxed, ...]]:
+        """The user's structures as they are in the file, or by a relaxer; what else was proposed, by its own.
+
+        Returns
+        -------
+        candidates, beside : tuples of Relaxed
+        """
         both = list(zip(self.candidates, self.patches, strict=True))
-        theirs = iter(others([c for c, patch in both if patch is None]))
+        theirs = iter(others([*(c for c, patch in both if patch is None), *self.beside]))
         mine = iter([] if own is None else own([c for c, patch in both if patch is not None]))
-        return tuple(
+        candidates = tuple(
             next(theirs) if patch is None else as_in_file(patch) if own is None else next(mine) for _, patch in both
         )
+        return candidates, tuple(theirs)
 
 
 def compare(v: View, spot: Spot) -> Compared:
@@ -73,8 +83,22 @@ def compare(v: View, spot: Spot) -> Compared:
     rivals = [
         c for d in here for c in propose_in(d, v.identity.host, v.lattice, v.sites, v.rates, mixed, MOST_RIVALS)
     ]
-    parts = [next((c for c in rivals if (c.defect, c.label) == (d.id, d.label)), None) for d in here]
-    return _compared(spot, v.lattice, v.sites, rivals, [c for c in parts if c is not None], rest)
+    near = [d for d in rest if _apart_px(d, spot.defect) < FAR * v.lattice.a_px_iso]
+    others = [
+        c for d in near for c in propose_in(d, v.identity.host, v.lattice, v.sites, v.rates, mixed, MOST_RIVALS)
+    ]
+    compared = _compared(spot, v.lattice, v.sites, rivals, _as_taken(here, rivals), rest)
+    return replace(compared, beside=_as_taken(near, others))
+
+
+def _as_taken(defects: Sequence[Defect], candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """The first structure of each defect that has the name which it was given."""
+    own = [next((c for c in candidates if (c.defect, c.label) == (d.id, d.label)), None) for d in defects]
+    return tuple(c for c in own if c is not None)
+
+
+def _apart_px(one: Defect, other: Defect) -> float:
+    return float(np.hypot(*np.moveaxis(one.extent_px[:, None] - other.extent_px, -1, 0)).min())
 
 
 def _split(spot: Spot, found: Sequence[Defect]) -> tuple[tuple[Defect, ...], tuple[Defect, ...]]:

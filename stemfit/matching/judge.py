@@ -21,7 +21,7 @@ from stemfit.matching.spots import MOST_SPOTS, kind_of
 from stemfit.matching.ways import centre_of
 from stemfit.relax import Relaxed
 from stemfit.score import Score, score_defect
-from stemfit.score.others import others_of, without_structure
+from stemfit.score.others import field_of, others_of
 from stemfit.score.rank import FAR
 from stemfit.view import View
 
@@ -111,12 +111,14 @@ def same_host(givens: Sequence[Given], identity: Identity) -> None:
             )
 
 
-def judge(v: View, compared: Compared, relaxed: tuple[Relaxed, ...], givens: Sequence[Given]) -> Answer:
+def judge(
+    v: View, compared: Compared, both: tuple[tuple[Relaxed, ...], tuple[Relaxed, ...]], givens: Sequence[Given]
+) -> Answer:
     """Compare the candidates of a spot with the image."""
-    spot, rest = compared.spot.defect, compared.rest
+    spot, rest, (relaxed, beside) = compared.spot.defect, compared.rest, both
     others = others_of(
-        spot, rest, {d.id: without_structure(d) for d in rest}, v.columns, v.imaging, v.sites, v.brightness,
-        FAR * v.lattice.a_px_iso,
+        spot, rest, {d.id: field_of(d, compared.beside, beside) for d in rest}, v.columns, v.imaging, v.sites,
+        v.brightness, FAR * v.lattice.a_px_iso,
     )
     scores, unknown = score_defect(
         spot, compared.candidates, relaxed, v.image, v.columns, v.imaging, v.lattice, v.rates["UNKNOWN"], others

@@ -105,7 +105,8 @@ def spots_of(
     places = [_Places(some) for some in worth]
     count, groups = [0] * len(placed), list[tuple[Placement, ...]]()
     taken: set[Site] = set()
-    for lead in sorted((p for some in worth for p in some), key=lambda p: -p.gain):
+    # A structure that is nowhere must not take the sites of one that is.
+    for lead in sorted((p for some in worth for p in some), key=lambda p: (p.odds <= 0, -p.gain)):
         if count[lead.given] >= MOST_SPOTS or not taken.isdisjoint(lead.sites):
             continue
         group = tuple(p for own in places for p in own.on(lead, taken))

@@ -114,7 +114,8 @@ def make_scene(
     extent, a_px = (defect.extent_px - corner) / n, lattice.a_px_iso / n
     moves = superposed(near.fields, (centre - corner) / n, size / n + a_px, NEIGHBOUR_REACH * a_px)
     found = (columns.xy_px[away < size + lattice.a_px_iso] - corner) / n
-    return Scene(small[0], small[1], disc / small[2], corner, float(n), shape, gain, extent, near, moves, a_px, columns=found)
+    scene = Scene(small[0], small[1], disc / small[2], corner, float(n), shape, gain, extent, near, moves, a_px)
+    return scene._replace(columns=found)
 
 
 def _averaged(image: FloatArray, n: int) -> FloatArray:
