@@ -56,9 +56,11 @@ def whole_field(
             own = [rows[s] for s in defect.sites if s in rows]
             amplitude[own] = np.maximum(brightness.value[own], 0.0)
     off = np.abs(brightness.value - amplitude) > FOREIGN * np.hypot(brightness.sigma, MODEL_FLOOR * amplitude)
+    stray = _unexplained(columns, sites, lattice, [d for d in defects if d.best_candidate is None])
+    if stray.any():  # one that stands so near to a site has that site's light
+        off |= np.asarray(cKDTree(columns.xy_px[stray]).query(sites.xy_px)[0]) < lattice.nearest_px
     other = ~sites.analysed & off
     amplitude[other] = np.maximum(brightness.value[other], 0.0)
-    stray = _unexplained(columns, sites, lattice, [d for d in defects if d.best_candidate is None])
     around = imaging.background + render(
         columns.xy_px[stray], columns.intensity[stray], imaging.profile, imaging.background.shape
     )
