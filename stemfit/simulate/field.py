@@ -50,15 +50,19 @@ def whole_field(
     gain = _gain(imaging, sites.xy_px)
     flat = Brightness(brightness.value / gain, brightness.sigma / gain)
     amplitude = gain * expected_mixed(sites, flat, imaging.mixtures, value)
-    rows = sites.row_of
+    rows, place = sites.row_of, sites.xy_px.copy()
     for defect in defects:
         if defect.best_candidate is None:
-            own = [rows[s] for s in defect.sites if s in rows]
-            amplitude[own] = np.maximum(brightness.value[own], 0.0)
-    off = np.abs(brightness.value - amplitude) > FOREIGN * np.hypot(brightness.sigma, MODEL_FLOOR * amplitude)
-    other = ~sites.analysed & off
-    amplitude[other] = np.maximum(brightness.value[other], 0.0)
+            its = np.array([rows[s] for s in defect.sites if s in rows], dtype=np.int64)
+            amplitude[its] = np.maximum(brightness.value[its], 0.0)
+            there = its[sites.column[its] >= 0]
+            place[there] = columns.xy_px[sites.column[there]]
+    differs = np.abs(brightness.value - amplitude) > FOREIGN * np.hypot(brightness.sigma, MODEL_FLOOR * amplitude)
     stray = _unexplained(columns, sites, lattice, [d for d in defects if d.best_candidate is None])
+    if stray.any():  # one that stands so near to a site has that site's light
+        differs |= np.asarray(cKDTree(columns.xy_px[stray]).query(sites.xy_px)[0]) < lattice.nearest_px
+    other = ~sites.analysed & differs
+    amplitude[other] = np.maximum(brightness.value[other], 0.0)
     around = imaging.background + render(
         columns.xy_px[stray], columns.intensity[stray], imaging.profile, imaging.background.shape
     )
@@ -66,24 +70,24 @@ def whole_field(
     mixed[[rows[s] for d in defects for s in d.sites if d.best_candidate is not None and s in rows]] = False
     named = [d for d in defects if d.best_candidate is not None]
     if not named:
-        return around + render(sites.xy_px, amplitude, imaging.profile, imaging.background.shape)
+        return around + render(place, amplitude, imaging.profile, imaging.background.shape)
     by_id = {c.id: (c, r) for c, r in zip(candidates, relaxed, strict=True)}
     centres = cKDTree(np.vstack([d.extent_px for d in named]))
     distance, nearest = (np.asarray(a) for a in centres.query(sites.xy_px))
     whose = np.concatenate([np.full(len(d.extent_px), k) for k, d in enumerate(named)])
     owner = whose[nearest]
     owner[distance > PATCH_REACH * lattice.a_px_iso] = -1
-    xy, bright = [sites.xy_px[owner < 0]], [amplitude[owner < 0]]
+    xy, bright = [place[owner < 0]], [amplitude[owner < 0]]
     every_site = cKDTree(sites.xy_px)
     for k, defect in enumerate(named):
-        ideal, place, value = _columns(*by_id[str(defect.best_candidate)], imaging)
+        ideal, moved, value = _columns(*by_id[str(defect.best_candidate)], imaging)
         away, site = (np.asarray(a) for a in every_site.query(ideal))
         # Each site is drawn once, by the defect nearest to it, wherever relaxation has taken its column.
         own = (away < ON_SITE * lattice.a_px_iso) & (owner[site] == k)
         # What stands beside the sites is drawn where it belongs to this defect.
         off, nearest = (np.asarray(a) for a in centres.query(ideal))
         own |= (away >= ON_SITE * lattice.a_px_iso) & (whose[nearest] == k) & (off < PATCH_REACH * lattice.a_px_iso)
-        xy.append(place[own])
+        xy.append(moved[own])
         bright.append(np.where(mixed[site], amplitude[site], value)[own])
     drawn = render(np.vstack(xy), np.concatenate(bright), imaging.profile, imaging.background.shape)
     return np.asarray(around + drawn)
