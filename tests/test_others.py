@@ -58,10 +58,11 @@ def beside(relaxer: Relaxer) -> float:
     return max(s.log_likelihood for c, s in zip(made, ranking.scores, strict=True) if (c.defect, c.label) == (2, "V_S"))
 
 
-def test_the_field_of_a_neighbour_is_part_of_the_surroundings() -> None:
-    right, wrong = beside(pulled(MOVE_A)), beside(pulled(-MOVE_A))
-    assert right > beside(keep) + 1.0
-    assert right > wrong + 3.0
+def test_what_is_said_of_a_neighbour_decides_little() -> None:
+    """Columns nearer to it stand where they were measured, and a field that fits worse than none moves nothing."""
+    right, wrong, nothing = beside(pulled(MOVE_A)), beside(pulled(-MOVE_A)), beside(keep)
+    assert right > max(wrong, nothing)
+    assert right < min(wrong, nothing) + 2.0
 
 
 @pytest.mark.parametrize("move_A, expected", [(0.05, RESIDUAL_A), (0.6, LEFT * 0.6 / np.sqrt(2))])

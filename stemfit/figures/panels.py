@@ -94,9 +94,9 @@ def save(figure: Figure, path: Path) -> None:
     kind = path.suffix.lower().lstrip(".")
     unstated = {"png": ("Software",), "pdf": ("Creator", "Producer", "CreationDate")}[kind]
     # Noise hardly shrinks: the usual level 6 takes three times as long and saves a twentieth.
-    more = {"pil_kwargs": {"compress_level": 2}} if kind == "png" else {}
+    packed = {"compress_level": 2} if kind == "png" else None
     with matplotlib.rc_context({"pdf.fonttype": 42, "pdf.compression": 2}):
-        figure.savefig(path, metadata=dict.fromkeys(unstated), **more)
+        figure.savefig(path, metadata=dict.fromkeys(unstated), pil_kwargs=packed)
 
 
 def _residual(analysis: Analysis) -> FloatArray:
