@@ -21,12 +21,12 @@ from stemfit.matching.given import Given
 from stemfit.matching.judge import Matching, judge, same_host
 from stemfit.matching.spots import look_for
 from stemfit.micrograph import Micrograph
+from stemfit.observed import Clock, Observed, observe
+from stemfit.observed import Settings as Settings
 from stemfit.relax import Relaxed, Relaxer
 from stemfit.result import Analysis, HostCall
 from stemfit.score import Score, engine_of, rank, with_energies, with_structure_of_label
 from stemfit.simulate.field import whole_field
-from stemfit.view import Clock, View, view
-from stemfit.view import Settings as Settings
 
 
 def analyze(
@@ -50,7 +50,7 @@ def analyze(
         If the image shows no columns or no lattice.
     """
     clock = Clock(progress)
-    v = view(micrograph, settings, clock)
+    v = observe(micrograph, settings, clock)
     host, optics = v.identity.host, (settings.voltage_kV, settings.detector_mrad)
     with clock("candidates"):
         mixed = mixtures_of(v.posteriors, host, v.mixtures)
@@ -108,7 +108,7 @@ def match(
         If a structure is one of another host.
     """
     clock = Clock(progress)
-    v = view(micrograph, settings, clock)
+    v = observe(micrograph, settings, clock)
     same_host(givens, v.identity)
     with clock("places"):
         spots = look_for(v, givens, at_px)
@@ -126,7 +126,7 @@ def match(
 
 
 def told(
-    v: View, settings: Mapping[str, Any], clock: Clock, claimed: tuple[Defect, ...], suspects: tuple[Defect, ...],
+    v: Observed, settings: Mapping[str, Any], clock: Clock, claimed: tuple[Defect, ...], suspects: tuple[Defect, ...],
     explained: tuple[tuple[Candidate, ...], tuple[Relaxed, ...], tuple[Score, ...]],
     elsewhere: tuple[Defect, ...] = (),
 ) -> Analysis:

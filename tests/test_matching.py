@@ -21,10 +21,10 @@ from stemfit.errors import NotAnalysable
 from stemfit.matching.given import Given, read_given
 from stemfit.matching.places import patch_cells
 from stemfit.matching.ways import centre_of, embedded, places_of, reach_cells, turned, ways_of
+from stemfit.observed import Clock, Observed, Settings, observe
 from stemfit.relax import keep
 from stemfit.result import Analysis
 from stemfit.synthetic import Crystal, as_micrograph, crystal, fit_cell
-from stemfit.view import Clock, Settings, View, view
 
 FloatArray = NDArray[np.float64]
 Cell = tuple[int, int]
@@ -121,8 +121,8 @@ def micrograph() -> Any:
 
 
 @cache
-def seen() -> View:
-    return view(micrograph(), Settings(host="MoS2"), Clock(lambda stage: None))
+def seen() -> Observed:
+    return observe(micrograph(), Settings(host="MoS2"), Clock(lambda stage: None))
 
 
 @pytest.fixture(autouse=True)

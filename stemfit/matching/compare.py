@@ -18,10 +18,10 @@ from stemfit.matching.given import Given
 from stemfit.matching.places import Placement, in_lattice, patch_cells
 from stemfit.matching.spots import Spot, kind_of
 from stemfit.matching.ways import Embedded, centre_of, embedded, perfect, reach_cells
+from stemfit.observed import Observed
 from stemfit.relax import Relaxed, Relaxer
 from stemfit.score.rank import FAR
 from stemfit.score.scene import BEYOND_A, REACH
-from stemfit.view import View
 
 FloatArray = NDArray[np.float64]
 
@@ -72,7 +72,7 @@ class Compared:
         return candidates, tuple(theirs)
 
 
-def compare(v: View, spot: Spot) -> Compared:
+def compare(v: Observed, spot: Spot) -> Compared:
     """Candidates of a spot.
 
     Before the image is asked, a structure is as likely here as at any other of its places, and the user brings it

@@ -19,11 +19,11 @@ from stemfit.matching.given import Given
 from stemfit.matching.places import Placement
 from stemfit.matching.spots import MOST_SPOTS, kind_of
 from stemfit.matching.ways import centre_of
+from stemfit.observed import Observed
 from stemfit.relax import Relaxed
 from stemfit.score import Score, score_defect
 from stemfit.score.others import field_of, others_of
 from stemfit.score.rank import FAR
-from stemfit.view import View
 
 FloatArray = NDArray[np.float64]
 
@@ -112,7 +112,7 @@ def same_host(givens: Sequence[Given], identity: Identity) -> None:
 
 
 def judge(
-    v: View, compared: Compared, both: tuple[tuple[Relaxed, ...], tuple[Relaxed, ...]], givens: Sequence[Given]
+    v: Observed, compared: Compared, both: tuple[tuple[Relaxed, ...], tuple[Relaxed, ...]], givens: Sequence[Given]
 ) -> Answer:
     """Compare the candidates of a spot with the image."""
     spot, rest, (relaxed, beside) = compared.spot.defect, compared.rest, both

@@ -14,8 +14,8 @@ from stemfit.lattice import Lattice
 from stemfit.matching.given import Given
 from stemfit.matching.places import Placement, in_lattice, left_over, placements
 from stemfit.matching.ways import places_of
+from stemfit.observed import Observed
 from stemfit.simulate.field import whole_field
-from stemfit.view import View
 
 FloatArray = NDArray[np.float64]
 
@@ -56,7 +56,7 @@ class Spot:
     looked: Mapping[int, int]
 
 
-def look_for(v: View, givens: Sequence[Given], at_px: tuple[float, float] | None) -> tuple[Spot, ...]:
+def look_for(v: Observed, givens: Sequence[Given], at_px: tuple[float, float] | None) -> tuple[Spot, ...]:
     """Search the analysed area for structures, or look at one point of the image only.
 
     Raises

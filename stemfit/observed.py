@@ -90,7 +90,7 @@ class Settings:
     simulator: str = "fast"
 
 
-class View(NamedTuple):
+class Observed(NamedTuple):
     """One image as far as it is read before anyone asks for the atoms behind it; images without the jitter of rows."""
 
     micrograph: Micrograph
@@ -116,7 +116,7 @@ class View(NamedTuple):
     rates: Mapping[str, float]
 
 
-def view(micrograph: Micrograph, settings: Settings, clock: Clock) -> View:
+def observe(micrograph: Micrograph, settings: Settings, clock: Clock) -> Observed:
     """Read the crystal, what the microscope did, and which sites are not as the crystal has them.
 
     Raises
@@ -152,7 +152,7 @@ def view(micrograph: Micrograph, settings: Settings, clock: Clock) -> View:
         measured = Evidence(grainy, sites, posteriors, lattice, host, region_map, imaging, image, regions, dirt)
         found, suspects = find_defects(measured)
         rates, imaging = label_rates(posteriors), with_learned_halves(imaging, posteriors)
-    return View(
+    return Observed(
         micrograph, image, units, rows, spikes, cut, seen, brightness, regions, region_map, identity, lattice, sites,
         calibration, mixtures, imaging, posteriors, measured, found, suspects, rates,
     )
