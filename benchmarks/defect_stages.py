@@ -15,7 +15,7 @@ import scoring
 from defect_fields import Shot
 from defect_scoring import Stated
 
-from stemfit import pipeline, relax, view
+from stemfit import observed, pipeline, relax
 from stemfit.errors import StemfitError
 from stemfit.synthetic import as_micrograph
 
@@ -51,7 +51,7 @@ def analyse(shot: Shot, full: bool = False) -> Answer:
     micrograph = as_micrograph(shot.recording.image, shot.field.pixel_A)
     clock: dict[str, float] = {}
     kept: dict[str, Any] = {}
-    find = view.find_defects
+    find = observed.find_defects
 
     def watched(evidence: Any) -> Any:
         kept["found"], kept["evidence"] = find(evidence), evidence
@@ -64,7 +64,7 @@ def analyse(shot: Shot, full: bool = False) -> Answer:
         clock[stage] = time.process_time()
 
     failure, result = "", None
-    with mock.patch.object(view, "find_defects", watched):
+    with mock.patch.object(observed, "find_defects", watched):
         try:
             settings = pipeline.Settings(host=shot.field.host)
             result = pipeline.analyze(micrograph, settings, relax.relaxer("definet"), progress=begins)

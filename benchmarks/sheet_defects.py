@@ -30,7 +30,7 @@ from machine import headline, table
 from numpy.typing import NDArray
 from sheets import Sheet, bicrystal, sheet
 
-from stemfit import pipeline, relax, view
+from stemfit import observed, pipeline, relax
 from stemfit.errors import StemfitError
 from stemfit.synthetic import as_micrograph
 
@@ -106,7 +106,7 @@ class _Enough(Exception):
 def analyse(drawn: Sheet, host: str, full: bool) -> tuple[list[Said], list[Said]] | str:
     """Claims and suspects, or why there are none."""
     kept: list[Any] = []
-    find = view.find_defects
+    find = observed.find_defects
 
     def watched(evidence: Any) -> Any:
         kept.append(find(evidence))
@@ -114,7 +114,7 @@ def analyse(drawn: Sheet, host: str, full: bool) -> tuple[list[Said], list[Said]
             raise _Enough
         return kept[0]
 
-    with mock.patch.object(view, "find_defects", watched):
+    with mock.patch.object(observed, "find_defects", watched):
         try:
             settings = pipeline.Settings(host=host)
             whole = pipeline.analyze(as_micrograph(drawn.image, drawn.pixel_A), settings, relax.relaxer("definet"))
