@@ -1,8 +1,9 @@
 """How many candidates a second are compared with the image: projection and likelihood, and with the pose refined.
 
 A vacancy on patches of 64, 96 and 128 px (its surroundings are cut to that size), and a line and a trefoil on theirs.
-*Likelihood*: columns of the structure, drawn, and the evidence with everything linear integrated out. *Refined*: what a
-score is made of: the same at the most probable positions (Gauss-Newton), best model, misfit. Rates by CPU time of one
+*Likelihood*: columns of the structure, drawn where they are predicted, and their likelihood. *Evidence*: the same with
+everything linear integrated out, for six allowances. *Refined*: what a score is made of: evidence at the most probable
+positions and pose (Gauss-Newton), best model, misfit, and the evidence of the geometry. Rates by CPU time of one
 process, and by the clock of two that run at once (on a busy machine they share its cores with all others).
 
 One command (a minute): ``OMP_NUM_THREADS=1 python benchmarks/ranking_speed.py [--profile]``
@@ -16,7 +17,7 @@ import pstats
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 from unittest import mock
@@ -25,6 +26,7 @@ from defect_fields import build, record
 from machine import headline, table
 from ranking_cases import Witness, watched_analysis
 
+from stemfit.columns.stamps import render
 from stemfit.score import columns_of, fit, make_scene, position_scatter
 from stemfit.score.fit import evidence_as_predicted
 from stemfit.score.scene import relaxation_error_A
@@ -54,8 +56,8 @@ def _cases() -> dict[str, tuple[Any, float | None]]:
     return cases | {label: (by_label[label], None) for label in ("SVL-4", "T1") if label in by_label}
 
 
-def _work(name: str) -> tuple[list[Callable[[], Any]], list[Callable[[], Any]], str]:
-    """One call for each candidate: likelihood, refined; and the size of the patch."""
+def _work(name: str) -> tuple[dict[str, list[Callable[[], Any]]], str]:
+    """One call for each candidate by what is asked of it; and the size of the patch."""
     one, reach = _cases()[name]
     image, columns, imaging, lattice, _, others = one.rest
     with mock.patch.object(scene_module, "REACH", reach or scene_module.REACH):
@@ -64,6 +66,11 @@ def _work(name: str) -> tuple[list[Callable[[], Any]], list[Callable[[], Any]], 
     scatter = position_scatter(columns, lattice)
 
     def likelihood(k: int) -> float:
+        seen = columns_of(one.candidates[k], one.relaxed[k], scene, imaging)
+        drawn = render(seen.xy, seen.amplitude, scene.profile, scene.image.shape)
+        return -0.5 * float((scene.weight * (scene.image - scene.surroundings - drawn) ** 2).sum())
+
+    def evidence(k: int) -> float:
         seen = columns_of(one.candidates[k], one.relaxed[k], scene, imaging)
         return evidence_as_predicted(seen, scene, scatter, lattice)
 
@@ -74,13 +81,13 @@ def _work(name: str) -> tuple[list[Callable[[], Any]], list[Callable[[], Any]], 
     height, width = scene.image.shape
     seen = columns_of(one.candidates[some[0]], one.relaxed[some[0]], scene, imaging)
     size = f"{round(width * scene.pixel)} x {round(height * scene.pixel)}, as {width} x {height}; {len(seen.xy)}"
-    return [lambda k=k: likelihood(k) for k in some], [lambda k=k: refined(k) for k in some], size
+    asked = {"likelihood": likelihood, "evidence": evidence, "refined": refined}
+    return {name: [partial(call, k) for k in some] for name, call in asked.items()}, size
 
 
-def rate(name: str, which: int) -> tuple[float, float]:
+def rate(name: str, which: str) -> tuple[float, float]:
     """Candidates per second of CPU time and of the clock."""
-    calls = _work(name)[which]
-    assert not isinstance(calls, str)
+    calls = _work(name)[0][which]
     calls[0]()
     cpu, wall, done = time.process_time(), time.perf_counter(), 0
     while time.process_time() - cpu < SECONDS:
@@ -97,18 +104,18 @@ def main() -> None:
     _cases()
     with ProcessPoolExecutor(2) as pool:
         for name in _cases():
-            size = _work(name)[2]
-            for which, what in enumerate(("likelihood", "refined")):
+            work, size = _work(name)
+            for which in work:
                 alone = rate(name, which)
                 both = list(pool.map(rate, (name, name), (which, which)))
                 each = (alone[0], sum(r[0] for r in both), sum(r[1] for r in both))
-                rows.append([name, size, what, *(f"{one:.0f}" for one in each)])
+                rows.append([name, size, which, *(f"{one:.0f}" for one in each)])
     print(headline())
     head = ["defect", "patch, px, as compared; columns", "candidates", "per s of CPU time", "two processes, CPU time",
             "two processes, by the clock"]  # fmt: skip
     print("\n" + table(head, rows))
     if asked.profile:
-        calls = _work("SVL-4")[1]
+        calls = _work("SVL-4")[0]["refined"]
         profiler = cProfile.Profile()
         profiler.enable()
         for call in calls:

@@ -128,7 +128,7 @@ def seen() -> Observed:
 @pytest.fixture(autouse=True)
 def seen_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The crystal in the image is read once for all tests."""
-    monkeypatch.setattr(pipeline, "view", lambda *asked: seen())
+    monkeypatch.setattr(pipeline, "observe", lambda *asked: seen())
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from typing import Literal
 
 import matplotlib
@@ -94,9 +95,9 @@ def save(figure: Figure, path: Path) -> None:
     kind = path.suffix.lower().lstrip(".")
     unstated = {"png": ("Software",), "pdf": ("Creator", "Producer", "CreationDate")}[kind]
     # Noise hardly shrinks: the usual level 6 takes three times as long and saves a twentieth.
-    packed = {"compress_level": 2} if kind == "png" else None
+    more: dict[str, Any] = {"pil_kwargs": {"compress_level": 2}} if kind == "png" else {}
     with matplotlib.rc_context({"pdf.fonttype": 42, "pdf.compression": 2}):
-        figure.savefig(path, metadata=dict.fromkeys(unstated), pil_kwargs=packed)
+        figure.savefig(path, metadata=dict.fromkeys(unstated), **more)
 
 
 def _residual(analysis: Analysis) -> FloatArray:
