@@ -22,7 +22,7 @@ from defect_scoring import EDGE_A
 from numpy.typing import NDArray
 from ranking_relaxed import Relaxation, relaxation_of
 
-from stemfit import pipeline, relax
+from stemfit import observed, pipeline, relax
 from stemfit.columns.stamps import render
 from stemfit.errors import StemfitError
 from stemfit.lattice.rows import RowOffsets
@@ -145,7 +145,7 @@ class Witness:
         self.asked: list[Asked] = []
         self.found: list[Any] = []
         self.rows: RowOffsets | None = None
-        self._score, self._read, self._find = ranking.score_defect, pipeline.read_crystal, pipeline.find_defects
+        self._score, self._read, self._find = ranking.score_defect, observed.read_crystal, observed.find_defects
 
     def score(self, defect: Any, candidates: Any, relaxed: Any, *rest: Any) -> Any:
         """In place of `score_defect`."""
@@ -174,8 +174,8 @@ class Witness:
         """Of the functions that it stands in for."""
         return [
             mock.patch.object(ranking, "score_defect", self.score),
-            mock.patch.object(pipeline, "read_crystal", self.read),
-            mock.patch.object(pipeline, "find_defects", self.find),
+            mock.patch.object(observed, "read_crystal", self.read),
+            mock.patch.object(observed, "find_defects", self.find),
         ]
 
 

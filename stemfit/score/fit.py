@@ -38,8 +38,6 @@ class Fit(NamedTuple):
     Attributes
     ----------
     log_evidence : float
-    as_predicted : float
-        The same of the geometry as it is given: see `evidence_as_predicted`.
     model : (h, w) array
         At the maximum.
     residual_chi2 : float
@@ -49,7 +47,6 @@ class Fit(NamedTuple):
     """
 
     log_evidence: float
-    as_predicted: float
     model: FloatArray
     residual_chi2: float
     misfit: Misfit
@@ -71,14 +68,12 @@ def fit(
         xy, amplitude = np.vstack([xy, loose_at]), np.append(amplitude, 0.0)
         brightness, place = np.append(brightness, amplitude.max()), np.append(place, 0.0)
         moved = np.vstack([moved, np.zeros(2)])
-        seen = Predicted(xy, amplitude, brightness, np.append(seen.place, 0.0), moved)
     drawing = Drawing(xy, amplitude, brightness, place, lattice.a_px_iso / scene.pixel, LEFT * moved)
     first, solved, best = _most_probable(drawing, scene)
-    as_predicted = _as_predicted(first, seen, scene, sigma_px)
     rest = float(np.sum(scene.weight * (scene.image - best) ** 2))
     near = cKDTree(scene.extent).query(xy)[0] < TESTED * lattice.a_px_iso / scene.pixel
     misfit = misfit_of(first.matrix, first.right, np.flatnonzero(np.tile(near, 3)))
-    return Fit(solved.log_evidence, as_predicted, best, rest / max(1, int((scene.weight > 0).sum())), misfit)
+    return Fit(solved.log_evidence, best, rest / max(1, int((scene.weight > 0).sum())), misfit)
 
 
 def evidence_as_predicted(seen: Predicted, scene: Scene, sigma_px: float, lattice: Lattice) -> float:
@@ -90,25 +85,34 @@ def evidence_as_predicted(seen: Predicted, scene: Scene, sigma_px: float, lattic
     place = np.hypot(seen.place, sigma_px / scene.pixel)
     a_px, still = lattice.a_px_iso / scene.pixel, np.zeros_like(seen.moved)
     drawing = Drawing(seen.xy, seen.amplitude, seen.brightness, place, a_px, still)
-    return _as_predicted(equations(drawing, scene), seen, scene, sigma_px)
+    return _over_allowances(equations(drawing, scene), seen, scene, sigma_px)
 
 
-def _as_predicted(first: Equations, seen: Predicted, scene: Scene, sigma_px: float) -> float:
+def _over_allowances(first: Equations, seen: Predicted, scene: Scene, sigma_px: float) -> float:
     """Mean evidence over the allowances, from equations at the prior means; without the freedom of the field's size.
 
-    Other allowances are other units of the same parameters.
+    Other allowances are other units of the same parameters. Everything but the positions that they concern is
+    integrated out once (Schur complement).
     """
-    size, n = len(first.right), len(seen.amplitude)
-    rest = np.delete(np.arange(size), size - COMMON + FIELD)
-    here = np.hypot(seen.place, sigma_px / scene.pixel)
+    n, size = len(seen.amplitude), len(first.right)
+    own = sigma_px / scene.pixel
+    widest = seen.place * max(ALLOWANCES_A) / scene.relaxation_A
+    loose = np.flatnonzero((seen.amplitude != 0) & (widest > 0.5 * own))
+    free = np.concatenate([n + loose, 2 * n + loose])
+    rest = np.setdiff1d(np.arange(size), [*free, size - COMMON + FIELD])
+    factor = np.linalg.cholesky(np.eye(len(rest)) + first.matrix[np.ix_(rest, rest)])
+    half = solve_triangular(factor, np.column_stack([first.matrix[np.ix_(rest, free)], first.right[rest]]), lower=True)
+    matrix = first.matrix[np.ix_(free, free)] - half[:, :-1].T @ half[:, :-1]
+    right = first.right[free] - half[:, :-1].T @ half[:, -1]
+    chi2 = float(np.sum(scene.weight * (scene.image - first.model) ** 2))
+    base = -0.5 * chi2 + 0.5 * float(half[:, -1] @ half[:, -1]) - float(np.log(np.diag(factor)).sum())
     each = []
     for allowance_A in ALLOWANCES_A:
-        there = np.hypot(seen.place * allowance_A / scene.relaxation_A, sigma_px / scene.pixel)
-        unit = np.ones(size)
-        unit[n : 3 * n] = np.tile(np.where(seen.amplitude == 0, 1.0, there / here), 2)
-        matrix, right = first.matrix * np.outer(unit, unit), first.right * unit
-        fixed = first._replace(matrix=matrix[np.ix_(rest, rest)], right=right[rest])
-        each.append(_solve(fixed, np.zeros(len(rest)), scene).log_evidence)
+        unit = np.hypot(seen.place * allowance_A / scene.relaxation_A, own) / np.hypot(seen.place, own)
+        unit = np.tile(unit[loose], 2)
+        lower = np.linalg.cholesky(np.eye(len(free)) + matrix * np.outer(unit, unit))
+        most = solve_triangular(lower, right * unit, lower=True)
+        each.append(base + 0.5 * float(most @ most) - float(np.log(np.diag(lower)).sum()))
     return float(logsumexp(each) - np.log(len(each)))
 
 

@@ -41,6 +41,9 @@ nothing tells apart what looks the same before it relaxes."""
 NOT_TAUGHT = 0.5
 """The same of structures that the relaxer was not made for."""
 
+WEIGHED = 1e-3
+"""Posterior from which a candidate's relaxed positions are held against unrelaxed ones: it costs as much as a fit."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -61,7 +64,7 @@ class Score:
     evidence_relaxed_minus_unrelaxed : float
         Natural logarithm of the evidence of the relaxed positions over that of the sites of the perfect crystal, with
         the same columns and what is allowed to them: the narrower of two allowances would win by volume, even about
-        wrong positions.
+        wrong positions. NaN where it was not asked: below `WEIGHED`, unless it is the best of the claimed name.
     max_displacement_A : float
         Largest displacement of an atom by the relaxer.
     tie_with : tuple of str
@@ -127,22 +130,23 @@ def score_defect(
     if len(defect.sites) == 1:
         light = fitted.loose(*geometries[top]).log_evidence
         free = np.logaddexp(free, light) - np.log(2)
-    rested = [
-        fitted.at_rest(c, r) if _largest(c, r) > 1e-6 else f.as_predicted for f, (c, r) in zip(fits, pairs, strict=True)
-    ]
     everything = np.append(log_posterior, free + np.log(unknown_prior))
     total = float(logsumexp(everything))
     posterior = np.exp(log_posterior - log_posterior.max())
     posterior /= posterior.sum()
     chosen = _credible(posterior)
+    named = np.array([c.label == defect.label for c in candidates])
+    asked = (posterior > WEIGHED) | (named & (posterior == posterior[named].max(initial=0.0)))
+    still = np.array([_largest(c, r) < 1e-6 for c, r in pairs])
+    gains = [fitted.gain(c, r) if k else float("nan") for (c, r), k in zip(pairs, asked | still, strict=True)]
     scores = tuple(
         Score(
             c.id, float(e), float(p), bool(k), ncc(scene, f.model), _ssim(scene, f.model), f.residual_chi2,
-            f.as_predicted - at_rest, _largest(c, r),
+            gain, _largest(c, r),
             tuple(o.id for o, q in zip(candidates, log_posterior, strict=True) if o is not c and abs(q - own) < TIE),
         )
-        for c, r, f, at_rest, e, p, k, own in zip(
-            candidates, relaxed, fits, rested, evidence, posterior, chosen, log_posterior, strict=True
+        for c, r, f, gain, e, p, k, own in zip(
+            candidates, relaxed, fits, gains, evidence, posterior, chosen, log_posterior, strict=True
         )
     )
     return scores, float(np.exp(everything[-1] - total))
@@ -233,7 +237,7 @@ class _Fitter:
         self._scene, self._imaging, self._sigma_px, self._lattice = scene, imaging, sigma_px, lattice
         self._lights = lights
         self._known: dict[bytes, Fit] = {}
-        self._at_rest: dict[bytes, float] = {}
+        self._gains: dict[bytes, float] = {}
 
     def __call__(self, candidate: Candidate, relaxed: Relaxed) -> Fit:
         seen = self._seen(candidate, relaxed)
@@ -245,13 +249,19 @@ class _Fitter:
     def _seen(self, candidate: Candidate, relaxed: Relaxed) -> Predicted:
         return columns_of(candidate, relaxed, self._scene, self._imaging, self._lights.get(candidate.id))
 
-    def at_rest(self, candidate: Candidate, relaxed: Relaxed) -> float:
-        """Evidence of what was relaxed, with its columns on the sites of the perfect crystal."""
-        seen = self._seen(candidate, relaxed).at_rest()
+    def gain(self, candidate: Candidate, relaxed: Relaxed) -> float:
+        """Evidence of relaxed positions over that of the sites of the perfect crystal, with the same columns."""
+        if _largest(candidate, relaxed) < 1e-6:
+            return 0.0
+        seen = self._seen(candidate, relaxed)
         looks = seen.looks()
-        if looks not in self._at_rest:
-            self._at_rest[looks] = evidence_as_predicted(seen, self._scene, self._sigma_px, self._lattice)
-        return self._at_rest[looks]
+        if looks not in self._gains:
+            moved, rest = (
+                evidence_as_predicted(some, self._scene, self._sigma_px, self._lattice)
+                for some in (seen, seen.at_rest())
+            )
+            self._gains[looks] = moved - rest
+        return self._gains[looks]
 
     def loose(self, candidate: Candidate, relaxed: Relaxed) -> Fit:
         """With a column of any brightness on the site, and neighbours that moved further."""
