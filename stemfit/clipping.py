@@ -22,11 +22,15 @@ class Cut(NamedTuple):
 
 
 def cut_of(image: FloatArray) -> Cut:
-    """How much of an image (H, W) is cut off."""
+    """How much of an image (H, W) is cut off.
+
+    Of zeros it is not said: electrons that are counted make many of them, too.
+    """
     values, counts = np.unique(image, return_counts=True)
     if len(values) <= NEXT_LEVELS:
         return Cut(0.0, 0.0)
-    return Cut(_share(counts, image.size), _share(counts[::-1], image.size))
+    dark = 0.0 if values[0] == 0 else _share(counts, image.size)
+    return Cut(dark, _share(counts[::-1], image.size))
 
 
 def _share(counts: NDArray[np.intp], pixels: int) -> float:

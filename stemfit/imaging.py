@@ -146,6 +146,7 @@ GAIN_NEIGHBOURS = 60
 def fit_imaging(
     columns: Columns, sites: SiteMap, brightness: Brightness, host: ProjectedHost, voltage_kV: float | None,
     detector_mrad: tuple[float, float] | None, mixtures: Mapping[str, Populations] | None = None,
+    convergence_mrad: float | None = None,
 ) -> Imaging:
     """Measure brightness per sublattice on the pristine majority; take what is not in the image from the table.
 
@@ -157,7 +158,7 @@ def fit_imaging(
     brightness : Brightness
         Of every site.
     host : ProjectedHost
-    voltage_kV, detector_mrad
+    voltage_kV, detector_mrad, convergence_mrad
         None where unknown.
     mixtures : mapping of sublattice to Populations, optional
         Sublattices whose columns are mixtures of elements: there the most likely type takes the place of the majority.
@@ -191,7 +192,9 @@ def fit_imaging(
             amplitudes[column] = Amplitude(value, 1.25 * spread / np.sqrt(max(use.sum(), 1)), "image")
     for column in foreign_columns(host):
         if column not in amplitudes:
-            amplitudes[column] = _from_table(column, host, amplitudes, voltage_kV, detector_mrad)
+            amplitudes[column] = _from_table(
+                column, host, amplitudes, (voltage_kV, detector_mrad, convergence_mrad)
+            )
     errors = _profile_errors(columns)
     return Imaging(
         columns.profile, columns.noise, columns.background, gain, amplitudes, scatter, tails, *errors, mixtures
@@ -265,17 +268,17 @@ def reference_of(column: str, host: ProjectedHost) -> str:
 
 
 def _from_table(
-    column: str, host: ProjectedHost, known: dict[str, Amplitude], voltage_kV: float | None,
-    detector_mrad: tuple[float, float] | None,
+    column: str, host: ProjectedHost, known: dict[str, Amplitude],
+    microscope: tuple[float | None, tuple[float, float] | None, float | None],
 ) -> Amplitude:
-    """Scale the table by the host column that shares most with this one."""
+    """Scale the table by the host column that shares most with this one; voltage, detector, convergence."""
     reference = reference_of(column, host)
     seen = _ratio_seen(host, known)
-    conditions = voltage_kV, detector_mrad
+    voltage_kV, detector_mrad, convergence_mrad = microscope
     if seen is None:
-        value, relative = ratio(column, reference, *conditions)
+        value, relative = ratio(column, reference, voltage_kV, detector_mrad, convergence_mrad)
     else:
-        value, relative = ratio_given(column, reference, *conditions, seen)
+        value, relative = ratio_given(column, reference, voltage_kV, detector_mrad, seen, convergence_mrad)
     scale = known[reference]
     error = float(np.hypot(relative, scale.sigma / scale.value))
     return Amplitude(value * scale.value, value * scale.value * error, "table")

@@ -141,7 +141,7 @@ def observe(micrograph: Micrograph, settings: Settings, clock: Clock) -> Observe
         calibration = calibrate(lattice, host, micrograph, settings.pixel_size_A, identity.alternatives)
     with clock("imaging"):
         mixtures = {} if identity.alloy is None else identity.alloy.populations
-        imaging = fit_imaging(seen, sites, brightness, host, *optics, mixtures)
+        imaging = fit_imaging(seen, sites, brightness, host, *optics, mixtures, settings.convergence_mrad)
     with clock("defects"):
         if settings.roi is not None:
             regions, region_map, sites = outside(settings.roi, regions, region_map, sites)

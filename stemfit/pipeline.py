@@ -68,7 +68,7 @@ def analyze(
             v.rates["UNKNOWN"], engine,
         )
     with clock("names"):
-        names = otherwise(v.identity, v.columns, v.sites, v.brightness, *optics)
+        names = otherwise(v.identity, v.columns, v.sites, v.brightness, *optics, settings.convergence_mrad)
         claimed, suspects = (
             tuple(
                 with_structure_of_label(now, then, candidates, ranking.scores)

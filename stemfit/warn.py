@@ -149,7 +149,7 @@ def _host(identity: Identity) -> list[str]:
             f"the host cannot be told from this image: {identity.host.name} {identity.probability:.2f}, {others}; "
             "state it with --host: labels, pixel size and brightness of foreign atoms depend on it"
         )
-    if identity.metal_probability < SURE:
+    if identity.metal_probability < SURE and len(set(identity.host.columns)) > 1:
         said.append(
             f"which sublattice is the metal is uncertain (probability {identity.metal_probability:.2f}): "
             "state --voltage and --detector"

@@ -29,6 +29,13 @@ def test_an_honest_image_is_not_cut(dtype: str) -> None:
     assert cut_of(honest) == (0.0, 0.0)
 
 
+@pytest.mark.parametrize("counts", [1.0, 2.0, 5.0])
+def test_few_electrons_are_no_cut(counts: float) -> None:
+    honest = image(counts)
+    honest[40:80, 60:110] = 0  # a hole
+    assert cut_of(honest) == (0.0, 0.0)
+
+
 @given(st.floats(0.2, 5.0))
 @settings(max_examples=20, deadline=None)
 def test_the_share_of_what_was_cut_is_told(percent: float) -> None:

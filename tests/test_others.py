@@ -61,7 +61,7 @@ def beside(relaxer: Relaxer) -> float:
 def test_what_is_said_of_a_neighbour_decides_little() -> None:
     """Columns nearer to it stand where they were measured, and a field that fits worse than none moves nothing."""
     right, wrong, nothing = beside(pulled(MOVE_A)), beside(pulled(-MOVE_A)), beside(keep)
-    assert right > max(wrong, nothing)
+    assert right > max(wrong, nothing) + 0.2
     assert right < min(wrong, nothing) + 2.0
 
 

@@ -37,14 +37,14 @@ def check_microscope(
     if simulator == "multislice" and None in (voltage_kV, convergence_mrad, detector_mrad):
         remedy = "state --voltage, --convergence and --detector, or leave --simulator out"
         raise UsageError("multislice needs the microscope", remedy=remedy)
-    if convergence_mrad is None:
+    if voltage_kV is None and convergence_mrad is None:
         return
     from stemfit.optics.probe import Probe
-    from stemfit.optics.scattering import TYPICAL_VOLTAGE_KV
+    from stemfit.optics.scattering import TYPICAL_CONVERGENCE_MRAD, TYPICAL_VOLTAGE_KV
     from stemfit.simulate.fast import check_detector
 
-    probe = Probe(voltage_kV or TYPICAL_VOLTAGE_KV, convergence_mrad)
-    if detector_mrad is not None:
+    probe = Probe(voltage_kV or TYPICAL_VOLTAGE_KV, convergence_mrad or TYPICAL_CONVERGENCE_MRAD)
+    if detector_mrad is not None and convergence_mrad is not None:
         check_detector(detector_mrad, probe)
 
 

@@ -55,7 +55,7 @@ class Otherwise:
 
 def otherwise(
     identity: Identity, columns: Columns, sites: SiteMap, brightness: Brightness, voltage_kV: float | None,
-    detector_mrad: tuple[float, float] | None,
+    detector_mrad: tuple[float, float] | None, convergence_mrad: float | None = None,
 ) -> tuple[Otherwise, ...]:
     """Ask all sites again under every other naming of the crystal that is not out of the question."""
     host, third = identity.host, identity.metal_third
@@ -68,7 +68,9 @@ def otherwise(
         turned = naming.metal_third != third
         first, second = naming.host.sublattices[::-1] if turned else naming.host.sublattices
         renamed = replace(sites, sublattice=np.where(sites.sublattice == host.sublattices[0], first, second))
-        imaging = fit_imaging(columns, renamed, brightness, naming.host, voltage_kV, detector_mrad)
+        imaging = fit_imaging(
+            columns, renamed, brightness, naming.host, voltage_kV, detector_mrad, convergence_mrad=convergence_mrad
+        )
         each = {
             int(row): {h.label: float(p) for h, p in zip(one.hypotheses, odds, strict=True)}
             for one in occupancies(renamed, brightness, imaging, naming.host, places)

@@ -39,7 +39,7 @@ class Fit(NamedTuple):
     ----------
     log_evidence : float
     model : (h, w) array
-        At the maximum.
+        The structure as it is: only pose, brightness and background are fitted, columns keep their places.
     residual_chi2 : float
         Of the model, per pixel.
     misfit : Misfit
@@ -69,50 +69,53 @@ def fit(
         brightness, place = np.append(brightness, amplitude.max()), np.append(place, 0.0)
         moved = np.vstack([moved, np.zeros(2)])
     drawing = Drawing(xy, amplitude, brightness, place, lattice.a_px_iso / scene.pixel, LEFT * moved)
-    first, solved, best = _most_probable(drawing, scene)
-    rest = float(np.sum(scene.weight * (scene.image - best) ** 2))
+    path = _most_probable(drawing, scene)
+    first, model = path.first, _posed(path.first)
+    rest = float(np.sum(scene.weight * (scene.image - model) ** 2))
     near = cKDTree(scene.extent).query(xy)[0] < TESTED * lattice.a_px_iso / scene.pixel
     misfit = misfit_of(first.matrix, first.right, np.flatnonzero(np.tile(near, 3)))
-    return Fit(solved.log_evidence, best, rest / max(1, int((scene.weight > 0).sum())), misfit)
+    return Fit(path.solved.log_evidence, model, rest / max(1, int((scene.weight > 0).sum())), misfit)
 
 
 def evidence_as_predicted(seen: Predicted, scene: Scene, sigma_px: float, lattice: Lattice) -> float:
     """Evidence of columns where a structure has them, the field as large as it is given.
 
     How well a relaxer knows positions beside this defect is not known beforehand: the evidence is the mean over
-    `ALLOWANCES_A`. Linear about these positions: what is far off is not helped to where the columns are.
+    `ALLOWANCES_A`, by Laplace's method about where the columns are most probably.
     """
     place = np.hypot(seen.place, sigma_px / scene.pixel)
     a_px, still = lattice.a_px_iso / scene.pixel, np.zeros_like(seen.moved)
     drawing = Drawing(seen.xy, seen.amplitude, seen.brightness, place, a_px, still)
-    return _over_allowances(equations(drawing, scene), seen, scene, sigma_px)
+    return _over_allowances(_most_probable(drawing, scene), seen, scene, sigma_px)
 
 
-def _over_allowances(first: Equations, seen: Predicted, scene: Scene, sigma_px: float) -> float:
-    """Mean evidence over the allowances, from equations at the prior means; without the freedom of the field's size.
+def _over_allowances(path: _Path, seen: Predicted, scene: Scene, sigma_px: float) -> float:
+    """Mean evidence over the allowances; a field that moves nothing leaves its size without effect.
 
     Other allowances are other units of the same parameters. Everything but the positions that they concern is
     integrated out once (Schur complement).
     """
-    n, size = len(seen.amplitude), len(first.right)
+    n, last, at = len(seen.amplitude), path.last, path.at
     own = sigma_px / scene.pixel
     widest = seen.place * max(ALLOWANCES_A) / scene.relaxation_A
     loose = np.flatnonzero((seen.amplitude != 0) & (widest > 0.5 * own))
     free = np.concatenate([n + loose, 2 * n + loose])
-    rest = np.setdiff1d(np.arange(size), [*free, size - COMMON + FIELD])
-    factor = np.linalg.cholesky(np.eye(len(rest)) + first.matrix[np.ix_(rest, rest)])
-    half = solve_triangular(factor, np.column_stack([first.matrix[np.ix_(rest, free)], first.right[rest]]), lower=True)
-    matrix = first.matrix[np.ix_(free, free)] - half[:, :-1].T @ half[:, :-1]
-    right = first.right[free] - half[:, :-1].T @ half[:, -1]
-    chi2 = float(np.sum(scene.weight * (scene.image - first.model) ** 2))
+    rest = np.setdiff1d(np.arange(len(at)), free)
+    factor = np.linalg.cholesky(np.eye(len(rest)) + last.matrix[np.ix_(rest, rest)])
+    known = np.column_stack([last.matrix[np.ix_(rest, free)], last.right[rest] - at[rest]])
+    half = solve_triangular(factor, known, lower=True)
+    matrix = last.matrix[np.ix_(free, free)] - half[:, :-1].T @ half[:, :-1]
+    right = last.right[free] - half[:, :-1].T @ half[:, -1]
+    chi2 = float(np.sum(scene.weight * (scene.image - last.model) ** 2)) + float(at[rest] @ at[rest])
     base = -0.5 * chi2 + 0.5 * float(half[:, -1] @ half[:, -1]) - float(np.log(np.diag(factor)).sum())
     each = []
     for allowance_A in ALLOWANCES_A:
         unit = np.hypot(seen.place * allowance_A / scene.relaxation_A, own) / np.hypot(seen.place, own)
         unit = np.tile(unit[loose], 2)
         lower = np.linalg.cholesky(np.eye(len(free)) + matrix * np.outer(unit, unit))
-        most = solve_triangular(lower, right * unit, lower=True)
-        each.append(base + 0.5 * float(most @ most) - float(np.log(np.diag(lower)).sum()))
+        here = at[free] / unit
+        most = solve_triangular(lower, right * unit - here, lower=True)
+        each.append(base - 0.5 * float(here @ here) + 0.5 * float(most @ most) - float(np.log(np.diag(lower)).sum()))
     return float(logsumexp(each) - np.log(len(each)))
 
 
@@ -133,8 +136,26 @@ def _solve(system: Equations, at: FloatArray, scene: Scene) -> _Solved:
     return _Solved(solve_triangular(factor.T, half, lower=False), log_evidence)
 
 
-def _most_probable(drawing: Drawing, scene: Scene) -> tuple[Equations, _Solved, FloatArray]:
-    """Equations at the prior means, evidence at the maximum, and the model (h, w) there.
+class _Path(NamedTuple):
+    """Equations at the prior means, and at the last place (P,) of the way to the maximum, with the evidence there."""
+
+    first: Equations
+    last: Equations
+    at: FloatArray
+    solved: _Solved
+
+
+def _posed(first: Equations) -> FloatArray:
+    """Model (h, w) with what all columns share fitted, but for the size of the field."""
+    common = np.delete(np.arange(len(first.right) - COMMON, len(first.right)), FIELD)
+    answer = np.zeros(len(first.right))
+    matrix = np.eye(len(common)) + first.matrix[np.ix_(common, common)]
+    answer[common] = np.linalg.solve(matrix, first.right[common])
+    return first.moved(answer)
+
+
+def _most_probable(drawing: Drawing, scene: Scene) -> _Path:
+    """The way to the most probable parameters.
 
     An image is linear in small displacements only: where a step moves a column by more than `SMALL` of its width, the
     equations are set up anew (Gauss-Newton), as long as that raises the posterior density.
@@ -157,4 +178,4 @@ def _most_probable(drawing: Drawing, scene: Scene) -> tuple[Equations, _Solved, 
             break
         density, at, system = value, there, found
         solved = _solve(system, at, scene)
-    return first, solved, system.moved(solved.step)
+    return _Path(first, system, at, solved)

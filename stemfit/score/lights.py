@@ -17,7 +17,7 @@ from stemfit.candidates import Candidate
 from stemfit.errors import UsageError
 from stemfit.hosts import ProjectedHost
 from stemfit.imaging import reference_of
-from stemfit.optics.scattering import Detector, amplitude
+from stemfit.optics.scattering import Detector
 from stemfit.relax import Relaxed
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def engine_of(
     simulator: str, host: ProjectedHost, voltage_kV: float | None, convergence_mrad: float | None,
     detector_mrad: Detector | None,
 ) -> Engine | None:
-    """What simulates the best structures: nothing ("fast") or "multislice", some ten seconds a structure.
+    """What simulates the best structures: nothing ("fast") or "multislice", half a minute of a core a structure.
 
     The same structure is simulated once, in focus and without aberrations: they change the shape of all columns alike,
     which the image has.
@@ -96,12 +96,12 @@ def engine_of(
             patch = pristine(host.crystal or host.name, *patch_cells(host))
             cell = patch.structure.lattice.matrix
             around = tuple((cell[:2, :2].sum(0) / 2).tolist())
-            factor, types, xy = _factors(_specimen(patch.numbers, patch.nodes_A, cell), probe, detector_mrad,
-                                         around, host.a_A)  # fmt: skip
+            bright, types, xy = _brightness(_specimen(patch.numbers, patch.nodes_A, cell), probe, detector_mrad,
+                                            around, host.a_A)  # fmt: skip
             off = np.hypot(*(xy - around).T)
             for column in set(types):
                 own = [k for k, t in enumerate(types) if t == column]
-                perfect[column] = float(factor[min(own, key=lambda k: off[k])])
+                perfect[column] = float(bright[min(own, key=lambda k: off[k])])
         return perfect
 
     def run(candidate: Candidate, relaxed: Relaxed) -> Light:
@@ -141,11 +141,9 @@ def _light(
     changed = structure.nodes_A[list(structure.sites), :2]
     middle = (changed.min(0) + changed.max(0)) / 2
     reach = float(np.hypot(*(changed - middle).T).max()) + NEAR * host.a_A
-    factor, types, xy = _factors(specimen, probe, detector_mrad, (float(middle[0]), float(middle[1])), reach)
-    value = {t: amplitude(t, probe.voltage_kV, detector_mrad)[0] for t in {*types, *host.columns}}
+    bright, types, xy = _brightness(specimen, probe, detector_mrad, (float(middle[0]), float(middle[1])), reach)
     reference = tuple(t if t in host.columns else reference_of(t, host) for t in types)
-    relative = [f * value[t] / (perfect[r] * value[r]) for f, t, r in zip(factor, types, reference, strict=True)]
-    return Light(xy, np.array(relative), reference)
+    return Light(xy, bright / np.array([perfect[r] for r in reference]), reference)
 
 
 def _specimen(numbers: NDArray[np.int64], positions_A: FloatArray, cell: FloatArray) -> Specimen:
@@ -154,12 +152,13 @@ def _specimen(numbers: NDArray[np.int64], positions_A: FloatArray, cell: FloatAr
     return specimen(numbers, positions_A, cell[:2, :2])
 
 
-def _factors(
+def _brightness(
     of: Specimen, probe: Probe, detector_mrad: Detector, middle_A: tuple[float, float], reach_A: float
 ) -> tuple[FloatArray, tuple[str, ...], FloatArray]:
-    """How much brighter than in the fast image columns (C,) within reach are, their types, and where they are (C, 2).
+    """Brightness, A^2, of columns (C,) within reach, their types, and where they are (C, 2).
 
-    By least squares: each has its own factor, those further out have one for each type, and there is a level.
+    By least squares: each is as the fast image has it but for a factor of its own, those further out have one for each
+    type, and there is a level.
     """
     from stemfit.simulate import multislice
     from stemfit.simulate.fast import scatterers
@@ -178,7 +177,7 @@ def _factors(
     scale = np.sqrt((design**2).sum(1))
     answer = np.linalg.lstsq((design / scale[:, None]).T, image.ravel(), rcond=1e-6)[0] / scale
     types = tuple(t for t, k in zip(seen.types, near, strict=True) if k)
-    return answer[: int(near.sum())], types, seen.xy_A[near] + middle_A
+    return answer[: int(near.sum())] * seen.amplitude_A2[near], types, seen.xy_A[near] + middle_A
 
 
 def _columns(xy_A: FloatArray, amplitude_A2: FloatArray, width_A: FloatArray, probe: Probe, view: View) -> FloatArray:

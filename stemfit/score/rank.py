@@ -60,7 +60,7 @@ class Score:
     in_95_set : bool
         Member of the smallest set with 95 % of the posterior.
     ncc, ssim, reduced_chi2 : float
-        Secondary measures on the patch.
+        Of the patch and the structure as it is, with nothing but pose, brightness and background fitted.
     evidence_relaxed_minus_unrelaxed : float
         Natural logarithm of the evidence of the relaxed positions over that of the sites of the perfect crystal, with
         the same columns and what is allowed to them: the narrower of two allowances would win by volume, even about
@@ -176,9 +176,10 @@ def rank(
         found, unknown = score_defect(defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others)
         if engine is not None:
             lights = simulated(cs, rs, found, engine)
-            found, unknown = score_defect(
-                defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others, lights
-            )
+            if lights:
+                found, unknown = score_defect(
+                    defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others, lights
+                )
         scores.update({s.candidate: s for s in found})
         if any(s[2] in imaging.mixtures for s in defect.sites):
             said[defect.id] = with_best_structure(defect, cs, found)
