@@ -144,11 +144,19 @@ def overlap(one: Column, other: Column, distance_A: float, at: Optics) -> NDArra
     return np.asarray((_waves(one, at) * phase) @ _waves(other, at).conj().T)
 
 
-def bond_transfer(
-    one: Column, other: Column, apart_A: FloatArray, distance_A: float, probe: Probe, detector_mrad: Detector,
-    kx: FloatArray, ky: FloatArray,
-) -> ComplexArray:
-    """Fourier transform of what two columns show beyond the sum of both, about the middle between them.
+def positions(probe: Probe, detector_mrad: Detector) -> FloatArray:
+    """Along both axes of `bond_image`, (n,), A from the middle; finer by a tenth than the image needs."""
+    period = optics(probe, detector_mrad)[3]
+    count = 2 * math.ceil(1.1 * period * probe.cutoff_per_A) + 1
+    return (np.arange(count) - count // 2) * period / count
+
+
+def bond_image(
+    one: Column, other: Column, apart_A: FloatArray, distance_A: float, probe: Probe, detector_mrad: Detector
+) -> FloatArray:
+    """What two columns show beyond the sum of both, about the middle between them.
+
+    Without the image of the source, with which everything is convolved; within one period of the lattice of beams.
 
     Parameters
     ----------
@@ -159,29 +167,34 @@ def bond_transfer(
         Its length, or a rounded one, for which the overlap on the detector is looked up.
     probe : Probe
     detector_mrad : (inner, outer)
-    kx, ky : (Kx,) and (Ky,) arrays
-        Spatial frequencies, 1/A.
 
     Returns
     -------
-    (Ky, Kx) array
-        A^2, as the cross-section of a column.
+    (n, n) array
+        Share of the beam at `positions` up (rows) and to the right (columns).
     """
     at = optics(probe, detector_mrad)
     lattice, lam = beams(at[0], at[1], at[3]), wavelength_A(probe.voltage_kV)
-    along = apart_A / np.hypot(*apart_A)
-    turn = np.array([[along[0], along[1]], [-along[1], along[0]]])
-    q = lattice.index @ turn * lattice.pitch_per_A
+    right, up = apart_A / np.hypot(*apart_A)
+    turn = np.array([[right, up], [-up, right]]) * lattice.pitch_per_A
+    q = lattice.index @ turn
     pairs = _incident(probe, q, lattice.share, apart_A) * overlap(one, other, distance_A, at)
     if float(probe.focal_spread_A) > 0:
         square = (q**2).sum(1)
         pairs = pairs * np.exp(-0.5 * (np.pi * lam * float(probe.focal_spread_A) * (square[:, None] - square)) ** 2)
-    n = 4 * lattice.most + 1
-    flat = pairs.ravel()
-    sums = np.bincount(lattice.differences, flat.real, n * n) + 1j * np.bincount(lattice.differences, flat.imag, n * n)
-    used = np.flatnonzero(np.bincount(lattice.differences, minlength=n * n))
-    g = np.stack(np.divmod(used, n), -1) - 2 * lattice.most
-    return _transformed(2 * (lam / at[3]) ** 2 * sums[used], g @ turn * lattice.pitch_per_A, probe, at[3], kx, ky)
+    real, imaginary = pairs.real.ravel(), pairs.imag.ravel()
+    side = 4 * lattice.most + 1
+    sums = np.bincount(lattice.differences, real, side**2) + 1j * np.bincount(lattice.differences, imaginary, side**2)
+    # Of the series the real part counts: that of -q is the conjugate of that of q, and half of them do.
+    half = 1 + side**2 // 2
+    sums = (sums + sums[::-1].conj())[:half]
+    sums[-1] /= 2
+    used = np.flatnonzero(sums)
+    steps, most = np.divmod(used, side), 2 * lattice.most
+    axis = positions(probe, detector_mrad)
+    turns = np.exp(-2j * np.pi * np.multiply.outer(turn, np.outer(np.arange(-most, most + 1), axis)))  # (2, 2, side, n)
+    across, along = (turns[0, k, steps[0]] * turns[1, k, steps[1]] for k in (0, 1))  # (G, n): exp(-2 pi i g_k r_k)
+    return np.asarray(2 * (lam / at[3]) ** 2 * ((along * sums[used][:, None]).T @ across).real)
 
 
 def _incident(probe: Probe, q: FloatArray, share: FloatArray, apart_A: FloatArray) -> ComplexArray:
@@ -193,19 +206,3 @@ def _incident(probe: Probe, q: FloatArray, share: FloatArray, apart_A: FloatArra
     wave = share / math.sqrt(share.sum()) * np.exp(-1j * chi)
     towards = np.exp(1j * np.pi * (q @ apart_A))
     return np.outer(wave * towards, (wave / towards).conj())
-
-
-def _transformed(
-    coefficient: ComplexArray, g: FloatArray, probe: Probe, period_A: float, kx: FloatArray, ky: FloatArray
-) -> ComplexArray:
-    """Transform of Re sum_g c_g exp(-2 pi i g.r), by way of its values within one period round the middle."""
-    count = 2 * math.ceil(0.5 * period_A * probe.cutoff_per_A * 2 * 1.1) + 1
-    step = period_A / count
-    at = (np.arange(count) - count // 2) * step
-    across, up = (np.exp(-2j * np.pi * np.outer(axis, at)) for axis in g.T)
-    values = ((up * coefficient[:, None]).T @ across).real  # (y, x)
-    rows, columns = (np.exp(-2j * np.pi * np.outer(k, at)) for k in (ky, kx))
-    sigma = float(probe.source_fwhm_A) / math.sqrt(8 * math.log(2))
-    source = np.exp(-2 * (np.pi * sigma * ky[:, None]) ** 2) * np.exp(-2 * (np.pi * sigma * kx) ** 2)
-    passed = np.hypot(ky[:, None], kx) < probe.cutoff_per_A
-    return np.asarray(step**2 * (rows @ values @ columns.T) * source * passed)
