@@ -107,9 +107,10 @@ def bonds(columns: Sequence[Column], xy_A: FloatArray) -> tuple[FloatArray, list
     label = np.column_stack([kind[first], kind[second], np.rint(apart / BOND_STEP_A).astype(np.int64)])
     whole = np.flatnonzero(np.hypot(*apart.T) > NEAREST_A)
     found, group = np.unique(label[whole], axis=0, return_inverse=True)
-    members = np.split(whole[np.argsort(group.ravel(), kind="stable")], np.cumsum(np.bincount(group.ravel()))[:-1])
+    order = whole[np.argsort(group.ravel(), kind="stable")]
+    members = np.split(order, np.cumsum(np.bincount(group.ravel(), minlength=1))[:-1])
     return (xy_A[first] + xy_A[second]) / 2, [
-        Bonds(kinds[a], kinds[b], apart[mine].mean(0), mine) for (a, b), mine in zip(found[:, :2], members, strict=True)
+        Bonds(kinds[a], kinds[b], apart[mine].mean(0), mine) for (a, b), mine in zip(found[:, :2].tolist(), members, strict=False)
     ]
 
 
