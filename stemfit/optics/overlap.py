@@ -173,12 +173,37 @@ def bond_image(
     (n, n) array
         Share of the beam at `positions` up (rows) and to the right (columns).
     """
+    right, up = apart_A / np.hypot(*apart_A)
+    shared = overlap(one, other, distance_A, optics(probe, detector_mrad))
+    return 2 * _image(shared, np.array([[right, up], [-up, right]]), apart_A, probe, detector_mrad)
+
+
+def column_image(column: Column, probe: Probe, detector_mrad: Detector) -> FloatArray:
+    """What one column shows by itself, (n, n), as `bond_image`.
+
+    An atom interferes with itself however it moves, which makes its image wider, but not fainter; different ones in one
+    column move independently.
+    """
+    at = optics(probe, detector_mrad)
+    shared = overlap(column, column, 0.0, at).copy()
+    lattice = beams(at[0], at[1], at[3])
+    square = ((lattice.index[:, None] - lattice.index) ** 2).sum(-1) * lattice.pitch_per_A**2
+    for element, height, mean_square in column.atoms:
+        moving, still = (Column(((element, height, u),)) for u in (mean_square, 0.0))
+        spread = np.exp(-2 * np.pi**2 * mean_square * square).astype(np.float32)
+        shared += overlap(still, still, 0.0, at) * spread - overlap(moving, moving, 0.0, at)
+    return _image(shared, np.eye(2), np.zeros(2), probe, detector_mrad)
+
+
+def _image(
+    shared: NDArray[np.complex64], turn: FloatArray, apart_A: FloatArray, probe: Probe, detector_mrad: Detector
+) -> FloatArray:
+    """Real part of the sum over all pairs of beams, whose lattice has these axes (rows of `turn`)."""
     at = optics(probe, detector_mrad)
     lattice, lam = beams(at[0], at[1], at[3]), wavelength_A(probe.voltage_kV)
-    right, up = apart_A / np.hypot(*apart_A)
-    turn = np.array([[right, up], [-up, right]]) * lattice.pitch_per_A
+    turn = turn * lattice.pitch_per_A
     q = lattice.index @ turn
-    pairs = _incident(probe, q, lattice.share, apart_A) * overlap(one, other, distance_A, at)
+    pairs = _incident(probe, q, lattice.share, apart_A) * shared
     if float(probe.focal_spread_A) > 0:
         square = (q**2).sum(1)
         pairs = pairs * np.exp(-0.5 * (np.pi * lam * float(probe.focal_spread_A) * (square[:, None] - square)) ** 2)
@@ -194,7 +219,7 @@ def bond_image(
     axis = positions(probe, detector_mrad)
     turns = np.exp(-2j * np.pi * np.multiply.outer(turn, np.outer(np.arange(-most, most + 1), axis)))  # (2, 2, side, n)
     across, along = (turns[0, k, steps[0]] * turns[1, k, steps[1]] for k in (0, 1))  # (G, n): exp(-2 pi i g_k r_k)
-    return np.asarray(2 * (lam / at[3]) ** 2 * ((along * sums[used][:, None]).T @ across).real)
+    return np.asarray((lam / at[3]) ** 2 * ((along * sums[used][:, None]).T @ across).real)
 
 
 def _incident(probe: Probe, q: FloatArray, share: FloatArray, apart_A: FloatArray) -> ComplexArray:

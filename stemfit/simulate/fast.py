@@ -23,7 +23,7 @@ from stemfit.optics.probe import Probe, transfer
 from stemfit.optics.scattering import column_elements, kernel
 from stemfit.optics.transfer import Detector, tabulated
 from stemfit.simulate.image import project
-from stemfit.simulate.neighbours import between_columns, matters
+from stemfit.simulate.neighbours import between_columns, columns_of, matters, transfers
 from stemfit.simulate.specimen import Atoms, Specimen, View
 from stemfit.simulate.spectrum import draw, frequencies, spectrum
 
@@ -84,9 +84,13 @@ def image(
     at = frequencies(view, probe.cutoff_per_A, probe.reach_A)
     xy, bright, width = (torch.from_numpy(a) for a in (seen.xy_A, seen.amplitude_A2, seen.width_A))
     with torch.no_grad():
-        whole = transfer(probe, *at.plane) * spectrum(xy, bright, width, at)
-        if matters(probe, detector_mrad) if neighbours is None else neighbours:
-            whole = whole + between_columns(atoms, column_of_atom, seen.xy_A, probe, detector_mrad, at)
+        if not (matters(probe, detector_mrad) if neighbours is None else neighbours):
+            return draw(transfer(probe, *at.plane) * spectrum(xy, bright, width, at), at, view).numpy()
+        columns = columns_of(atoms, column_of_atom, len(xy))
+        whole = between_columns(columns, seen.xy_A, probe, detector_mrad, at)
+        for kind, through in transfers(columns, probe, detector_mrad, at).items():
+            mine = torch.tensor([column == kind for column in columns])
+            whole = whole + through * spectrum(xy[mine], bright[mine], width[mine], at)
         return draw(whole, at, view).numpy()
 
 

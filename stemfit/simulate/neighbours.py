@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -12,14 +13,17 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from stemfit.optics.overlap import FARTHEST_A, Column, bond_image, positions
-from stemfit.optics.probe import Probe
+from stemfit.hosts import column_type
+from stemfit.optics.overlap import FARTHEST_A, Column, bond_image, column_image, positions
+from stemfit.optics.probe import Probe, transfer
+from stemfit.optics.scattering import kernel
 from stemfit.optics.transfer import Detector
 from stemfit.simulate.spectrum import Frequencies
 from stemfit.simulate.specimen import Atoms
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+ComplexArray = NDArray[np.complex128]
 
 NEAREST_A = 0.8
 """Columns nearer than this are one that has been torn: see `stemfit.simulate.fast.TORN_A`."""
@@ -62,34 +66,83 @@ class Bonds(NamedTuple):
     pairs: IntArray
 
 
+class Plane:
+    """Fourier transforms of images of one column or bond at the frequencies of an image, source included."""
+
+    def __init__(self, probe: Probe, detector_mrad: Detector, kx: FloatArray, ky: FloatArray) -> None:
+        axis = positions(probe, detector_mrad)
+        self.kx, self.ky, self.square = kx, ky, ky[:, None] ** 2 + kx**2
+        self._columns, self._rows = (np.exp(-2j * np.pi * np.outer(axis, k)) for k in (kx, ky))
+        sigma = float(probe.source_fwhm_A) / math.sqrt(8 * math.log(2))
+        passed = np.exp(-2 * (np.pi * sigma) ** 2 * self.square) * (self.square < probe.cutoff_per_A**2)
+        self._passed = (axis[1] - axis[0]) ** 2 * passed
+
+    def transform(self, image: FloatArray) -> ComplexArray:
+        """(n, n) to (Ky, Kx)."""
+        return np.asarray((self._rows.T @ (image @ self._columns)) * self._passed)
+
+
 def between_columns(
-    atoms: Atoms, column_of_atom: IntArray, xy_A: FloatArray, probe: Probe, detector_mrad: Detector, at: Frequencies
+    columns: Sequence[Column], xy_A: FloatArray, probe: Probe, detector_mrad: Detector, at: Frequencies
 ) -> Tensor:
     """Fourier coefficients (Ky, Kx) of all pairs of neighbours, to be added to those of the columns.
 
     Parameters
     ----------
-    atoms : Atoms
-    column_of_atom : (N,) int array
+    columns : sequence of Column
+        See `columns_of`.
     xy_A : (C, 2) array
         Middle of each column, y up.
     probe : Probe
     detector_mrad : (inner, outer)
     at : Frequencies
     """
-    kx, ky, axis = at.kx.numpy(), at.ky.numpy(), positions(probe, detector_mrad)
-    middle, groups = bonds(_columns(atoms, column_of_atom, len(xy_A)), xy_A)
-    across, up = (np.exp(-2j * np.pi * np.outer(place, k)) for place, k in zip(middle.T, (kx, ky), strict=True))
-    columns, rows = (np.exp(-2j * np.pi * np.outer(axis, k)) for k in (kx, ky))
-    total = np.zeros((len(ky), len(kx)), np.complex128)
+    plane = Plane(probe, detector_mrad, at.kx.numpy(), at.ky.numpy())
+    middle, groups = bonds(columns, xy_A)
+    across, up = (np.exp(-2j * np.pi * np.outer(x, k)) for x, k in zip(middle.T, (plane.kx, plane.ky), strict=True))
+    total = np.zeros(plane.square.shape, np.complex128)
     for group in groups:
         length = float(np.rint(np.hypot(*group.apart_A) / LENGTH_STEP_A) * LENGTH_STEP_A)
         seen = bond_image(group.one, group.other, group.apart_A, length, probe, detector_mrad)
-        total += (rows.T @ (seen @ columns)) * (up[group.pairs].T @ across[group.pairs])
-    sigma = float(probe.source_fwhm_A) / math.sqrt(8 * math.log(2))
-    square = ky[:, None] ** 2 + kx**2
-    passed = np.exp(-2 * (np.pi * sigma) ** 2 * square) * (square < probe.cutoff_per_A**2)
-    return torch.from_numpy((axis[1] - axis[0]) ** 2 * total * passed)
+        total += plane.transform(seen) * (up[group.pairs].T @ across[group.pairs])
+    return torch.from_numpy(total)
+
+
+def transfers(columns: Sequence[Column], probe: Probe, detector_mrad: Detector, at: Frequencies) -> dict[Column, Tensor]:
+    """What takes the place of the probe's transfer, (Ky, Kx), for each kind of column.
+
+    The table knows how the image of a column differs from that of the probe by a width, in focus. In truth waves that
+    reach the detector from one side of the aperture count more than those from the other: the image has wings, and
+    aberrations change it in another way than that of the probe. That is the image of the column as one thin object;
+    its brightness in focus is left to the table, which knows what the atoms of a column do to each other.
+    """
+    plane = Plane(probe, detector_mrad, at.kx.numpy(), at.ky.numpy())
+    found = {}
+    for column in set(columns):
+        amplitude, width = _gaussian(column, probe, detector_mrad)
+        bright = _brightness(column, (probe.voltage_kV, probe.convergence_mrad), detector_mrad)
+        shape = plane.transform(column_image(column, probe, detector_mrad))
+        found[column] = torch.from_numpy(shape * np.exp(2 * (np.pi * width) ** 2 * plane.square) * bright / amplitude)
+    return found
+
+
+def _gaussian(column: Column, probe: Probe, detector_mrad: Detector) -> tuple[float, float]:
+    """Amplitude (A^2) and width (A) of the table, thermal motion included."""
+    name = column_type([atom[0] for atom in column.atoms])
+    amplitude, width = kernel(name, probe.voltage_kV, probe.convergence_mrad, detector_mrad)
+    return amplitude, math.sqrt(width**2 + float(np.mean([atom[2] for atom in column.atoms])))
+
+
+@lru_cache(maxsize=256)
+def _brightness(column: Column, beam: tuple[float, float], detector_mrad: Detector) -> float:
+    """By how much the thin object is to be multiplied to look like the table's Gaussian where all is in focus."""
+    probe = Probe(*beam)
+    k = np.linspace(0.0, 0.98, 30) * probe.cutoff_per_A
+    amplitude, width = _gaussian(column, probe, detector_mrad)
+    aperture = transfer(probe, torch.from_numpy(k), torch.zeros(len(k), dtype=torch.float64)).real.numpy()
+    known = amplitude * aperture * np.exp(-2 * (np.pi * width * k) ** 2)
+    thin = Plane(probe, detector_mrad, k, np.zeros(1)).transform(column_image(column, probe, detector_mrad))[0].real
+    return float((k * known) @ thin / ((k * thin) @ thin))
 
 
 def bonds(columns: Sequence[Column], xy_A: FloatArray) -> tuple[FloatArray, list[Bonds]]:
@@ -114,7 +167,7 @@ def bonds(columns: Sequence[Column], xy_A: FloatArray) -> tuple[FloatArray, list
     ]
 
 
-def _columns(atoms: Atoms, column_of_atom: IntArray, count: int) -> list[Column]:
+def columns_of(atoms: Atoms, column_of_atom: IntArray, count: int) -> list[Column]:
     """What every column is made of, heights from the mean of all atoms, in which the probe is focused."""
     from ase.data import chemical_symbols
 
