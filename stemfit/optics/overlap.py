@@ -57,7 +57,7 @@ class Beams(NamedTuple):
 
     Attributes
     ----------
-    index : (B, 2) int array
+    steps : (B, 2) int array
     share : (B,) array
         Of each cell, what lies within the aperture.
     pitch_per_A : float
@@ -67,7 +67,7 @@ class Beams(NamedTuple):
         n.
     """
 
-    index: NDArray[np.int64]
+    steps: NDArray[np.int64]
     share: FloatArray
     pitch_per_A: float
     differences: NDArray[np.int64]
@@ -123,7 +123,7 @@ def _waves(column: Column, at: Optics) -> NDArray[np.complex64]:
     """F(k, q) of a column, (B, K), in A."""
     voltage, convergence, detector, period = at
     lattice, onto = beams(voltage, convergence, period), ring(voltage, detector)
-    q = lattice.index * lattice.pitch_per_A
+    q = lattice.steps * lattice.pitch_per_A
     through = np.hypot(onto.k[:, 0] - q[:, :1], onto.k[:, 1] - q[:, 1:])
     flight = np.pi * wavelength_A(voltage) * ((onto.k**2).sum(1) - (q**2).sum(1)[:, None])
     most = float(np.ceil(10 * through.max()) / 10)
@@ -187,7 +187,7 @@ def column_image(column: Column, probe: Probe, detector_mrad: Detector) -> Float
     at = optics(probe, detector_mrad)
     shared = overlap(column, column, 0.0, at).copy()
     lattice = beams(at[0], at[1], at[3])
-    square = ((lattice.index[:, None] - lattice.index) ** 2).sum(-1) * lattice.pitch_per_A**2
+    square = ((lattice.steps[:, None] - lattice.steps) ** 2).sum(-1) * lattice.pitch_per_A**2
     for element, height, mean_square in column.atoms:
         moving, still = (Column(((element, height, u),)) for u in (mean_square, 0.0))
         spread = np.exp(-2 * np.pi**2 * mean_square * square).astype(np.float32)
@@ -202,7 +202,7 @@ def _image(
     at = optics(probe, detector_mrad)
     lattice, lam = beams(at[0], at[1], at[3]), wavelength_A(probe.voltage_kV)
     turn = turn * lattice.pitch_per_A
-    q = lattice.index @ turn
+    q = lattice.steps @ turn
     pairs = _incident(probe, q, lattice.share, apart_A) * shared
     if float(probe.focal_spread_A) > 0:
         square = (q**2).sum(1)

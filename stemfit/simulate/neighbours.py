@@ -18,8 +18,8 @@ from stemfit.optics.overlap import FARTHEST_A, Column, bond_image, column_image,
 from stemfit.optics.probe import Probe, transfer
 from stemfit.optics.scattering import kernel
 from stemfit.optics.transfer import Detector
-from stemfit.simulate.spectrum import Frequencies
 from stemfit.simulate.specimen import Atoms
+from stemfit.simulate.spectrum import Frequencies
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
