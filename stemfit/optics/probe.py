@@ -182,7 +182,8 @@ def _lens(probe: Probe, qx: Tensor, qy: Tensor, u: Tensor, v: Tensor, weight: Te
     kx = along * ux[:, None, None] - across * uy[:, None, None]
     ky = along * uy[:, None, None] + across * ux[:, None, None]
     dx, dy = qx[:, None, None] / 2, qy[:, None, None] / 2
-    phase = aberration_phase(probe, lam * (kx + dx), lam * (ky + dy)) - aberration_phase(probe, lam * (kx - dx), lam * (ky - dy))
+    phase = aberration_phase(probe, lam * (kx + dx), lam * (ky + dy))
+    phase = phase - aberration_phase(probe, lam * (kx - dx), lam * (ky - dy))
     spread = torch.exp(-2 * (math.pi * lam * probe.focal_spread_A * along * q[:, None, None]) ** 2)
     area = area * spread
     total = torch.complex((area * torch.cos(phase)).sum((1, 2)), (area * torch.sin(phase)).sum((1, 2)))

@@ -2,8 +2,9 @@
 
 What scatters incoherently adds up, and for one layer this follows multislice (`stemfit.simulate.multislice`, which
 takes the same arguments) as far as each column *type* has its own cross-section. Where the detector begins near the
-aperture the waves of neighbours meet on it: a term for each pair (`stemfit.simulate.neighbours`). Otherwise heights play
-no part: the focus is that of all columns.
+aperture the waves of neighbours meet on it, and the image of a column is not that of the probe made wider: a term for
+each pair, and a transfer for each type (`stemfit.simulate.neighbours`). Elsewhere heights play no part: the focus is
+that of all columns.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def image(
         Outside the bright-field disc.
     view : View
     neighbours : bool, optional
-        With what neighbouring columns show beyond their sum; else where it matters, see `MATTERS_BELOW`.
+        With what neighbouring columns show beyond their sum, and wings of their own; else where it matters, see
+        `stemfit.simulate.neighbours.MATTERS_BELOW`.
 
     Raises
     ------

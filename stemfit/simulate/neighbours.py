@@ -108,7 +108,9 @@ def between_columns(
     return torch.from_numpy(total)
 
 
-def transfers(columns: Sequence[Column], probe: Probe, detector_mrad: Detector, at: Frequencies) -> dict[Column, Tensor]:
+def transfers(
+    columns: Sequence[Column], probe: Probe, detector_mrad: Detector, at: Frequencies
+) -> dict[Column, Tensor]:
     """What takes the place of the probe's transfer, (Ky, Kx), for each kind of column.
 
     The table knows how the image of a column differs from that of the probe by a width, in focus. In truth waves that
@@ -163,7 +165,8 @@ def bonds(columns: Sequence[Column], xy_A: FloatArray) -> tuple[FloatArray, list
     order = whole[np.argsort(group.ravel(), kind="stable")]
     members = np.split(order, np.cumsum(np.bincount(group.ravel(), minlength=1))[:-1])
     return (xy_A[first] + xy_A[second]) / 2, [
-        Bonds(kinds[a], kinds[b], apart[mine].mean(0), mine) for (a, b), mine in zip(found[:, :2].tolist(), members, strict=False)
+        Bonds(kinds[a], kinds[b], apart[mine].mean(0), mine)
+        for (a, b), mine in zip(found[:, :2].tolist(), members, strict=False)  # without a pair there is one empty part
     ]
 
 
