@@ -301,6 +301,8 @@ def main() -> None:
     beams = Beams()
     atoms, pairs = zip(*(at_voltage(folder, voltage, beams) for voltage in voltages), strict=True)
     names = [*published(), *("-".join(pair) for pair in pair_gaps_A())]
+    a, b = np.stack(list(published().values()), 1)
+    np.savez_compressed(OUTPUT.with_name("form_factors.npz"), elements=np.array(list(published())), a_A=a, b_A2=b)
     np.savez_compressed(
         OUTPUT,
         voltages_kV=np.array(voltages),

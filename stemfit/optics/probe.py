@@ -182,14 +182,15 @@ def _lens(probe: Probe, qx: Tensor, qy: Tensor, u: Tensor, v: Tensor, weight: Te
     kx = along * ux[:, None, None] - across * uy[:, None, None]
     ky = along * uy[:, None, None] + across * ux[:, None, None]
     dx, dy = qx[:, None, None] / 2, qy[:, None, None] / 2
-    phase = _chi(probe, lam * (kx + dx), lam * (ky + dy)) - _chi(probe, lam * (kx - dx), lam * (ky - dy))
+    phase = aberration_phase(probe, lam * (kx + dx), lam * (ky + dy))
+    phase = phase - aberration_phase(probe, lam * (kx - dx), lam * (ky - dy))
     spread = torch.exp(-2 * (math.pi * lam * probe.focal_spread_A * along * q[:, None, None]) ** 2)
     area = area * spread
     total = torch.complex((area * torch.cos(phase)).sum((1, 2)), (area * torch.sin(phase)).sum((1, 2)))
     return total / (math.pi * radius**2)
 
 
-def _chi(probe: Probe, ax: Tensor, ay: Tensor) -> Tensor:
+def aberration_phase(probe: Probe, ax: Tensor, ay: Tensor) -> Tensor:
     """Phase of the aperture function at angles (rad)."""
     square = ax**2 + ay**2
     two = (ax**2 - ay**2) * _cos(2, probe.astigmatism_deg, ax) + 2 * ax * ay * _sin(2, probe.astigmatism_deg, ax)

@@ -1,7 +1,9 @@
 """The image of a layer as a sum over its columns: cross-section and width of each, seen through the probe.
 
 What scatters incoherently adds up, and for one layer this follows multislice (`stemfit.simulate.multislice`, which
-takes the same arguments) as far as each column *type* has its own cross-section. Heights play no part: the focus is
+takes the same arguments) as far as each column *type* has its own cross-section. Where the detector begins near the
+aperture the waves of neighbours meet on it, and the image of a column is not that of the probe made wider: a term for
+each pair, and a transfer for each type (`stemfit.simulate.neighbours`). Elsewhere heights play no part: the focus is
 that of all columns.
 """
 
@@ -22,7 +24,8 @@ from stemfit.optics.probe import Probe, transfer
 from stemfit.optics.scattering import column_elements, kernel
 from stemfit.optics.transfer import Detector, tabulated
 from stemfit.simulate.image import project
-from stemfit.simulate.specimen import Specimen, View
+from stemfit.simulate.neighbours import between_columns, columns_of, matters, transfers
+from stemfit.simulate.specimen import Atoms, Specimen, View
 from stemfit.simulate.spectrum import draw, frequencies, spectrum
 
 FloatArray = NDArray[np.float64]
@@ -54,7 +57,9 @@ class Scatterers(NamedTuple):
     width_A: FloatArray
 
 
-def image(specimen: Specimen, probe: Probe, detector_mrad: Detector, view: View) -> FloatArray:
+def image(
+    specimen: Specimen, probe: Probe, detector_mrad: Detector, view: View, *, neighbours: bool | None = None
+) -> FloatArray:
     """Noise-free image (H, W): share of the beam that reaches the detector.
 
     Parameters
@@ -64,6 +69,9 @@ def image(specimen: Specimen, probe: Probe, detector_mrad: Detector, view: View)
     detector_mrad : (inner, outer)
         Outside the bright-field disc.
     view : View
+    neighbours : bool, optional
+        With what neighbouring columns show beyond their sum, and wings of their own; else where it matters, see
+        `stemfit.simulate.neighbours.MATTERS_BELOW`.
 
     Raises
     ------
@@ -72,17 +80,30 @@ def image(specimen: Specimen, probe: Probe, detector_mrad: Detector, view: View)
     NotAnalysable
         If no atom is in the view.
     """
-    seen = scatterers(specimen, probe, detector_mrad, view)
+    check_detector(detector_mrad, probe)
+    atoms = specimen.around(view, probe.reach_A)
+    seen, column_of_atom = _columns(atoms, probe, detector_mrad)
     at = frequencies(view, probe.cutoff_per_A, probe.reach_A)
     xy, bright, width = (torch.from_numpy(a) for a in (seen.xy_A, seen.amplitude_A2, seen.width_A))
     with torch.no_grad():
-        return draw(transfer(probe, *at.plane) * spectrum(xy, bright, width, at), at, view).numpy()
+        if not (matters(probe, detector_mrad) if neighbours is None else neighbours):
+            return draw(transfer(probe, *at.plane) * spectrum(xy, bright, width, at), at, view).numpy()
+        columns = columns_of(atoms, column_of_atom, len(xy))
+        whole = between_columns(columns, seen.xy_A, probe, detector_mrad, at)
+        for kind, through in transfers(columns, probe, detector_mrad, at).items():
+            mine = torch.tensor([column == kind for column in columns])
+            whole = whole + through * spectrum(xy[mine], bright[mine], width[mine], at)
+        return draw(whole, at, view).numpy()
 
 
 def scatterers(specimen: Specimen, probe: Probe, detector_mrad: Detector, view: View) -> Scatterers:
     """Columns that are seen in a view, each with what it scatters; errors as `image`."""
     check_detector(detector_mrad, probe)
-    atoms = specimen.around(view, probe.reach_A)
+    return _columns(specimen.around(view, probe.reach_A), probe, detector_mrad)[0]
+
+
+def _columns(atoms: Atoms, probe: Probe, detector_mrad: Detector) -> tuple[Scatterers, NDArray[np.int64]]:
+    """What each column scatters, and the column of each atom."""
     seen = project(atoms.numbers, atoms.xyz_A, np.eye(2), np.zeros(2))
     count = np.bincount(seen.column_of_atom)
     thermal = np.bincount(seen.column_of_atom, atoms.thermal_A**2) / count
@@ -94,7 +115,8 @@ def scatterers(specimen: Specimen, probe: Probe, detector_mrad: Detector, view: 
         own = np.array(seen.types) == name
         bright[own] *= loosened(name, *optics, 2 * np.sqrt(square[own]), np.sqrt(thermal[own]))
     _torn(seen.xy_px, seen.types, bright, thermal, optics)
-    return Scatterers(seen.xy_px, seen.types, bright, np.sqrt(width**2 + thermal + square / 2))
+    found = Scatterers(seen.xy_px, seen.types, bright, np.sqrt(width**2 + thermal + square / 2))
+    return found, seen.column_of_atom
 
 
 def _torn(
