@@ -106,7 +106,8 @@ def test_what_is_replaced() -> None:
     [
         (("--voltage", "60000"), 2, ["60000 kV", "did you mean 60 kV?"]),
         (("--convergence", "0.03"), 2, ["0.03 mrad", "did you mean 30 mrad?"]),
-        (("--convergence", "10"), 2, ["10 mrad"]),
+        (("--convergence", "10"), 2, ["convergence 10 mrad is outside", "--simulator multislice"]),
+        (("--voltage", "20"), 2, ["voltage 20 kV is outside", "--simulator multislice"]),
         (("--detector", "200,60"), 2, ["200 to 60 mrad is no annulus"]),
         (("--detector", "20,180"), 2, ["inside the bright field of 32 mrad"]),
         (("--detector", "60"), 2, ["--detector '60' is not two numbers"]),
@@ -166,6 +167,22 @@ def result(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def test_like_a_bent_result(result: Path) -> None:
+    """Its structure file says where atoms are seen: columns go there, others with the atom next to them."""
+    atoms = Atoms("MoMo", [[3.0, 2.0, 0], [8.0, 5.5, 0]], cell=[20, 20, 20], pbc=True)
+    straight = atoms.positions[:, :2] @ np.array(MATRIX).T + OFFSET
+    seen = straight + np.array([[1.5, -0.5], [-0.7, 2.0]])
+    for k, name in enumerate(("x_px", "y_px")):
+        atoms.new_array(name, seen[:, k])
+    write(result / "structure.extxyz", atoms)
+    write(result / "edited.xyz", Atoms("MoMo", [[3.0, 2.0, 0], [8.4, 5.5, 0]]), format="extxyz")
+    moved = seen + np.array([[0, 0], np.array(MATRIX) @ [0.4, 0]])
+    for name, at in (("structure.extxyz", seen), ("edited.xyz", moved)):
+        assert run(str(result / name), "--like", str(result), "--out", "x.tif").exit_code == 0
+        expected = 300 + render(at, np.array([5e4, 5e4]), PROFILE, (70, 90))
+        np.testing.assert_allclose(tifffile.imread("x.tif"), expected, rtol=1e-4)
+
+
 def test_like_a_result(result: Path) -> None:
     """Two columns: in its own field where the map puts them, as bright and as wide as there; else in the middle."""
     atoms = Atoms("MoS2", [[3.0, 2.0, 0], [8.0, 5.5, 1.5], [8.0, 5.5, -1.5]], cell=[20, 20, 20], pbc=True)
@@ -188,11 +205,13 @@ def test_like_a_result(result: Path) -> None:
     assert_one_line(run(str(other), "--like", str(result), "--out", "z.tif"), 2, "knows no column W (Mo, S2)")
 
 
-def test_without_abtem(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("simulator", ["multislice", "prism"])
+def test_without_abtem(simulator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "abtem", None)
-    monkeypatch.delitem(sys.modules, "stemfit.simulate.multislice", raising=False)
-    monkeypatch.delattr("stemfit.simulate.multislice", raising=False)
-    done = run("mos2.cif", "--out", "x.tif", "--simulator", "multislice", *SMALL)
+    for module in ("multislice", "prism"):
+        monkeypatch.delitem(sys.modules, f"stemfit.simulate.{module}", raising=False)
+        monkeypatch.delattr(f"stemfit.simulate.{module}", raising=False)
+    done = run("mos2.cif", "--out", "x.tif", "--simulator", simulator, *SMALL)
     assert_one_line(done, 6, "abTEM", "not installed", "pip install 'stemfit[multislice]'")
