@@ -14,8 +14,8 @@ Per case:
   fast images of candidates (scale and background free), weighted by the noise. How often the truth wins of 50.
 
 Times of one image, one thread, in the same run: ours alone (probe included), ours with the probe known, ours in a batch
-of 32; `stemfit.simulate.prism` (abTEM's, its matrix built once per configuration of atoms, then positions on the Nyquist
-grid) and `stemfit.simulate.multislice`, with one configuration of atoms and the five of thermal motion. The last two are
+of 32; `stemfit.simulate.prism` (abTEM's: its matrix once per configuration of atoms, then positions on the Nyquist grid)
+and `stemfit.simulate.multislice`, with one configuration of atoms and with the five of thermal motion. The last two are
 timed on few positions and scaled to all: the table says on how many.
 
 Run: ``OMP_NUM_THREADS=1 python benchmarks/simulate.py [--cache DIR] [--quick] [--only times]`` (abTEM, a development
@@ -25,7 +25,6 @@ extra). Multislice images are kept in the cache folder.
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -327,32 +326,34 @@ def _ours(one: Specimen, case: Case, view: View) -> tuple[float, float, float]:
 
 
 def _prism(one: Specimen, case: Case, view: View) -> tuple[float, float, int, int]:
-    """CPU time of one configuration of our PRISM without positions, and per position; how many; the interpolation.
+    """CPU time to build the matrix of one configuration, and per position; on how many; the interpolation.
 
-    Both are the difference and the rest of two scans, of one tile of positions and of more.
+    The window is the same in any field: the time per position is the difference of two scans of a field of two windows.
     """
     from stemfit.simulate import multislice, prism
 
     window = multislice.window_of(case.probe)
     optics = multislice._optics(case.probe, case.detector_mrad, 0.0, 0.0)
-    grid = prism.grid_for(optics, max(view.size_A) + multislice.FADE_A + window, window)
-    atoms = one.around(view, multislice.FADE_A + window / 2)
-    layer, heights = multislice.slices(atoms.xyz_A[:, 2])
-    gaps = (-np.diff(heights)).tolist()
-    yx = atoms.xyz_A[:, :2] + grid.box_A / 2
-    middle = grid.n // 2
-    spent, counts = [], []
-    for tiles in (1, 1, 4):  # the first plans transforms
+
+    def spent(side_A: float, tiles: int) -> tuple[float, int]:
+        grid = prism.grid_for(optics, side_A, window)
+        atoms = one.around(view, multislice.FADE_A + window / 2)
+        inside = (np.abs(atoms.xyz_A[:, :2]) < grid.box_A / 2).all(1)
+        xyz, numbers = atoms.xyz_A[inside], atoms.numbers[inside]
+        layer, heights = multislice.slices(xyz[:, 2])
+        start = grid.n // 2 // prism.TILE * prism.TILE
         wanted = np.zeros((grid.n, grid.n), dtype=bool)
-        start, side = middle // prism.TILE * prism.TILE, tiles * prism.TILE
-        wanted[start : start + prism.TILE, start : start + side] = True
+        wanted[start : start + prism.TILE, start : start + tiles * prism.TILE] = True
         begin = time.process_time()
-        slices = multislice._transmission(atoms.numbers, yx, layer, optics, grid)
-        prism.scan(slices, gaps, optics, grid, wanted)
-        spent.append(time.process_time() - begin)
-        counts.append(int(wanted.sum()))
-    each_s = (spent[2] - spent[1]) / (counts[2] - counts[1])
-    return spent[1] - counts[1] * each_s, each_s, counts[2], grid.n * grid.factor // grid.window
+        slices = multislice._transmission(numbers, xyz[:, :2] + grid.box_A / 2, layer, optics, grid)
+        prism.scan(slices, (-np.diff(heights)).tolist(), optics, grid, wanted)
+        return time.process_time() - begin, grid.n * grid.factor // grid.window
+
+    spent(2 * window, 1)  # plans transforms
+    tile = prism.TILE**2
+    each_s = (spent(2 * window, 4)[0] - spent(2 * window, 1)[0]) / (3 * tile)
+    whole_s, interpolation = spent(max(view.size_A) + multislice.FADE_A + window, 1)
+    return whole_s - tile * each_s, each_s, 3 * tile, interpolation
 
 
 def _multislice(one: Specimen, case: Case) -> tuple[float, int]:

@@ -16,7 +16,7 @@ from stemfit.simulate import fast, multislice, prism
 from stemfit.simulate.specimen import View, specimen
 
 PROBE = Probe(60.0, 25.0, source_fwhm_A=0.8, coma_A=500.0, coma_deg=40.0)
-VIEW, DETECTOR = View(0.25, (14, 12), (1.2, 0.6)), (50.0, 130.0)
+VIEW, DETECTOR = View(0.25, (14, 12), (0.8, 0.6)), (50.0, 130.0)
 A_A = 2.46
 GRAPHENE = specimen(
     [6, 6], [[0, 0, 0], [A_A / 2, A_A / 12**0.5, 0]], [[A_A, 0], [A_A / 2, A_A * 3**0.5 / 2]], thermal_A=0.0
@@ -33,10 +33,10 @@ def exact() -> np.ndarray:
 
 
 def test_graphene_as_multislice_has_it(exact: np.ndarray) -> None:
-    """Through coma, so that a turned or mirrored probe would be noticed; single atoms to a thousandth."""
+    """Through coma, so that a mirrored probe would be noticed."""
     image = prism.image(GRAPHENE, PROBE, DETECTOR, VIEW)
     assert ncc(image, exact) > 0.99999
-    np.testing.assert_allclose(image, exact, atol=2e-3 * exact.max())
+    np.testing.assert_allclose(image, exact, rtol=0.01)  # columns and what is between them
     assert ncc(fast.image(GRAPHENE, PROBE, DETECTOR, VIEW), exact) > 0.99
     assert ncc(image[::-1], exact) < 0.95 and ncc(image[:, ::-1], exact) < 0.95
 
@@ -46,12 +46,17 @@ def test_too_few_plane_waves_cut_the_probe_off(exact: np.ndarray) -> None:
     assert ncc(prism.image(GRAPHENE, PROBE, DETECTOR, VIEW, interpolation=6), exact) < 0.999
 
 
-def test_slices_and_thermal_motion() -> None:
-    """Se above Se and one W 1.7 A below: what lies deeper is reached by the spread wave, in all five configurations."""
-    pair = specimen([34, 34, 74], [[0.0, 0.0, 1.7], [0.0, 0.0, -1.7], [0.6, 0.4, 0.0]])
-    view = View(0.3, (3, 3), (0.2, 0.1))
-    one, other = (s.image(pair, PROBE, DETECTOR, view, seed=3) for s in (prism, multislice))
-    np.testing.assert_allclose(one, other, rtol=0.01)
+def test_slices_at_any_distance() -> None:
+    """W 12 A under a Se, in focus between them; not the same where both are taken to lie in one plane."""
+    optics = multislice.Optics(60e3, 25.0, *DETECTOR, {"C10": 6.0})
+    grid = prism.grid_for(optics, 12.4, 12.4)
+    yx, layer = np.array([[6.2, 6.2], [6.0, 6.6]]), np.array([0, 1])
+    slices = multislice._transmission(np.array([34, 74]), yx, layer, optics, grid)
+    wanted = np.hypot(*np.meshgrid(*(np.arange(grid.n) * grid.step_A - 6.2,) * 2)) < 1.0
+    deep, flat = (prism.scan(slices, [gap], optics, grid, wanted)[wanted] for gap in (12.0, 0.01))
+    true = multislice._scan(slices, [12.0], optics, grid, wanted)[wanted]
+    np.testing.assert_allclose(deep, true, rtol=0.01)
+    assert np.abs(flat / true - 1).max() > 0.1
 
 
 def test_tiles_hold_every_place_once() -> None:
@@ -66,5 +71,5 @@ def test_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="interpolation of 0"):
         prism.image(GRAPHENE, PROBE, DETECTOR, VIEW, interpolation=0)
     monkeypatch.setattr(prism, "LARGEST_GB", 0.01)
-    with pytest.raises(NotAnalysable, match="GB, the limit is 0.01"):
+    with pytest.raises(NotAnalysable, match=r"GB, the limit is 0\.01"):
         prism.image(GRAPHENE, PROBE, DETECTOR, VIEW)
