@@ -14,8 +14,8 @@ Per case:
   fast images of candidates (scale and background free), weighted by the noise. How often the truth wins of 50.
 
 Times of one image, one thread, in the same run: ours alone (probe included), ours with the probe known, ours in a batch
-of 32; `stemfit.simulate.prism` (abTEM's: its matrix once per configuration of atoms, then positions on the Nyquist grid)
-and `stemfit.simulate.multislice`, with one configuration of atoms and with the five of thermal motion. The last two are
+of 32; `stemfit.simulate.prism` (abTEM's: its matrix once per configuration of atoms, then positions of the Nyquist
+grid) and `stemfit.simulate.multislice`, with one configuration of atoms and the five of thermal motion. These two are
 timed on few positions and scaled to all: the table says on how many.
 
 Run: ``OMP_NUM_THREADS=1 python benchmarks/simulate.py [--cache DIR] [--quick] [--only times]`` (abTEM, a development
@@ -360,12 +360,13 @@ def _multislice(one: Specimen, case: Case) -> tuple[float, int]:
     """CPU time per position of our multislice in one configuration, and on how many."""
     from stemfit.simulate import multislice
 
-    small = View(PIXEL_A, (8, 8))
     optics = multislice._optics(case.probe, case.detector_mrad, 0.0, 0.0)
-    grid = multislice.grid_for(optics, 0.8 + multislice.FADE_A + multislice.WINDOW_A)
-    atoms = one.around(small, multislice.FADE_A + multislice.WINDOW_A / 2)
-    layer, heights = multislice.slices(atoms.xyz_A[:, 2])
-    slices = multislice._transmission(atoms.numbers, atoms.xyz_A[:, :2] + grid.box_A / 2, layer, optics, grid)
+    grid = multislice.grid_for(optics, multislice.WINDOW_A)
+    atoms = one.around(View(PIXEL_A, (60, 60)), multislice.WINDOW_A)
+    inside = (np.abs(atoms.xyz_A[:, :2]) < grid.box_A / 2).all(1)
+    xyz = atoms.xyz_A[inside]
+    layer, heights = multislice.slices(xyz[:, 2])
+    slices = multislice._transmission(atoms.numbers[inside], xyz[:, :2] + grid.box_A / 2, layer, optics, grid)
     wanted = np.zeros((grid.n, grid.n), dtype=bool)
     wanted[:10, :20] = True
     spent = []
