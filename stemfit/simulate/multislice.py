@@ -146,8 +146,7 @@ def image(
     ----------
     specimen : Specimen
     probe : Probe
-    detector_mrad : (inner, outer)
-        Outside the bright-field disc.
+    detector_mrad : (inner, outer), outside the bright-field disc
     view : View
     seed : int or None
         Of the thermal displacements, see `thermal_displacements`.
@@ -163,7 +162,7 @@ def image(
 
 
 def window_of(probe: Probe) -> float:
-    """Side of the square in which the electrons of this probe travel, Angstrom."""
+    """Side (A) of the square in which the electrons of this probe travel."""
     return WINDOW_A + 2 * float(probe.rays_A)
 
 
@@ -262,8 +261,7 @@ def adf_image(
 
     Parameters
     ----------
-    numbers : (N,) int array
-        Atomic numbers.
+    numbers : (N,) int array of atomic numbers
     yx_A : (N, 2) array
         Positions in the box along axis 0 and axis 1.
     layer : (N,) int array
@@ -279,8 +277,8 @@ def adf_image(
     thermal_A : (N,) array, optional
         rms displacement of each atom, instead of that of `optics`.
     parametrization : "lobato" or "kirkland"
-    scan : callable, optional
-        Sends the beam through slices, see `Scan`; else a window is taken through them for each position.
+    scan : Scan, optional
+        Sends the beam through slices; else a window of them is taken for each position.
 
     Returns
     -------
