@@ -333,12 +333,9 @@ def _scan(
 ) -> FloatArray:
     window, extent = grid.window, grid.window * grid.sampling_A
     probe_waves = abtem.Probe(
-        energy=optics.energy_eV,
-        semiangle_cutoff=optics.semiangle_mrad,
-        extent=extent,
-        gpts=window,
+        energy=optics.energy_eV, semiangle_cutoff=optics.semiangle_mrad, extent=extent, gpts=window,
         aberrations=optics.aberrations,
-    ).build(abtem.CustomScan([[extent / 2, extent / 2]]), lazy=False)
+    ).build(abtem.CustomScan([[extent / 2, extent / 2]]), lazy=False)  # fmt: skip
     propagators = [np.asarray(FresnelPropagator().get_array(probe_waves, g), dtype=np.complex64) for g in gaps_A]
     probe = probe_waves.array.reshape(window, window).astype(np.complex64)
     probe /= np.sqrt(np.sum(np.abs(probe) ** 2) * window**2)  # the spectrum then sums to one
