@@ -167,22 +167,6 @@ def result(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_like_a_bent_result(result: Path) -> None:
-    """Its structure file says where atoms are seen: columns go there, others with the atom next to them."""
-    atoms = Atoms("MoMo", [[3.0, 2.0, 0], [8.0, 5.5, 0]], cell=[20, 20, 20], pbc=True)
-    straight = atoms.positions[:, :2] @ np.array(MATRIX).T + OFFSET
-    seen = straight + np.array([[1.5, -0.5], [-0.7, 2.0]])
-    for k, name in enumerate(("x_px", "y_px")):
-        atoms.new_array(name, seen[:, k])
-    write(result / "structure.extxyz", atoms)
-    write(result / "edited.xyz", Atoms("MoMo", [[3.0, 2.0, 0], [8.4, 5.5, 0]]), format="extxyz")
-    moved = seen + np.array([[0, 0], np.array(MATRIX) @ [0.4, 0]])
-    for name, at in (("structure.extxyz", seen), ("edited.xyz", moved)):
-        assert run(str(result / name), "--like", str(result), "--out", "x.tif").exit_code == 0
-        expected = 300 + render(at, np.array([5e4, 5e4]), PROFILE, (70, 90))
-        np.testing.assert_allclose(tifffile.imread("x.tif"), expected, rtol=1e-4)
-
-
 def test_like_a_result(result: Path) -> None:
     """Two columns: in its own field where the map puts them, as bright and as wide as there; else in the middle."""
     atoms = Atoms("MoS2", [[3.0, 2.0, 0], [8.0, 5.5, 1.5], [8.0, 5.5, -1.5]], cell=[20, 20, 20], pbc=True)

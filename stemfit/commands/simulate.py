@@ -44,7 +44,7 @@ The image shows the middle of the cell, or of the atoms where nothing repeats. V
 from x as displayed; a defocus is positive for underfocus (-C10). Coma is C21, threefold astigmatism C23, c3 is C30.
 
 --like takes pixel size, shape, profile of columns, brightness of column types and the mean background of an analysed
-image, and for a structure in its folder also place and distortion. Gain and background are even, no noise is added.
+image, and for a structure in its folder also the place. Gain and background are even; distortion and noise are left out.
 
 Exit codes: 0 done, 2 wrong usage, 3 input missing or damaged, 4 nothing to see, 5 output cannot be written,
 6 the simulator cannot be used.
@@ -209,14 +209,14 @@ def _like(specimen: Specimen, structure: Path, folder: Path) -> tuple[FloatArray
     """As the result shows it; the structure of its own field comes where it was found."""
     from dataclasses import replace
 
-    from stemfit.simulate.like import distortion_of, image_like, read_result, view_like
+    from stemfit.simulate.like import image_like, read_result, view_like
 
     result = read_result(folder)
     own = structure.resolve().parent == folder.resolve()
     view = view_like(result, own)
     if own:  # its cell is a box round the field, not a period
         specimen = replace(specimen, plane_A=None)
-    return image_like(specimen, result, view, own, distortion_of(folder, result) if own else None), view
+    return image_like(specimen, result, view, own), view
 
 
 # -- options -------------------------------------------------------------------------------------------------------

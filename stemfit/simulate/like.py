@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from stemfit.columns.stamps import canvas_pad, render
 from stemfit.columns.types import Profile
@@ -39,42 +38,11 @@ def view_like(result: Mapping[str, Any], of_structure: bool) -> View:
     return View(pixel_A, (int(h), int(w)), (float(x), float(y)))
 
 
-class Distortion(NamedTuple):
-    """By how much an image is bent, where its atoms are.
-
-    Attributes
-    ----------
-    xy_px : (N, 2) array
-        Where the affine map alone puts the atoms.
-    off_px : (N, 2) array
-        How far from there they are seen.
-    """
-
-    xy_px: FloatArray
-    off_px: FloatArray
-
-
-def distortion_of(folder: Path, result: Mapping[str, Any]) -> Distortion | None:
-    """What the result's own `structure.extxyz` says of it, None if that is missing or says nothing."""
-    from definet.structure_file import read_atoms
-
-    path = folder / "structure.extxyz"
-    atoms = read_atoms(path) if path.exists() else None
-    if atoms is None or not len(atoms) or not {"x_px", "y_px"} <= set(atoms.arrays):
-        return None
-    map_px = result["lattice"]["image_from_structure"]
-    affine = atoms.positions[:, :2] @ np.array(map_px["matrix"]).T + map_px["offset_px"]
-    return Distortion(affine, np.column_stack([atoms.arrays["x_px"], atoms.arrays["y_px"]]) - affine)
-
-
-def image_like(
-    specimen: Specimen, result: Mapping[str, Any], view: View, of_structure: bool, distortion: Distortion | None = None
-) -> FloatArray:
+def image_like(specimen: Specimen, result: Mapping[str, Any], view: View, of_structure: bool) -> FloatArray:
     """Noise-free image (H, W) in the units of the image that was analysed, as `view_like` places it.
 
-    Every column type has the brightness that it has there (an unlisted stack that of its atoms together), and is moved
-    as the atom of the result nearest to it. The background is its mean everywhere, the gain 1: a result holds no field
-    of either.
+    Every column type has the brightness that it has there (an unlisted stack that of its atoms together); the
+    background is even, and so is the gain; distortion is left out.
 
     Raises
     ------
@@ -92,10 +60,7 @@ def image_like(
         matrix = np.array(result["lattice"]["image_from_structure"]["matrix"])
     seen = project(atoms.numbers, atoms.xyz_A, matrix, [(w - 1) / 2, (h - 1) / 2])
     value = {name: _brightness(name, imaging["amplitudes"]) for name in set(seen.types)}
-    at = seen.xy_px
-    if distortion is not None:  # smooth: the neighbour of an atom that was added is moved as it would be
-        at = at + distortion.off_px[np.asarray(cKDTree(distortion.xy_px).query(at)[1])]
-    drawn = render(at, np.array([value[t] for t in seen.types]), profile, (h, w))
+    drawn = render(seen.xy_px, np.array([value[t] for t in seen.types]), profile, (h, w))
     return np.asarray(drawn + float(imaging["background"]["mean"]))
 
 
