@@ -44,7 +44,7 @@ The image shows the middle of the cell, or of the atoms where nothing repeats. V
 from x as displayed; a defocus is positive for underfocus (-C10). Coma is C21, threefold astigmatism C23, c3 is C30.
 
 --like takes pixel size, shape, profile of columns, brightness of column types and the mean background of an analysed
-image, and for a structure in its folder also the place. Gain and background are even; distortion and noise are left out.
+image, and for a structure in its folder also the place. Gain and background are even, without distortion or noise.
 
 Exit codes: 0 done, 2 wrong usage, 3 input missing or damaged, 4 nothing to see, 5 output cannot be written,
 6 the simulator cannot be used.
