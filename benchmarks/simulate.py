@@ -14,8 +14,9 @@ Per case:
   fast images of candidates (scale and background free), weighted by the noise. How often the truth wins of 50.
 
 Times of one image, one thread, in the same run: ours alone (probe included), ours with the probe known, ours in a batch
-of 32; abTEM's PRISM (SMatrix, built once, then positions on the Nyquist grid, one configuration of atoms); our
-multislice (five configurations). The last two are timed on few positions and scaled to all: the table says on how many.
+of 32; `stemfit.simulate.prism` (abTEM's: its matrix once per configuration of atoms, then positions of the Nyquist
+grid) and `stemfit.simulate.multislice`, with one configuration of atoms and the five of thermal motion. These two are
+timed on few positions and scaled to all: the table says on how many.
 
 Run: ``OMP_NUM_THREADS=1 python benchmarks/simulate.py [--cache DIR] [--quick] [--only times]`` (abTEM, a development
 extra). Multislice images are kept in the cache folder.
@@ -24,7 +25,6 @@ extra). Multislice images are kept in the cache folder.
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -111,9 +111,6 @@ CASES = (
     Case("MoS2", "SVL-4", 80.0, 27.0, MAADF, DEFOCUS, ("pristine", "DVL-4", "CVL-4", "SVL-3"), (100, 150)),
 )
 QUICK = 1
-INTERPOLATIONS = {256: (2, 1), 512: (4,)}
-"""Of PRISM: windows of 12.8 A, 25.6 A; 12.8 A."""
-
 CELLS = {"graphene": 14, "hBN": 14}
 METAL = {"MoS2": "Mo", "WSe2": "W", "graphene": "C", "hBN": "N"}
 """Column that the others are compared to."""
@@ -145,7 +142,7 @@ def main() -> None:
     if asked.only != "times":
         _cases(CASES[:QUICK] if asked.quick else CASES, asked.cache)
     if asked.only != "cases":
-        _times((256,) if asked.quick else (256, 512), asked.quick)
+        _times((256,) if asked.quick else (256, 512))
 
 
 # -- truth ---------------------------------------------------------------------------------------------------------
@@ -263,7 +260,7 @@ def _misfit(noisy: FloatArray, image: FloatArray) -> float:
 # -- time ----------------------------------------------------------------------------------------------------------
 
 
-def _times(sizes: tuple[int, ...], quick: bool) -> None:
+def _times(sizes: tuple[int, ...]) -> None:
     case = CASES[0]
     rows = []
     for size in sizes:
@@ -277,17 +274,18 @@ def _times(sizes: tuple[int, ...], quick: bool) -> None:
             (f"{size}", "fast, batch of 32, float32", f"{batched:.4f}", "", "all"),
         ]
         print(*rows, sep="\n", flush=True)
-        for interpolation in INTERPOLATIONS[size][: 1 if quick else None]:
-            build_s, each_s, tried = _prism(one, case, view, interpolation)
-            prism = build_s + each_s * positions
-            what = f"abTEM PRISM, interpolation {interpolation}"
+        build_s, each_s, tried, interpolation = _prism(one, case, view)
+        for configurations in (1, 5):
+            prism = configurations * (build_s + each_s * positions)
+            what = f"PRISM, interpolation {interpolation}, configurations: {configurations}"
             rows.append((f"{size}", what, f"{prism:.0f}", f"{prism / whole:.0f}, {prism / batched:.0f}",
                          f"{tried} of {positions}"))  # fmt: skip
-            print(rows[-1], flush=True)
+            print(rows[-1], f"matrix {build_s:.1f} s, position {1e3 * each_s:.2f} ms", flush=True)
         each_s, tried = _multislice(one, case)
-        rows.append((f"{size}", "our multislice, 5 configurations", f"{each_s * positions:.0f}",
-                     f"{each_s * positions / whole:.0f}, {each_s * positions / batched:.0f}",
-                     f"{tried} of {positions}"))  # fmt: skip
+        for configurations in (1, 5):
+            true = configurations * each_s * positions
+            rows.append((f"{size}", f"multislice, configurations: {configurations}", f"{true:.0f}",
+                         f"{true / whole:.0f}, {true / batched:.0f}", f"{tried} of {positions}"))  # fmt: skip
     head = ("px", "simulator", "CPU s per image", "ours is faster by (alone, batch)", "positions")
     print("\n" + table(head, rows), flush=True)
 
@@ -327,45 +325,56 @@ def _ours(one: Specimen, case: Case, view: View) -> tuple[float, float, float]:
     return whole, known, batched
 
 
-def _prism(one: Specimen, case: Case, view: View, interpolation: int) -> tuple[float, float, int]:
-    """CPU time to build abTEM's scattering matrix, and per position; how many positions were timed."""
-    from stemfit.simulate import multislice  # sets abTEM to one device, and silent
+def _prism(one: Specimen, case: Case, view: View) -> tuple[float, float, int, int]:
+    """CPU time to build the matrix of one configuration, and per position; on how many; the interpolation.
 
-    abtem = multislice.abtem
-    from ase import Atoms
+    The window is the same in any field: the time per position is the difference of two scans of a field of two windows.
+    """
+    from stemfit.simulate import multislice, prism
 
-    around = one.around(view, 0.0)
-    side = view.size_A[0]
-    xyz = around.xyz_A + np.array([side / 2, side / 2, 2.0 - around.xyz_A[:, 2].min()])
-    cell = [side, side, float(np.ptp(xyz[:, 2])) + 4]
-    atoms = Atoms(around.numbers, xyz % [side, side, 100.0], cell=cell, pbc=True)
-    points = 8 * math.ceil(side / 0.06 / 8)  # so that the interpolation divides it
-    potential = abtem.Potential(atoms, gpts=points, slice_thickness=2.0, projection="infinite").build(lazy=False)
-    start = time.process_time()
-    matrix = abtem.SMatrix(
-        potential=potential, energy=1e3 * case.voltage_kV, semiangle_cutoff=case.convergence_mrad,
-        interpolation=interpolation,
-    ).build(lazy=False)  # fmt: skip
-    build_s = time.process_time() - start
-    count = 16 if interpolation == 1 else 64
-    scan = abtem.CustomScan(np.random.default_rng(0).uniform(0.3 * side, 0.7 * side, (count, 2)))
-    detector = abtem.AnnularDetector(*case.detector_mrad)
-    start = time.process_time()
-    matrix.reduce(scan=scan, detectors=detector)
-    return build_s, (time.process_time() - start) / count, count
+    window = multislice.window_of(case.probe)
+    optics = multislice._optics(case.probe, case.detector_mrad, 0.0, 0.0)
+
+    def spent(side_A: float, tiles: int) -> tuple[float, int]:
+        grid = prism.grid_for(optics, side_A, window)
+        atoms = one.around(view, multislice.FADE_A + window / 2)
+        inside = (np.abs(atoms.xyz_A[:, :2]) < grid.box_A / 2).all(1)
+        xyz, numbers = atoms.xyz_A[inside], atoms.numbers[inside]
+        layer, heights = multislice.slices(xyz[:, 2])
+        start = grid.n // 2 // prism.TILE * prism.TILE
+        wanted = np.zeros((grid.n, grid.n), dtype=bool)
+        wanted[start : start + prism.TILE, start : start + tiles * prism.TILE] = True
+        begin = time.process_time()
+        slices = multislice._transmission(numbers, xyz[:, :2] + grid.box_A / 2, layer, optics, grid)
+        prism.scan(slices, (-np.diff(heights)).tolist(), optics, grid, wanted)
+        return time.process_time() - begin, grid.n * grid.factor // grid.window
+
+    spent(2 * window, 1)  # plans transforms
+    tile = prism.TILE**2
+    each_s = (spent(2 * window, 4)[0] - spent(2 * window, 1)[0]) / (3 * tile)
+    whole_s, interpolation = spent(max(view.size_A) + multislice.FADE_A + window, 1)
+    return whole_s - tile * each_s, each_s, 3 * tile, interpolation
 
 
 def _multislice(one: Specimen, case: Case) -> tuple[float, int]:
-    """CPU time per position of our multislice, by a small image."""
+    """CPU time per position of our multislice in one configuration, and on how many."""
     from stemfit.simulate import multislice
 
-    x, y = min(one.xyz_A[:, :2].tolist(), key=lambda at: math.dist(at, one.middle_A))
-    small = View(PIXEL_A, (8, 8), (x, y))
-    grid = multislice.grid_for(multislice._optics(case.probe, case.detector_mrad, 0.0, 0.0), 1.0)
-    start = time.process_time()
-    multislice.image(one, case.probe, case.detector_mrad, small)
-    scanned = round(((0.8 + 2 * multislice.FADE_A) / grid.step_A) ** 2)
-    return (time.process_time() - start) / scanned, scanned
+    optics = multislice._optics(case.probe, case.detector_mrad, 0.0, 0.0)
+    grid = multislice.grid_for(optics, multislice.WINDOW_A)
+    atoms = one.around(View(PIXEL_A, (60, 60)), multislice.WINDOW_A)
+    inside = (np.abs(atoms.xyz_A[:, :2]) < grid.box_A / 2).all(1)
+    xyz = atoms.xyz_A[inside]
+    layer, heights = multislice.slices(xyz[:, 2])
+    slices = multislice._transmission(atoms.numbers[inside], xyz[:, :2] + grid.box_A / 2, layer, optics, grid)
+    wanted = np.zeros((grid.n, grid.n), dtype=bool)
+    wanted[:10, :20] = True
+    spent = []
+    for _ in range(2):
+        start = time.process_time()
+        multislice._scan(slices, (-np.diff(heights)).tolist(), optics, grid, wanted)
+        spent.append(time.process_time() - start)
+    return min(spent) / wanted.sum(), int(wanted.sum())
 
 
 if __name__ == "__main__":

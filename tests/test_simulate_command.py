@@ -106,7 +106,8 @@ def test_what_is_replaced() -> None:
     [
         (("--voltage", "60000"), 2, ["60000 kV", "did you mean 60 kV?"]),
         (("--convergence", "0.03"), 2, ["0.03 mrad", "did you mean 30 mrad?"]),
-        (("--convergence", "10"), 2, ["10 mrad"]),
+        (("--convergence", "10"), 2, ["convergence 10 mrad is outside", "--simulator multislice"]),
+        (("--voltage", "20"), 2, ["voltage 20 kV is outside", "--simulator multislice"]),
         (("--detector", "200,60"), 2, ["200 to 60 mrad is no annulus"]),
         (("--detector", "20,180"), 2, ["inside the bright field of 32 mrad"]),
         (("--detector", "60"), 2, ["--detector '60' is not two numbers"]),
@@ -188,11 +189,13 @@ def test_like_a_result(result: Path) -> None:
     assert_one_line(run(str(other), "--like", str(result), "--out", "z.tif"), 2, "knows no column W (Mo, S2)")
 
 
-def test_without_abtem(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("simulator", ["multislice", "prism"])
+def test_without_abtem(simulator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "abtem", None)
-    monkeypatch.delitem(sys.modules, "stemfit.simulate.multislice", raising=False)
-    monkeypatch.delattr("stemfit.simulate.multislice", raising=False)
-    done = run("mos2.cif", "--out", "x.tif", "--simulator", "multislice", *SMALL)
+    for module in ("multislice", "prism"):
+        monkeypatch.delitem(sys.modules, f"stemfit.simulate.{module}", raising=False)
+        monkeypatch.delattr(f"stemfit.simulate.{module}", raising=False)
+    done = run("mos2.cif", "--out", "x.tif", "--simulator", simulator, *SMALL)
     assert_one_line(done, 6, "abTEM", "not installed", "pip install 'stemfit[multislice]'")

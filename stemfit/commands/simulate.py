@@ -43,6 +43,9 @@ The image shows the middle of the cell, or of the atoms where nothing repeats. V
 --dose counts, with --like those of the image that was analysed. Angles of aberrations are degrees counter-clockwise
 from x as displayed; a defocus is positive for underfocus (-C10). Coma is C21, threefold astigmatism C23, c3 is C30.
 
+--like takes pixel size, shape, profile of columns, brightness of column types and the mean background of an analysed
+image, and for a structure in its folder also the place. Gain and background are even, without distortion or noise.
+
 Exit codes: 0 done, 2 wrong usage, 3 input missing or damaged, 4 nothing to see, 5 output cannot be written,
 6 the simulator cannot be used.
 """
@@ -54,7 +57,7 @@ def simulate(
     ],
     out: Annotated[Path, typer.Option(metavar="X.tif", help="The image.", show_default=False)],
     like: Annotated[
-        Path | None, typer.Option(metavar="RESULT", help="Pixel size, shape, profile, brightness of an analysed image.")
+        Path | None, typer.Option(metavar="RESULT", help="As an analysed image shows it, see below.")
     ] = None,
     voltage: Annotated[float | None, typer.Option(metavar="KV", help="Acceleration voltage.  [default: 60]")] = None,
     convergence: Annotated[
@@ -81,9 +84,10 @@ def simulate(
         float | None, typer.Option(metavar="ANGSTROM", help="rms motion of all atoms.  [default: by element]")
     ] = None,
     dose: Annotated[float | None, typer.Option(metavar="E/A2", help="Counts instead of shares of the beam.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the counts, and of thermal motion in multislice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the counts, and of thermal motion in abTEM.")] = 0,
     simulator: Annotated[
-        Literal["fast", "multislice"], typer.Option(help="Sum over columns, or abTEM (minutes).")
+        Literal["fast", "multislice", "prism"],
+        typer.Option(help="Sum over columns, or abTEM (minutes): windows of its multislice, or its PRISM."),
     ] = "fast",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what is being done.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
@@ -173,15 +177,32 @@ def _image(specimen: Specimen, probe: Probe, asked: dict[str, Any], view: View, 
     dose = asked["dose_per_A2"]
     if dose is not None:
         recording.check_dose(dose)
+    what = specimen, probe, asked["detector_mrad"], view
     if common["simulator"] == "fast":
         from stemfit.simulate import fast
 
-        image = fast.image(specimen, probe, asked["detector_mrad"], view)
-    else:
+        _check_table(probe, asked)
+        image = fast.image(*what)
+    elif common["simulator"] == "multislice":
         from stemfit.simulate import multislice
 
-        image = multislice.image(specimen, probe, asked["detector_mrad"], view, seed=common["seed"])
+        image = multislice.image(*what, seed=common["seed"])
+    else:
+        from stemfit.simulate import prism
+
+        image = prism.image(*what, seed=common["seed"])
     return image if dose is None else recording.counts(image, dose, view.pixel_A, common["seed"])
+
+
+def _check_table(probe: Probe, asked: dict[str, Any]) -> None:
+    """Of the cross-sections; what is said of a value outside is what helps here, where there is no leaving it out."""
+    from stemfit.optics.transfer import check
+
+    try:
+        check(probe.voltage_kV, probe.convergence_mrad, asked["detector_mrad"])
+    except UsageError as outside:
+        what = f"{outside.args[0]}, which the fast simulator knows"
+        raise UsageError(what, remedy="give one within, or take --simulator multislice") from None
 
 
 def _like(specimen: Specimen, structure: Path, folder: Path) -> tuple[FloatArray, View]:

@@ -42,7 +42,7 @@ def image_like(specimen: Specimen, result: Mapping[str, Any], view: View, of_str
     """Noise-free image (H, W) in the units of the image that was analysed, as `view_like` places it.
 
     Every column type has the brightness that it has there (an unlisted stack that of its atoms together); the
-    background is even, and so is the gain.
+    background is even, and so is the gain; distortion is left out.
 
     Raises
     ------

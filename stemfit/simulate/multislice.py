@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,6 +118,10 @@ class Grid:
         return self.step_A / self.factor
 
 
+Scan = Callable[[list[NDArray[np.complex64]], Sequence[float], Optics, Grid, NDArray[np.bool_] | None], FloatArray]
+"""Transmission functions, gaps between them, microscope, grid, where to send the beam: scattered fraction (n, n)."""
+
+
 def grid_for(optics: Optics, at_least_A: float, reach_A: float = math.inf, window_A: float = WINDOW_A) -> Grid:
     """Smallest periodic box of at least this side whose three grids nest and have fast transforms."""
     step = 0.93 * optics.wavelength_A / (4e-3 * optics.semiangle_mrad)  # the aperture edge is softened by one k pixel
@@ -142,27 +146,44 @@ def image(
     ----------
     specimen : Specimen
     probe : Probe
-    detector_mrad : (inner, outer)
-        Outside the bright-field disc.
+    detector_mrad : (inner, outer), outside the bright-field disc
     view : View
     seed : int or None
         Of the thermal displacements, see `thermal_displacements`.
     parametrization : "lobato" or "kirkland"
         Of the atoms' potentials.
     """
+    window = window_of(probe)
+
+    def gridded(optics: Optics, at_least_A: float) -> Grid:
+        return grid_for(optics, at_least_A, window_A=window)
+
+    return imaged(specimen, probe, detector_mrad, view, gridded, _scan, seed, parametrization)
+
+
+def window_of(probe: Probe) -> float:
+    """Side (A) of the square in which the electrons of this probe travel."""
+    return WINDOW_A + 2 * float(probe.rays_A)
+
+
+def imaged(
+    specimen: Specimen, probe: Probe, detector_mrad: Detector, view: View,
+    gridded: Callable[[Optics, float], Grid], scan: Scan, seed: int | None, parametrization: str,
+) -> FloatArray:
+    """What `image` returns, by any way of sending the beam through the slices on a grid of so many Angstrom."""
     check_detector(detector_mrad, probe)
-    window = WINDOW_A + 2 * probe.rays_A
+    window = window_of(probe)
     atoms = specimen.around(view, FADE_A + window / 2)
     layer, heights = slices(atoms.xyz_A[:, 2])
     total = np.zeros(view.shape)
     for spread, weight in DEFOCI if float(probe.focal_spread_A) > 0 else ((0.0, 1.0),):
         optics = _optics(probe, detector_mrad, heights[0] - atoms.xyz_A[:, 2].mean(), spread)
-        grid = grid_for(optics, max(view.size_A) + FADE_A + window, window_A=window)
+        grid = gridded(optics, max(view.size_A) + FADE_A + window)
         axis = np.arange(grid.n) * grid.step_A - grid.box_A / 2
         across, up = (_fade(np.abs(axis), side / 2) for side in view.size_A)
         fraction = adf_image(
             atoms.numbers, atoms.xyz_A[:, :2] + grid.box_A / 2, layer, -np.diff(heights), optics, grid, seed,
-            np.outer(across, up) > 0, thermal_A=atoms.thermal_A, parametrization=parametrization,
+            np.outer(across, up) > 0, thermal_A=atoms.thermal_A, parametrization=parametrization, scan=scan,
         )
         mean = fraction[np.outer(across, up) == 1].mean()
         faded = mean + (fraction - mean) * np.outer(across, up)
@@ -194,8 +215,9 @@ def _optics(probe: Probe, detector_mrad: Detector, depth_A: float, spread: float
 
 
 def _fade(distance: FloatArray, half: float) -> FloatArray:
-    """1 up to half the side, 0 from the end of the rim, a smooth step between."""
-    return np.asarray(np.cos(np.pi / 2 * ((distance - half) / FADE_A).clip(0, 1)) ** 2)
+    """1 up to half the side, 0 from the end of the rim (not what a cosine leaves there), a smooth step between."""
+    out = (distance - half) / FADE_A
+    return np.where(out < 1, np.cos(np.pi / 2 * out.clip(0, 1)) ** 2, 0.0)
 
 
 def thermal_displacements(turns: IntArray, rms_A: float | FloatArray, seed: int | None) -> FloatArray:
@@ -233,13 +255,13 @@ def adf_image(
     *,
     thermal_A: FloatArray | None = None,
     parametrization: str = "lobato",
+    scan: Scan | None = None,
 ) -> FloatArray:
     """Scattered fraction of the beam at each scan position.
 
     Parameters
     ----------
-    numbers : (N,) int array
-        Atomic numbers.
+    numbers : (N,) int array of atomic numbers
     yx_A : (N, 2) array
         Positions in the box along axis 0 and axis 1.
     layer : (N,) int array
@@ -255,6 +277,8 @@ def adf_image(
     thermal_A : (N,) array, optional
         rms displacement of each atom, instead of that of `optics`.
     parametrization : "lobato" or "kirkland"
+    scan : Scan, optional
+        Sends the beam through slices; else a window of them is taken for each position.
 
     Returns
     -------
@@ -266,8 +290,8 @@ def adf_image(
     shifts = thermal_displacements(turns_of(yx_A, layer), rms, seed)[: None if np.any(rms) else 1]
     total = np.zeros((grid.n, grid.n))
     for shift in shifts:
-        total += _scan(_transmission(numbers, yx_A + shift, layer, optics, grid, parametrization), gaps, optics, grid,
-                       wanted)  # fmt: skip
+        slices = _transmission(numbers, yx_A + shift, layer, optics, grid, parametrization)
+        total += (scan or _scan)(slices, gaps, optics, grid, wanted)
     return total / len(shifts)
 
 
@@ -309,12 +333,9 @@ def _scan(
 ) -> FloatArray:
     window, extent = grid.window, grid.window * grid.sampling_A
     probe_waves = abtem.Probe(
-        energy=optics.energy_eV,
-        semiangle_cutoff=optics.semiangle_mrad,
-        extent=extent,
-        gpts=window,
+        energy=optics.energy_eV, semiangle_cutoff=optics.semiangle_mrad, extent=extent, gpts=window,
         aberrations=optics.aberrations,
-    ).build(abtem.CustomScan([[extent / 2, extent / 2]]), lazy=False)
+    ).build(abtem.CustomScan([[extent / 2, extent / 2]]), lazy=False)  # fmt: skip
     propagators = [np.asarray(FresnelPropagator().get_array(probe_waves, g), dtype=np.complex64) for g in gaps_A]
     probe = probe_waves.array.reshape(window, window).astype(np.complex64)
     probe /= np.sqrt(np.sum(np.abs(probe) ** 2) * window**2)  # the spectrum then sums to one
@@ -331,7 +352,7 @@ def _scan(
     backward = pyfftw.FFTW(waves, waves, axes=(1, 2), direction="FFTW_BACKWARD", flags=("FFTW_MEASURE",))
     image = np.zeros((grid.n, grid.n))
     for i in range(grid.n):
-        begin, end = _reached(i, grid) if wanted is None else _ends(wanted[i])
+        begin, end = _reached(i, grid) if wanted is None else ends(wanted[i])
         for start in range(begin, end, BATCH):
             stop = min(start + BATCH, end)
             used = waves[: stop - start]
@@ -356,7 +377,7 @@ def _reached(i: int, grid: Grid) -> tuple[int, int]:
     return math.ceil((grid.box_A / 2 - half) / grid.step_A), math.floor((grid.box_A / 2 + half) / grid.step_A) + 1
 
 
-def _ends(row: NDArray[np.bool_]) -> tuple[int, int]:
+def ends(row: NDArray[np.bool_]) -> tuple[int, int]:
     """First and last + 1 of what is true."""
     true = np.flatnonzero(row)
     return (int(true[0]), int(true[-1]) + 1) if len(true) else (0, 0)
