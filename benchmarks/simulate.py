@@ -172,7 +172,8 @@ def _judge(case: Case, seed: int, cache: Path) -> Report:
     drawn = [fast.image(one, case.probe, case.detector_mrad, view) for one in specimens]
     ncc = float(np.corrcoef(truth.ravel(), drawn[0].ravel())[0, 1])
     seen = fast.scatterers(specimens[0], case.probe, case.detector_mrad, view)
-    share = _shares(seen, case.probe, view, truth)
+    own = truth - _together(drawn[0], specimens[0], case, view, truth)
+    share = _shares(seen, case.probe, view, own)
     cluster = fcluster(linkage(seen.xy_A, "single"), TOGETHER_A, "distance") - 1
     light = np.bincount(cluster, seen.amplitude_A2)
     share = np.bincount(cluster, share * seen.amplitude_A2) / light
@@ -182,10 +183,10 @@ def _judge(case: Case, seed: int, cache: Path) -> Report:
     scale = float(np.median(share[inside & (kinds == METAL[case.host])]))
     off = np.where(inside, share / scale - 1, 0.0)
     worst = int(np.abs(off).argmax())
-    own = np.hypot(*xy.T).argmin()
+    middle = np.hypot(*xy.T).argmin()
     wins, runner_up = _ranking(truth, drawn, labels, seed)
     return Report(ncc, scale, float(np.sqrt(np.mean(off[inside] ** 2))), float(off[worst]), str(kinds[worst]),
-                  float(off[own]), wins, runner_up, seconds)  # fmt: skip
+                  float(off[middle]), wins, runner_up, seconds)  # fmt: skip
 
 
 def _specimens(case: Case, labels: list[str]) -> tuple[list[Specimen], tuple[float, float]]:
@@ -216,6 +217,12 @@ def _reference(case: Case, one: Specimen, view: View, seed: int, cache: Path) ->
         part.replace(kept)
     with np.load(kept) as found:
         return np.asarray(found["image"]), float(found["seconds"])
+
+
+def _together(drawn: FloatArray, one: Specimen, case: Case, view: View, truth: FloatArray) -> FloatArray:
+    """What pairs of columns and the wings of one show, on the scale of the image: it is no column's brightness."""
+    alone = fast.image(one, case.probe, case.detector_mrad, view, neighbours=False)
+    return np.asarray(float((drawn * truth).sum() / (drawn * drawn).sum()) * (drawn - alone))
 
 
 def _shares(seen: fast.Scatterers, probe: Probe, view: View, truth: FloatArray) -> FloatArray:

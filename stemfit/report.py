@@ -175,7 +175,7 @@ def _matches(analysis: Analysis) -> str:
         (
             escape(match.structure), _label(match.label), escape(match.candidate), "yes" if match.found else "no",
             _probability(match.probability), _vector(match.center_px, 1),
-            f"{match.turn_deg:.1f}°{', turned over' if match.turned_over else ''}",
+            f"{round(match.turn_deg, 1) % 360:.1f}°{', turned over' if match.turned_over else ''}",
             _number(match.log_bayes_factor, 1), _probability(match.pristine), _probability(match.unknown),
             _probability(match.other), escape(", ".join(match.ties)),
         )

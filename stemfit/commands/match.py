@@ -26,8 +26,8 @@ Examples:
 Structures are layers with vacuum above, whose cell is a supercell of the host: CIF, POSCAR or extended XYZ, by the
 names. All their defects are matched together. Each is looked for in every cell and every equivalent orientation, the
 layer turned over included, and compared with the perfect crystal, with the other structures and with what stemfit
-analyze would propose in the same place. Where none of that is less probable than the rest together it is not found,
-and the result says so.
+analyze would propose in the same place. Where it is less probable than the rest together it is not found, and the
+result says so.
 
 Exit codes: 0 done, found or not, 2 wrong usage or unknown host, 3 input missing or damaged, 4 image or structure not
 usable: another host, no defect, no room, 5 output cannot be written, 6 model cannot be used.
@@ -181,7 +181,7 @@ def _table(matches: Sequence[dict[str, Any]]) -> list[str]:
         rows.append(
             (
                 match["candidate"], Path(match["structure"]).name, _short(match["label"]),
-                saying.sure(match["probability"]), f"{x:.1f}", f"{y:.1f}", f"{match['turn_deg']:.1f}{over}",
+                saying.sure(match["probability"]), f"{x:.1f}", f"{y:.1f}", f"{round(match['turn_deg'], 1) % 360:.1f}{over}",
                 saying.number(match["log_bayes_factor"], ".1f"), saying.number(match["ncc"], ".4f"),
                 saying.number(match["reduced_chi2"], ".2f"), f"{match['max_displacement_A']:.3f}",
                 f"{others[0][1]} {others[0][0]:.2g}", " ".join(match["ties"]) or "-",

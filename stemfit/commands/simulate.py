@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from stemfit.commands import exits
+from stemfit.commands import asking, exits
 from stemfit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ def simulate(
             "voltage_kV": voltage, "convergence_mrad": convergence, "detector_mrad": _pair("--detector", detector),
             "source_fwhm_A": source_fwhm, "defocus_A": defocus, "astigmatism": _pair("--astigmatism", astigmatism),
             "coma": _pair("--coma", coma), "threefold": _pair("--threefold", threefold), "c3_A": c3,
-            "focal_spread_A": focal_spread, "pixel_size_A": pixel_size, "shape_px": _shape(shape), "dose_per_A2": dose,
+            "focal_spread_A": focal_spread, "pixel_size_A": asking.pixel_size("--pixel-size", pixel_size),
+            "shape_px": _shape(shape), "dose_per_A2": dose,
         }  # fmt: skip
         common = {"centre_A": _pair("--centre", centre), "thermal_A": thermal, "seed": seed, "simulator": simulator}
         typer.echo(_simulate(structure, out, like, {k: v for k, v in given.items() if v is not None}, common, verbose))
@@ -113,8 +114,8 @@ def _simulate(
     """Simulate and write; what is said of it."""
     if like is not None and (given or common["simulator"] != "fast" or common["centre_A"]):
         named = next(iter(given), "simulator" if common["simulator"] != "fast" else "centre_A")
-        what = f"--{named.rsplit('_', 1)[0].replace('_', '-')} does not go with --like, which says that itself"
-        raise UsageError(what, remedy="leave one of them out")
+        option = "dose" if named == "dose_per_A2" else named.rsplit("_", 1)[0].replace("_", "-")
+        raise UsageError(f"--{option} does not go with --like", remedy="leave one of them out")
     with exits.progress(verbose) as progress:
         progress("loading")
         from stemfit.simulate.recording import check_out, write_image

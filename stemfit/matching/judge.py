@@ -150,7 +150,7 @@ def matched(
     label = best[0].label
     assert best[1] is not None
     others = sorted(((n, w) for n, w in weight.items() if n != label), key=lambda item: -item[1])
-    extent = [place for site, place in zip(spot.defect.sites, spot.defect.extent_px, strict=False)
+    extent = [place for site, place in zip(spot.defect.sites, spot.defect.extent_px, strict=True)
               if site in best[1].sites]  # fmt: skip
     sites = tuple(site for site in spot.defect.sites if site in best[1].sites)
     return Defect(

@@ -127,8 +127,8 @@ def _worth(some: Sequence[Placement]) -> list[Placement]:
 def _near(some: Sequence[Placement], at_px: FloatArray, lattice: Lattice, given: Given) -> list[Placement]:
     away = np.array([np.hypot(*(p.centre_px - at_px)) for p in some]) / lattice.a_px_iso
     if len(away) == 0 or away.min() > 2 * AT_CELLS:
-        x, y = at_px
-        what = f"{given.path.name} has no room at ({x:g}, {y:g}) px: some of its sites are not in the analysed area"
+        x, y = at_px.tolist()
+        what = f"{given.path.name} has no room at ({x:.0f}, {y:.0f}) px: some of its sites are not in the analysed area"
         raise NotAnalysable(what, remedy="choose another --at, or leave it out")
     return [p for p, off in zip(some, away, strict=True) if off <= max(AT_CELLS, float(away.min()) + 1e-6)]
 
@@ -156,16 +156,14 @@ class _Places:
 
 def _defect(number: int, some: Sequence[Placement], lattice: Lattice) -> Defect:
     """All sites that are changed."""
-    extent: dict[tuple[int, int, str] | tuple[float, ...], FloatArray] = {}
-    names: dict[Site, None] = {}
+    every: dict[tuple[Site, tuple[float, ...]], FloatArray] = {}  # off the lattice one cell may hold several
     for one in some:
         uv = in_lattice(places_of(one.lying), lattice.polarity) + one.cell
         for site, place in zip(one.sites, lattice.positions(uv), strict=True):
-            extent[site if site[2] != "-" else tuple(np.round(place, 2).tolist())] = place
-            names[site] = None
-    at = np.array(list(extent.values()))
+            every[site, tuple(np.round(place, 2).tolist()) if site[2] == "-" else ()] = place
+    at = np.array(list(every.values()))
     label = some[0].lying.label
-    return Defect(number, kind_of(label), label, 1.0, at.mean(0), tuple(names), at, (), 0.0)
+    return Defect(number, kind_of(label), label, 1.0, at.mean(0), tuple(site for site, _ in every), at, (), 0.0)
 
 
 def kind_of(label: str) -> str:
