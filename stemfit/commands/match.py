@@ -177,11 +177,11 @@ def _table(matches: Sequence[dict[str, Any]]) -> list[str]:
     for match in matches[: saying.MAX_ROWS]:
         x, y = match["center_px"]
         others = sorted(((match[name], name) for name in ("pristine", "unknown", "other")), reverse=True)
-        over = ", over" if match["turned_over"] else ""
+        turned = f"{round(match['turn_deg'], 1) % 360:.1f}{', over' if match['turned_over'] else ''}"
         rows.append(
             (
                 match["candidate"], Path(match["structure"]).name, _short(match["label"]),
-                saying.sure(match["probability"]), f"{x:.1f}", f"{y:.1f}", f"{round(match['turn_deg'], 1) % 360:.1f}{over}",
+                saying.sure(match["probability"]), f"{x:.1f}", f"{y:.1f}", turned,
                 saying.number(match["log_bayes_factor"], ".1f"), saying.number(match["ncc"], ".4f"),
                 saying.number(match["reduced_chi2"], ".2f"), f"{match['max_displacement_A']:.3f}",
                 f"{others[0][1]} {others[0][0]:.2g}", " ".join(match["ties"]) or "-",
