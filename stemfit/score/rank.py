@@ -41,8 +41,9 @@ nothing tells apart what looks the same before it relaxes."""
 NOT_TAUGHT = 0.5
 """The same of structures that the relaxer was not made for."""
 
-WEIGHED = 1e-3
-"""Posterior from which a candidate's relaxed positions are held against unrelaxed ones: it costs as much as a fit."""
+WEIGHED, FIRST = 1e-3, 4
+"""Posterior from which a candidate's relaxed positions are held against unrelaxed ones, and of how many: it costs as
+much as two fits."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Score:
     evidence_relaxed_minus_unrelaxed : float
         Natural logarithm of the evidence of the relaxed positions over that of the sites of the perfect crystal, with
         the same columns and what is allowed to them: the narrower of two allowances would win by volume, even about
-        wrong positions. NaN where it was not asked: below `WEIGHED`, unless it is the best of the claimed name.
+        wrong positions. NaN where it was not asked: beyond the `FIRST` and below `WEIGHED`, unless it is the best of the
+        claimed name.
     max_displacement_A : float
         Largest displacement of an atom by the relaxer.
     tie_with : tuple of str
@@ -136,7 +138,8 @@ def score_defect(
     posterior /= posterior.sum()
     chosen = _credible(posterior)
     named = np.array([c.label == defect.label for c in candidates])
-    asked = (posterior > WEIGHED) | (named & (posterior == posterior[named].max(initial=0.0)))
+    least = max(WEIGHED, float(np.sort(posterior)[-min(FIRST, len(posterior))]))
+    asked = (posterior >= least) | (named & (posterior == posterior[named].max(initial=0.0)))
     still = np.array([_largest(c, r) < 1e-6 for c, r in pairs])
     gains = [fitted.gain(c, r) if k else float("nan") for (c, r), k in zip(pairs, asked | still, strict=True)]
     scores = tuple(
