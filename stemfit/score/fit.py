@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from stemfit.lattice import Lattice
 from stemfit.score.misfit import Misfit, misfit_of
 from stemfit.score.normal import COMMON, FIELD, Drawing, Equations, equations, moved_to, shifts_px
-from stemfit.score.scene import EXTENDED_A, LEFT, Predicted, Scene
+from stemfit.score.scene import LEFT, Predicted, Scene
 
 FloatArray = NDArray[np.float64]
 
@@ -22,13 +22,9 @@ TESTED = 0.75
 columns bound to it. The next equal sites, 1.0 away, may have defects of their own."""
 
 
-SMALL, LARGEST = 0.3, 1.0
-"""Displacement of a column in widths of the profile that is linear enough (its image is off by 1 % of the peak), and
-the largest of one step."""
-
-STEPS, FEW = 8, 2
-"""How many steps there are at most beside lines and trefoils, and beside points, whose neighbours move by less than a
-width."""
+SMALL, LARGEST, STEPS = 0.3, 1.0, 8
+"""Displacement of a column in widths of the profile that is linear enough (its image is off by 1 % of the peak), the
+largest of one step, and how many steps there are at most."""
 
 
 ALLOWANCES_A = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
@@ -168,7 +164,7 @@ def _most_probable(drawing: Drawing, scene: Scene) -> _Path:
     at = np.zeros(len(system.right))
     solved = _solve(system, at, scene)
     density = -np.inf
-    for _ in range(STEPS if scene.relaxation_A >= EXTENDED_A else FEW):
+    for _ in range(STEPS):
         far = shifts_px(drawing, at + solved.step, scene) - shifts_px(drawing, at, scene)
         largest = float(np.hypot(*far.T).max(initial=0.0)) / scene.profile.width_px
         if largest < SMALL:

@@ -65,8 +65,8 @@ class Score:
     evidence_relaxed_minus_unrelaxed : float
         Natural logarithm of the evidence of the relaxed positions over that of the sites of the perfect crystal, with
         the same columns and what is allowed to them: the narrower of two allowances would win by volume, even about
-        wrong positions. NaN where it was not asked: beyond the `FIRST` and below `WEIGHED`, unless it is the best of the
-        claimed name.
+        wrong positions. NaN where it was not asked: beyond the `FIRST` and below `WEIGHED`, unless it is the best of
+        the claimed name.
     max_displacement_A : float
         Largest displacement of an atom by the relaxer.
     tie_with : tuple of str
