@@ -14,7 +14,7 @@ from chain import PIXEL_A, Chain, FloatArray, pristine, redrawn, row_of, run, ta
 from stemfit.candidates import Candidate, propose
 from stemfit.defects import Defect, with_learned_halves
 from stemfit.relax import Relaxed, keep
-from stemfit.score import Ranking, Score, rank
+from stemfit.score import Ranking, Score, rank, shared_out
 from stemfit.synthetic import Crystal, crystal
 
 Relaxer = Callable[[Sequence[Candidate]], Sequence[Relaxed]]
@@ -327,3 +327,19 @@ def test_a_relaxer_that_is_wrong_about_a_neighbour_does_not_decide(monkeypatch: 
     mended = evidence()
     monkeypatch.setattr(scene, "_beside_others", lambda columns, scene, own_px: columns)
     assert mended > evidence() + 3.0
+
+
+def test_candidates_share_what_is_said_of_their_name() -> None:
+    _, made, ranking = all_true()[0]
+    defect, own = ranking.claimed[0], ranking.scores
+    first, second = sorted({c.label for c in made} - {"pristine"})[:2]
+    rest = tuple((n, 0.0) for n in {c.label for c in made} - {first, second})
+    said = replace(defect, label=first, probability=0.6, alternatives=((second, 0.2), ("UNKNOWN", 0.2), *rest))
+    shares = by_label(made, shared_out(said, made, own))
+    assert shares[first] == pytest.approx(0.75) and shares[second] == pytest.approx(0.25)  # UNKNOWN has no candidate
+    before = [s.posterior for c, s in zip(made, own, strict=True) if c.label == first]
+    after = [s.posterior for c, s in zip(made, shared_out(said, made, own), strict=True) if c.label == first]
+    assert np.array(after) * sum(before) == pytest.approx(np.array(before) * sum(after))
+    assert {s.candidate for s in shared_out(said, made, own) if s.in_95_set} == {
+        c.id for c in made if c.label in (first, second)
+    }

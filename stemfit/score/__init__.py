@@ -4,7 +4,7 @@ from stemfit.score.energies import with_energies
 from stemfit.score.fit import Fit, fit
 from stemfit.score.lights import Engine, Light, engine_of
 from stemfit.score.others import Others
-from stemfit.score.rank import Ranking, Score, ncc, rank, score_defect
+from stemfit.score.rank import Ranking, Score, ncc, rank, score_defect, shared_out
 from stemfit.score.restate import with_structure_of_label
 from stemfit.score.scene import Scene, columns_of, make_scene, position_scatter
 
@@ -24,6 +24,7 @@ __all__ = [
     "position_scatter",
     "rank",
     "score_defect",
+    "shared_out",
     "with_energies",
     "with_structure_of_label",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -190,7 +190,10 @@ def rank(
                 fields[defect.id] = without_structure(defect)
             continue
         after = restated(defect, cs, found, unknown, (sites, lattice))
-        said[defect.id] = with_odds_kept(defect, after, cs, {c.label for c, r in own if r.caution})
+        untaught = {c.label for c, r in own if r.caution}
+        said[defect.id] = with_odds_kept(defect, after, cs, untaught)
+        if untaught:
+            scores.update({s.candidate: s for s in shared_out(said[defect.id], cs, found)})
         if max(found, key=lambda s: s.posterior).evidence_relaxed_minus_unrelaxed < 0:
             fields[defect.id] = without_structure(defect)
     pristine = {d.id: dict(d.alternatives).get("pristine", 0.0) for d in said.values()}
@@ -215,6 +218,28 @@ def _weighed(pairs: Sequence[tuple[Candidate, Relaxed]], fits: Sequence[Fit], as
         return np.asarray(evidence if known.all() else as_is)
     best = int(np.argmax(np.where(known, evidence + [c.log_prior for c, _ in pairs], -np.inf)))
     return np.asarray(np.where(known, evidence, as_is + evidence[best] - as_is[best]))
+
+
+def shared_out(defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score]) -> tuple[Score, ...]:
+    """Scores whose posteriors add up, for each name, to what the defect says of it; within a name their odds stay."""
+    weight = {defect.label: defect.probability, **dict(defect.alternatives)}
+    labels = [c.label for c in candidates]
+    own = {n: sum(s.posterior for s, m in zip(scores, labels, strict=True) if m == n) for n in labels}
+    told = sum(weight.get(n, 0.0) for n in own)
+    if told <= 0:
+        return tuple(scores)
+    posterior = np.array([
+        weight.get(n, 0.0) / told * (s.posterior / own[n] if own[n] > 0 else 1 / labels.count(n))
+        for s, n in zip(scores, labels, strict=True)
+    ])  # fmt: skip
+    logs = np.log(np.maximum(posterior, 1e-300))
+    return tuple(
+        replace(
+            s, posterior=float(p), in_95_set=bool(k),
+            tie_with=tuple(o.candidate for o, q in zip(scores, logs, strict=True) if o is not s and abs(q - log) < TIE),
+        )
+        for s, p, k, log in zip(scores, posterior, _credible(posterior), logs, strict=True)
+    )
 
 
 def _alike(candidates: Sequence[Candidate], unrelaxed: Sequence[Fit]) -> FloatArray:
