@@ -53,16 +53,18 @@ def with_best_structure(defect: Defect, candidates: Sequence[Candidate], scores:
 
     Structures are relaxed as the majority host there. Compared with the image they state probabilities near one for
     names that are right no more often than those by brightness alone, whose probabilities are lower. One that, as
-    it was relaxed, explains the image no better than the intact crystal is no picture of the defect: then it has none.
+    it was relaxed, explains the image no better than the intact crystal is no picture of the defect, nor is one that
+    leaves more of it where it stands: then it has none.
     """
     both = list(zip(candidates, scores, strict=True))
     own = [(round(s.posterior, 6), s.ncc, c.id, s) for c, s in both if c.label == defect.label]
-    intact = max((s.log_likelihood for c, s in both if c.label == "pristine"), default=-np.inf)
+    intact = [s for c, s in both if c.label == "pristine"]
     if not own:
         return defect
     *_, best, score = max(own, key=lambda one: one[:3])
     relaxed = score.log_likelihood + min(score.evidence_relaxed_minus_unrelaxed, 0.0)
-    return replace(defect, best_candidate=best) if relaxed > intact else defect
+    better = all(relaxed > s.log_likelihood and score.reduced_chi2 < s.reduced_chi2 for s in intact)
+    return replace(defect, best_candidate=best) if better else defect
 
 
 def with_structure_of_label(
