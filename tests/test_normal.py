@@ -25,7 +25,7 @@ def patch() -> tuple[normal.Drawing, Scene]:
     amplitude = np.where(np.arange(90) % 9 == 4, 0.0, rng.uniform(100, 400, 90))
     y, x = np.mgrid[:h, :w]
     weight = (np.hypot(x - 50, y - 34) < 31) / rng.uniform(1.0, 3.0, SIZE)
-    none, nowhere = Others(np.zeros((0, 2)), np.zeros(0), np.zeros(0)), superposed((), np.zeros(2), 50.0, 3.0)
+    none, nowhere = Others(np.zeros((0, 2)), np.zeros(0), np.zeros(0)), superposed((), np.zeros((1, 2)), 50.0, 3.0)
     image, around = rng.normal(60, 10, SIZE), rng.normal(10, 1, SIZE)
     scene = Scene(image, around, weight, np.zeros(2), 1.0, PROFILE, 1.0, np.zeros((1, 2)), none, nowhere, 9.0)
     light, place, moves = rng.uniform(5, 20, 90), rng.uniform(0.1, 0.5, 90), rng.normal(0, 0.2, (90, 2))
@@ -71,6 +71,9 @@ def test_tiles_add_up_to_the_patch(monkeypatch: pytest.MonkeyPatch) -> None:
         )  # fmt: skip
         return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
 
+    assert np.abs(normal.equations(drawing, scene).model - model).max() < 1e-6 * model.max()
+    assert 1e-6 < off() < 3e-5  # changes are not drawn as far as columns are
+    monkeypatch.setattr(normal, "WEAK", normal.FAINT)
     assert off() < 1e-6
     monkeypatch.setattr(normal, "TILE", 7)
     assert off() < 1e-6

@@ -30,7 +30,7 @@ def test_a_field_moves_what_is_near_its_nodes_and_nothing_else() -> None:
 def test_fields_add_up_where_they_meet() -> None:
     one = Field(np.zeros((1, 2)), np.array([[0.0, 0.0], [10.0, 0.0]]), np.array([[1.0, 0.0], [0.0, -2.0]]))
     other = Field(np.ones((1, 2)), np.array([[10.1, 0.0], [20.0, 0.0], [90.0, 0.0]]), np.full((3, 2), 0.5))
-    both = superposed((one, other), np.array([10.0, 0.0]), 30.0, 2.0)
+    both = superposed((one, other), np.array([[10.0, 0.0]]), 30.0, 2.0)
     assert both.at(np.array([[0.0, 0.0], [10.0, 0.0], [20.0, 0.0]]), 2.0).tolist() == [[1, 0], [0.5, -1.5], [0.5, 0.5]]
     assert not both.at(np.array([[90.0, 0.0]]), 2.0).any(), "beyond what was asked for"
 

@@ -32,6 +32,11 @@ ALLOWANCES_A = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
 the best potentials reach to what nobody would call a prediction."""
 
 
+BEHIND, SLOWING = 30.0, 2.0
+"""A structure is followed no further when its evidence stays below that of a better one by this logarithm, although it
+may still gain so many times what its last step gained: steps get smaller, about by half each."""
+
+
 class Fit(NamedTuple):
     """One candidate on one scene.
 
@@ -44,18 +49,24 @@ class Fit(NamedTuple):
         Of the model, per pixel.
     misfit : Misfit
         Of the prediction.
+    way : tuple of float
+        Log evidence after each step towards the most probable positions.
     """
 
     log_evidence: float
     model: FloatArray
     residual_chi2: float
     misfit: Misfit
+    way: tuple[float, ...]
 
 
 def fit(
-    seen: Predicted, scene: Scene, sigma_px: float, lattice: Lattice, *, loose_at: FloatArray | None = None
+    seen: Predicted, scene: Scene, sigma_px: float, lattice: Lattice, *, loose_at: FloatArray | None = None,
+    leader: tuple[float, ...] = (),
 ) -> Fit:
     """Evidence and best model of a structure's columns on a scene.
+
+    With the way of a `leader`, a structure that falls behind it is left where it is: its evidence is a lower limit.
 
     With a place `loose_at` (2,), on the scene's pixels, the hypothesis is only that something is different there: it
     has a column of any brightness, and neighbours displaced by up to a tenth of the lattice constant.
@@ -69,12 +80,12 @@ def fit(
         brightness, place = np.append(brightness, amplitude.max()), np.append(place, 0.0)
         moved = np.vstack([moved, np.zeros(2)])
     drawing = Drawing(xy, amplitude, brightness, place, lattice.a_px_iso / scene.pixel, LEFT * moved)
-    path = _most_probable(drawing, scene)
+    path = _most_probable(drawing, scene, leader)
     first, model = path.first, _posed(path.first)
     rest = float(np.sum(scene.weight * (scene.image - model) ** 2))
     near = cKDTree(scene.extent).query(xy)[0] < TESTED * lattice.a_px_iso / scene.pixel
     misfit = misfit_of(first.matrix, first.right, np.flatnonzero(np.tile(near, 3)))
-    return Fit(path.solved.log_evidence, model, rest / max(1, int((scene.weight > 0).sum())), misfit)
+    return Fit(path.way[-1], model, rest / max(1, int((scene.weight > 0).sum())), misfit, path.way)
 
 
 def evidence_as_predicted(seen: Predicted, scene: Scene, sigma_px: float, lattice: Lattice) -> float:
@@ -137,12 +148,12 @@ def _solve(system: Equations, at: FloatArray, scene: Scene) -> _Solved:
 
 
 class _Path(NamedTuple):
-    """Equations at the prior means, and at the last place (P,) of the way to the maximum, with the evidence there."""
+    """Equations at the prior means, and at the last place (P,) of the way to the maximum, and the evidence on it."""
 
     first: Equations
     last: Equations
     at: FloatArray
-    solved: _Solved
+    way: tuple[float, ...]
 
 
 def _posed(first: Equations) -> FloatArray:
@@ -154,7 +165,13 @@ def _posed(first: Equations) -> FloatArray:
     return first.moved(answer)
 
 
-def _most_probable(drawing: Drawing, scene: Scene) -> _Path:
+def _behind(way: list[float], leader: tuple[float, ...]) -> bool:
+    """Whether a structure stays behind: so far, and with what it may still gain."""
+    gain = max(way[-1] - way[-2], 0.0)
+    return way[-1] < leader[min(len(way), len(leader)) - 1] - BEHIND and way[-1] + SLOWING * gain < leader[-1] - BEHIND
+
+
+def _most_probable(drawing: Drawing, scene: Scene, leader: tuple[float, ...] = ()) -> _Path:
     """The way to the most probable parameters.
 
     An image is linear in small displacements only: where a step moves a column by more than `SMALL` of its width, the
@@ -163,7 +180,7 @@ def _most_probable(drawing: Drawing, scene: Scene) -> _Path:
     first = system = equations(drawing, scene)
     at = np.zeros(len(system.right))
     solved = _solve(system, at, scene)
-    density = -np.inf
+    density, way = -np.inf, [solved.log_evidence]
     for _ in range(STEPS):
         far = shifts_px(drawing, at + solved.step, scene) - shifts_px(drawing, at, scene)
         largest = float(np.hypot(*far.T).max(initial=0.0)) / scene.profile.width_px
@@ -178,4 +195,7 @@ def _most_probable(drawing: Drawing, scene: Scene) -> _Path:
             break
         density, at, system = value, there, found
         solved = _solve(system, at, scene)
-    return _Path(first, system, at, solved)
+        way.append(solved.log_evidence)
+        if leader and _behind(way, leader):
+            break
+    return _Path(first, system, at, tuple(way))

@@ -17,8 +17,9 @@ Images = NDArray[np.float32]
 TILE = 32
 """Side of a tile, px: its arrays nearly stay in a core's cache, and patches of single sites are one or four of them."""
 
-FAINT = 1e-8
-"""Share of its peak below which a column is not drawn: log evidences change by less than 1e-6 of themselves."""
+FAINT, WEAK = 1e-8, 1e-4
+"""Share of its peak below which a column is not drawn, and below which what changes it is not: log evidences change by
+less than 1e-6 of themselves, and by less than 0.01."""
 
 SHIFT, GAIN, LEVEL = 0.03, 0.10, 0.3
 """Prior widths of what is common to a patch: shift in lattice constants, relative brightness, level and slope of the
@@ -68,11 +69,36 @@ class Tile(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Gaussian part of a column: height for unit integral of the whole, inverse covariance (2, 2), px drawn."""
+    """Gaussian part of a column: height for unit integral of the whole, inverse covariance (2, 2), px drawn.
+
+    Its derivatives are drawn as far as they are `felt`.
+    """
 
     height: float
     precision: FloatArray
     reach: float
+    felt: float
+
+
+class Drawn(NamedTuple):
+    """Columns on a tile of n px.
+
+    Attributes
+    ----------
+    all : (m,) array
+        Columns that are seen there.
+    light : (m, n) array
+        Their profiles.
+    own : (k,) array
+        Of these, those whose changes are felt there.
+    shapes : (3, k, n) array
+        Their profiles, and the gradients with respect to the position.
+    """
+
+    all: NDArray[np.int64]
+    light: Images
+    own: NDArray[np.int64]
+    shapes: Images
 
 
 class Equations(NamedTuple):
@@ -112,10 +138,12 @@ def equations(drawing: Drawing, scene: Scene) -> Equations:
     for y in np.array_split(np.arange(h), down):
         for x in np.array_split(np.arange(w), across):
             box = slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)
-            own, shapes = _drawn(drawing.xy, parts, x, y)
-            model[box] += (drawing.amplitude[own].astype(np.float32) @ shapes[0]).reshape(len(y), len(x))
+            drawn = _drawn(drawing.xy, parts, x, y)
+            own = drawn.own
+            light = drawing.amplitude[drawn.all].astype(np.float32) @ drawn.light
+            model[box] += light.reshape(len(y), len(x))
             parameters = np.concatenate([own, count + own, 2 * count + own, 3 * count + np.arange(COMMON)])
-            tile = Tile(box, parameters, _design(drawing, own, shapes, scene, x, y))
+            tile = Tile(box, parameters, _design(drawing, drawn, scene, x, y))
             tiles.append(tile)
             root = np.sqrt(scene.weight[box]).ravel()
             seen = root > 0
@@ -165,42 +193,47 @@ def _parts(profile: Profile) -> list[Part]:
     parts = []
     for height, (_, cov) in zip(heights, each, strict=True):
         if (share := height / sum(heights)) > FAINT:
-            reach = np.sqrt(2 * np.log(share / FAINT) * np.linalg.eigvalsh(cov)[-1])
-            parts.append(Part(float(height), np.linalg.inv(cov), float(reach)))
+            wide = 2 * np.linalg.eigvalsh(cov)[-1]
+            reach, felt = (np.sqrt(max(np.log(share / least), 0.0) * wide) for least in (FAINT, WEAK))
+            parts.append(Part(float(height), np.linalg.inv(cov), float(reach), float(felt)))
     return parts
 
 
-def _drawn(
-    xy: FloatArray, parts: list[Part], x: NDArray[np.int64], y: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], Images]:
-    """Columns (n,) seen on a tile, and their profiles and gradients with respect to the position (3, n, len(y) len(x)).
-
-    As `stemfit.columns.stamps.drawn`, but for what is fainter than `FAINT`.
-    """
+def _drawn(xy: FloatArray, parts: list[Part], x: NDArray[np.int64], y: NDArray[np.int64]) -> Drawn:
+    """Columns seen on a tile. As `stemfit.columns.stamps.drawn`, but for what is fainter than `FAINT`."""
     off = np.abs(xy - [x.mean(), y.mean()]) - [np.ptp(x) / 2, np.ptp(y) / 2]
     outside = np.hypot(*np.maximum(off, 0).T)
-    own = np.flatnonzero(outside < max(part.reach for part in parts))
-    shapes = np.zeros((3, len(own), len(y), len(x)), dtype=np.float32)
+    seen = np.flatnonzero(outside < max(part.reach for part in parts))
+    felt = np.flatnonzero(outside[seen] < max(part.felt for part in parts))
+    light = np.zeros((len(seen), len(y), len(x)), dtype=np.float32)
+    moves = np.zeros((2, len(felt), len(y), len(x)), dtype=np.float32)
     for part in parts:
-        near = outside[own] < part.reach
-        dx, dy = ((k - xy[own[near], n, None]).astype(np.float32) for n, k in enumerate((x, y)))
+        near = np.flatnonzero(outside[seen] < part.reach)
+        dx, dy = ((k - xy[seen[near], n, None]).astype(np.float32) for n, k in enumerate((x, y)))
         (xx, cross), (_, yy) = part.precision.astype(np.float32)
         along_x = (xx * dx)[:, None, :] + (cross * dy)[:, :, None]
         along_y = (cross * dx)[:, None, :] + (yy * dy)[:, :, None]
         value = np.exp(-0.5 * (along_x * dx[:, None, :] + along_y * dy[:, :, None])) * np.float32(part.height)
-        some = slice(None) if near.all() else near
-        shapes[0, some] += value
-        shapes[1, some] += value * along_x
-        shapes[2, some] += value * along_y
-    return own, shapes.reshape(3, len(own), len(y) * len(x))
+        light[_all_or(near, len(seen))] += value
+        close = np.flatnonzero(outside[seen[near]] < part.felt)
+        rows, some = _all_or(np.searchsorted(felt, near[close]), len(felt)), _all_or(close, len(near))
+        moves[0, rows] += value[some] * along_x[some]
+        moves[1, rows] += value[some] * along_y[some]
+    shapes = np.concatenate([light[None, _all_or(felt, len(seen))], moves])
+    n = len(y) * len(x)
+    return Drawn(seen, light.reshape(len(seen), n), seen[felt], shapes.reshape(3, len(felt), n))
+
+
+def _all_or(rows: NDArray[np.intp], count: int) -> NDArray[np.intp] | slice:
+    """Rows, or all of them as a slice, which copies nothing."""
+    return slice(None) if len(rows) == count else rows
 
 
 def _design(
-    drawing: Drawing, own: NDArray[np.int64], shapes: Images, scene: Scene, x: NDArray[np.int64],
-    y: NDArray[np.int64],
+    drawing: Drawing, drawn: Drawn, scene: Scene, x: NDArray[np.int64], y: NDArray[np.int64]
 ) -> Images:
     """Derivative images (3 n + COMMON, len(y) len(x)), each times the prior width of its parameter."""
-    (value, *moves), n = shapes, len(own)
+    own, (value, *moves), n = drawn.own, drawn.shapes, len(drawn.own)
     xy, amplitude, (h, w) = drawing.xy[own], drawing.amplitude[own], scene.image.shape
     width, most = scene.profile.width_px, float(drawing.amplitude.max())
     # Light where an atom is missing comes from its neighbours: it lies anywhere within the width of a column.
@@ -216,6 +249,7 @@ def _design(
     by_x, by_y = (levers @ move for move in moves)  # (5, n px) each
     design[3 * n :] = [
         by_x[0], by_y[0], by_x[1], by_y[1], by_x[2], by_y[2], by_x[3] + by_y[4],
-        (GAIN * amplitude).astype(np.float32) @ value, np.full(len(slope_x), peak), peak * slope_x, peak * slope_y,
+        (GAIN * drawing.amplitude[drawn.all]).astype(np.float32) @ drawn.light,
+        np.full(len(slope_x), peak), peak * slope_x, peak * slope_y,
     ]
     return design

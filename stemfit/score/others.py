@@ -59,11 +59,11 @@ class Field:
         return cKDTree(self.nodes_px)  # every candidate of a neighbour asks
 
 
-def superposed(fields: Sequence[Field], centre_px: FloatArray, reach_px: float, same_px: float) -> Field:
-    """Sum of fields at their columns within reach of a place; nodes closer than `same_px` are one column."""
-    nodes, tree = np.empty((0, 2)), None
+def superposed(fields: Sequence[Field], sites_px: FloatArray, reach_px: float, same_px: float) -> Field:
+    """Sum of fields at their columns within reach of sites (K, 2); nodes closer than `same_px` are one column."""
+    nodes, tree, sites = np.empty((0, 2)), None, cKDTree(sites_px)
     for field in fields:
-        near = field.nodes_px[np.hypot(*(field.nodes_px - centre_px).T) < reach_px]
+        near = field.nodes_px[np.asarray(sites.query(field.nodes_px)[0]) < reach_px]
         if tree is not None and len(near):
             near = near[np.asarray(tree.query(near)[0]) >= same_px]
         nodes = np.vstack([nodes, near])

@@ -258,7 +258,10 @@ def _alike(candidates: Sequence[Candidate], unrelaxed: Sequence[Fit]) -> FloatAr
 
 
 class _Fitter:
-    """Fits structures to one scene; what looks the same from above (top and bottom, not moved) is fitted once."""
+    """Fits structures to one scene; what looks the same from above (top and bottom, not moved) is fitted once.
+
+    Those that fall behind the best so far are not followed to their end.
+    """
 
     def __init__(
         self, scene: Scene, imaging: Imaging, sigma_px: float, lattice: Lattice, lights: Mapping[str, Light]
@@ -267,12 +270,15 @@ class _Fitter:
         self._lights = lights
         self._known: dict[bytes, Fit] = {}
         self._gains: dict[bytes, float] = {}
+        self._leader: tuple[float, ...] = ()
 
     def __call__(self, candidate: Candidate, relaxed: Relaxed) -> Fit:
         seen = self._seen(candidate, relaxed)
         looks = seen.looks()
         if looks not in self._known:
-            self._known[looks] = fit(seen, self._scene, self._sigma_px, self._lattice)
+            found = fit(seen, self._scene, self._sigma_px, self._lattice, leader=self._leader)
+            self._known[looks] = found
+            self._leader = max(self._leader, found.way, key=lambda way: way[-1] if way else -np.inf)
         return self._known[looks]
 
     def _seen(self, candidate: Candidate, relaxed: Relaxed) -> Predicted:

@@ -16,6 +16,7 @@ from stemfit.columns.stamps import render
 from stemfit.defects import MODEL_FLOOR, RELAXED_ERROR, Defect
 from stemfit.imaging import Imaging
 from stemfit.lattice import Lattice
+from stemfit.lattice.types import deformation
 from stemfit.relax import Relaxed
 from stemfit.score.lights import Light
 from stemfit.score.others import Field, Others, superposed
@@ -23,8 +24,10 @@ from stemfit.simulate.image import STACK_A, project
 
 FloatArray = NDArray[np.float64]
 
-REACH = 2.0
-"""Lattice constants around the outermost site of a defect within which candidates are compared with the image."""
+REACH, RIM = 2.0, 0.19
+"""Lattice constants of the undistorted crystal around the sites of a defect within which candidates are compared with
+the image, and how much further their columns are drawn. No site of a honeycomb lies between 2.08 and 2.31 lattice
+constants from another: what is drawn by one is not drawn by the other, nor left out, where it moved a little."""
 
 MIN_POSITION_SCATTER = 0.01
 """Least scatter of a column about its predicted place, in lattice constants: 3 pm, what the best relaxers reach."""
@@ -58,7 +61,7 @@ NEIGHBOUR_REACH = 0.35
 
 
 BEYOND_A = 3.0
-"""How far beyond the disc atoms are gathered into columns, Angstrom; columns count up to 0.8 A beyond it."""
+"""How far beyond the columns that count atoms are gathered into columns, Angstrom."""
 
 
 class Scene(NamedTuple):
@@ -66,7 +69,7 @@ class Scene(NamedTuple):
 
     image: FloatArray  # (h, w)
     surroundings: FloatArray  # (h, w) background and all columns beyond the reach
-    weight: FloatArray  # (h, w) inverse variance per independent sample, 0 outside the disc
+    weight: FloatArray  # (h, w) inverse variance per independent sample, 0 out of reach
     corner: FloatArray  # (2,) image position of the first pixel, px
     pixel: float  # image px per pixel here
     profile: Profile  # on these pixels
@@ -76,6 +79,7 @@ class Scene(NamedTuple):
     moves: Field  # of all of them together
     a_px: float  # lattice constant
     relaxation_A: float = RESIDUAL_A  # error of relaxed positions beside the defect, per axis
+    upright: FloatArray = np.eye(2)  # undoes what shears and stretches the crystal
     columns: FloatArray = np.empty((0, 2))  # (M, 2) by the joint fit of all, relative to the corner, on these pixels
 
 
@@ -89,33 +93,53 @@ def position_scatter(columns: Columns, lattice: Lattice) -> float:
 def make_scene(
     defect: Defect, image: FloatArray, columns: Columns, imaging: Imaging, lattice: Lattice, others: Others
 ) -> Scene:
-    """Cut out the disc round a defect, with the model of all that lies further out.
+    """Cut out what surrounds a defect's sites, with the model of all that lies further out.
 
     Oversampled images are averaged down to a core of about 1.5 px: nothing is lost, and the work falls with the square.
     """
-    centre = defect.center_px
-    size = float(np.hypot(*(defect.extent_px - centre).T).max()) + REACH * lattice.a_px_iso
+    size, rim = REACH * lattice.a_px_iso, RIM * lattice.a_px_iso
+    upright = _upright(lattice)
     n = max(1, int(imaging.profile.width_px / 1.5))
-    h, w = image.shape
-    x0, y0 = np.maximum(np.floor(centre - size).astype(int), 0)
-    x1, y1 = x0 + (min(w - x0, int(2 * size) + 2) // n) * n, y0 + (min(h - y0, int(2 * size) + 2) // n) * n
-    away = np.hypot(*(columns.xy_px - centre).T)
-    use = (away > size + 0.25 * lattice.a_px_iso) & (away < size + 10 * columns.profile.width_px)
-    around = render(columns.xy_px[use] - [x0, y0], columns.intensity[use], columns.profile, (y1 - y0, x1 - x0))
-    variance = imaging.noise.variance(columns.model[y0:y1, x0:x1]) * imaging.noise.pixels_per_sample
-    gain = float(imaging.gain[min(max(round(centre[1]), 0), h - 1), min(max(round(centre[0]), 0), w - 1)])
-    small = [_averaged(a, n) for a in (image[y0:y1, x0:x1], columns.background[y0:y1, x0:x1] + around, variance / n**2)]
+    (x0, y0), (w, h) = _box(defect, size, upright, image.shape, n)
+    away = _away(columns.xy_px, defect.extent_px, upright)
+    use = (away > size + rim) & (away < size + 10 * columns.profile.width_px)
+    around = render(columns.xy_px[use] - [x0, y0], columns.intensity[use], columns.profile, (h, w))
+    box = slice(y0, y0 + h), slice(x0, x0 + w)
+    variance = imaging.noise.variance(columns.model[box]) * imaging.noise.pixels_per_sample
+    middle = np.clip(np.round(defect.center_px).astype(int), 0, np.array(image.shape)[::-1] - 1)
+    small = [_averaged(a, n) for a in (image[box], columns.background[box] + around, variance / n**2)]
     y, x = np.mgrid[: small[0].shape[0], : small[0].shape[1]]
     corner = np.array([x0, y0]) + (n - 1) / 2
-    disc = np.hypot(n * x + corner[0] - centre[0], n * y + corner[1] - centre[1]) < size
-    shape = averaged_profile(imaging.profile, n)
-    seen = np.hypot(*(others.xy_px - centre).T) < size + 0.25 * lattice.a_px_iso
-    near = others.at(seen, corner, n)
+    counts = _away(n * np.stack([x, y], axis=-1) + corner, defect.extent_px, upright) < size
+    near = others.at(_away(others.xy_px, defect.extent_px, upright) < size + rim, corner, n)
     extent, a_px = (defect.extent_px - corner) / n, lattice.a_px_iso / n
-    moves = superposed(near.fields, (centre - corner) / n, size / n + a_px, NEIGHBOUR_REACH * a_px)
-    found = (columns.xy_px[away < size + lattice.a_px_iso] - corner) / n
-    scene = Scene(small[0], small[1], disc / small[2], corner, float(n), shape, gain, extent, near, moves, a_px)
-    return scene._replace(columns=found)
+    return Scene(
+        image=small[0], surroundings=small[1], weight=counts / small[2], corner=corner, pixel=float(n),
+        profile=averaged_profile(imaging.profile, n), gain=float(imaging.gain[middle[1], middle[0]]), extent=extent,
+        others=near, moves=superposed(near.fields, extent, size / n + a_px, NEIGHBOUR_REACH * a_px), a_px=a_px,
+        columns=(columns.xy_px[away < size + lattice.a_px_iso] - corner) / n, upright=upright,
+    )
+
+
+def _upright(lattice: Lattice) -> FloatArray:
+    """Matrix (2, 2) that undoes what shears and stretches the crystal, without a change of area."""
+    undone = np.linalg.inv(deformation(lattice.a_px, lattice.b_px, lattice.cell))
+    return np.asarray(undone / np.sqrt(abs(np.linalg.det(undone))))
+
+
+def _away(xy: FloatArray, sites: FloatArray, upright: FloatArray) -> FloatArray:
+    """Distance (...) of places (..., 2) from the nearest site in the undistorted crystal."""
+    return np.asarray(cKDTree(sites @ upright.T).query(xy @ upright.T)[0])
+
+
+def _box(
+    defect: Defect, size: float, upright: FloatArray, shape: tuple[int, ...], n: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First pixel (x, y) and size (w, h) of what lies within `size` of a defect's sites, in blocks of n px."""
+    reach = size * np.linalg.norm(np.linalg.inv(upright), axis=1)  # the box round the image of a disc
+    first = np.maximum(np.floor(defect.extent_px.min(0) - reach).astype(int), 0)
+    span = np.ptp(defect.extent_px, axis=0) + 2 * reach
+    return first, np.minimum(np.array(shape)[::-1] - first, span.astype(int) + 2) // n * n
 
 
 def _averaged(image: FloatArray, n: int) -> FloatArray:
@@ -146,18 +170,18 @@ def columns_of(
     candidate: Candidate, relaxed: Relaxed, scene: Scene, imaging: Imaging, light: Light | None = None
 ) -> Predicted:
     """Columns of a structure inside the scene, with the brightness of their types or, where it is given, their own."""
-    centre = candidate.matrix @ candidate.center_A + candidate.offset_px
-    y, x = np.nonzero(scene.weight > 0)
-    here = (centre - scene.corner) / scene.pixel
-    reach = scene.pixel * float(np.hypot(x - here[0], y - here[1]).max())
+    sites, reach = scene.extent * scene.pixel + scene.corner, (REACH + RIM) * scene.a_px * scene.pixel
     pixels_per_A = float(np.sqrt(abs(np.linalg.det(candidate.matrix))))
     at_px = relaxed.positions_A[:, :2] @ candidate.matrix.T + candidate.offset_px
-    near = np.hypot(*(at_px - centre).T) <= reach + BEYOND_A * pixels_per_A  # columns there are complete
+    near = _away(at_px, sites, scene.upright) <= reach + BEYOND_A * pixels_per_A  # columns there are complete
     atoms = candidate.structure.occupied & near
     seen = project(
         candidate.structure.numbers[atoms], relaxed.positions_A[atoms], candidate.matrix, candidate.offset_px
     )
-    inside = np.hypot(*(seen.xy_px - centre).T) <= reach + 0.8 * pixels_per_A
+    shift_px = (relaxed.positions_A - candidate.structure.nodes_A)[atoms, :2] @ candidate.matrix.T
+    count = np.bincount(seen.column_of_atom)
+    moved_px = np.column_stack([np.bincount(seen.column_of_atom, axis) / count for axis in shift_px.T])
+    inside = _away(seen.xy_px - moved_px, sites, scene.upright) <= reach
     types = [t for t, k in zip(seen.types, inside, strict=True) if k]
     each = {t: (imaging.amplitude(t), imaging.scatter_of(t)) for t in set(types)}
     known = [each[t][0] for t in types]
@@ -169,14 +193,11 @@ def columns_of(
     scatter = np.array([each[t][1] for t in types])
     error = np.hypot(brighter * own, np.hypot(scatter, MODEL_FLOOR) * value)
     xy = (seen.xy_px[inside] - scene.corner) / scene.pixel
-    shift = (relaxed.positions_A - candidate.structure.nodes_A)[atoms, :2] @ candidate.matrix.T / scene.pixel
-    count = np.bincount(seen.column_of_atom)
-    moved = np.column_stack([np.bincount(seen.column_of_atom, axis) / count for axis in shift.T])[inside]
     changed, doubt_there = _light_at_changes(candidate, imaging)
     xy = np.vstack([xy, (changed - scene.corner) / scene.pixel])
     value = np.append(value, np.zeros(len(doubt_there)))
     error = np.append(error, brighter * doubt_there)
-    moved = np.vstack([moved, np.zeros((len(doubt_there), 2))])
+    moved = np.vstack([moved_px[inside] / scene.pixel, np.zeros((len(doubt_there), 2))])
     scale, reach = pixels_per_A / scene.pixel, NEIGHBOUR_REACH * scene.a_px
     away = np.asarray(cKDTree(scene.extent).query(xy)[0]) / scale
     doubt = position_error_A(relaxed, away, scene.relaxation_A)
