@@ -60,8 +60,9 @@ def _work(name: str) -> tuple[dict[str, list[Callable[[], Any]]], str]:
     """One call for each candidate by what is asked of it; and the size of the patch."""
     one, reach = _cases()[name]
     image, columns, imaging, lattice, _, others = one.rest
-    with mock.patch.object(scene_module, "REACH", reach or scene_module.REACH):
-        scene = make_scene(one.defect, image, columns, imaging, lattice, others)
+    mock.patch.stopall()
+    mock.patch.object(scene_module, "REACH", reach or scene_module.REACH).start()
+    scene = make_scene(one.defect, image, columns, imaging, lattice, others)
     scene = scene._replace(relaxation_A=relaxation_error_A(list(zip(one.candidates, one.relaxed, strict=True))))
     scatter = position_scatter(columns, lattice)
 

@@ -15,6 +15,7 @@ from stemfit.candidates import Candidate, propose
 from stemfit.defects import Defect, with_learned_halves
 from stemfit.relax import Relaxed, keep
 from stemfit.score import Ranking, Score, rank, shared_out
+from stemfit.score.restate import restated
 from stemfit.synthetic import Crystal, crystal
 
 Relaxer = Callable[[Sequence[Candidate]], Sequence[Relaxed]]
@@ -291,6 +292,19 @@ def test_a_patch_that_nothing_explains_is_unknown() -> None:
     assert (said.type, said.label) == ("UNKNOWN", "UNKNOWN")
     assert said.probability > 0.9
     assert said.best_candidate is None
+    assert said.log_bayes_factor > 30.0
+
+
+def test_the_bayes_factor_of_what_nothing_explains_is_its_own() -> None:
+    """Posterior odds are prior odds times the factor, whatever the candidates reach."""
+    _, made, ranking = all_true()[0]
+    chain, (claimed,) = vacancies(), ranking.claimed
+    doubted = replace(claimed, type="SV", label="V_S", alternatives=())
+    said = restated(doubted, made, ranking.scores, 0.9, 1e-5, (chain.sites, chain.lattice))
+    assert said.label == "UNKNOWN"
+    prior = next(c.log_prior for c in made if c.label == "pristine")
+    odds = said.probability / dict(said.alternatives)["pristine"]
+    assert said.log_bayes_factor == pytest.approx(np.log(odds) - np.log(1e-5) + prior, abs=1e-6)
 
 
 def test_a_patch_that_is_explained_is_not_unknown() -> None:

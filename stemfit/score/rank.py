@@ -189,7 +189,7 @@ def rank(
             if said[defect.id].best_candidate is None:
                 fields[defect.id] = without_structure(defect)
             continue
-        after = restated(defect, cs, found, unknown, (sites, lattice))
+        after = restated(defect, cs, found, unknown, unknown_prior, (sites, lattice))
         untaught = {c.label for c, r in own if r.caution}
         said[defect.id] = with_odds_kept(defect, after, cs, untaught)
         if untaught:

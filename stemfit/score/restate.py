@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def restated(
     defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score], unknown: float,
-    where: tuple[SiteMap, Lattice],
+    unknown_prior: float, where: tuple[SiteMap, Lattice],
 ) -> Defect:
     """A defect with the probabilities of its candidates, and the name, type and sites of the most probable one."""
     weight = _alike_from_above(defect, candidates)
@@ -40,12 +40,20 @@ def restated(
     if label != defect.label and best is not None and several:
         own, extent = sites_of(next(c for c in candidates if c.id == best), *where)
         defect = replace(defect, sites=own, extent_px=extent, center_px=extent.mean(0))
+    evidence["UNKNOWN"] = _unknown_evidence(candidates, scores, unknown) - float(np.log(unknown_prior))
     factor = evidence.get(label, max(evidence.values())) - evidence["pristine"]
     kinds = {c.label: c.type for c in candidates}
     return replace(
         defect, type=kinds.get(label) or type_of(label, defect.type), label=label, probability=weight[label],
         alternatives=tuple(others), log_bayes_factor=float(factor), best_candidate=best,
     )
+
+
+def _unknown_evidence(candidates: Sequence[Candidate], scores: Sequence[Score], unknown: float) -> float:
+    """Logarithm of what makes "none of the candidates" as probable as it is: its evidence times its prior."""
+    candidate, score = max(zip(candidates, scores, strict=True), key=lambda pair: pair[1].posterior)
+    all_candidates = score.log_likelihood + candidate.log_prior - float(np.log(score.posterior))
+    return all_candidates + float(np.log(max(unknown, 1e-300)) - np.log(max(1 - unknown, 1e-16)))
 
 
 def with_best_structure(defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score]) -> Defect:
