@@ -2,15 +2,15 @@
 
 Arrays: `background` (image units) and `gain`, (H, W), rounded to a ten-thousandth of what they span so that the file is
 small; `distortion_px` (GY, GX, 2), displacement (x, y) of the scan from the affine cell on a regular grid spanning the
-image, corners included, without the jitter of rows; `row_offset_px` (H,), that jitter: row r shows at x + offset what an
-unjittered scan shows at x; `measured` (K, 4), x, y (px, without jitter), integral and 1 on a site, 0 beside, of the
+image, corners included, without the jitter of rows; `row_offset_px` (H,), that jitter: row r shows at x + offset what
+an unjittered scan shows at x; `measured` (K, 4), x, y (px, without jitter), integral and 1 on a site, 0 beside, of the
 columns that are drawn as they were measured because no structure tells of them; on sites, in place of its atoms.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -45,7 +45,8 @@ def write_fields(folder: Path, analysis: Analysis) -> None:
         _rounded(analysis.imaging.background), _rounded(analysis.imaging.gain), analysis.lattice.distortion_px,
         analysis.rows.offset_px, analysis.measured,
     )
-    np.savez_compressed(folder / NAME, **fields._asdict())
+    single: dict[str, Any] = {name: np.asarray(values, dtype=np.float32) for name, values in fields._asdict().items()}
+    np.savez_compressed(folder / NAME, **single)
 
 
 def read_fields(folder: Path) -> Fields | None:
@@ -66,7 +67,7 @@ def read_fields(folder: Path) -> Fields | None:
         raise InputError(f"cannot be read ({error})", remedy="analyse the image again", subject=path) from None
 
 
-def _rounded(field: FloatArray) -> NDArray[np.float32]:
+def _rounded(field: FloatArray) -> FloatArray:
     step = float(np.ptp(field)) / STEPS
     low = float(field.min())
-    return (low + step * np.rint((field - low) / step) if step > 0 else field).astype(np.float32)
+    return low + step * np.rint((field - low) / step) if step > 0 else field

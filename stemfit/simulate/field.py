@@ -49,6 +49,10 @@ class Drawn(NamedTuple):
     told: NDArray[np.bool_]
     on_site: NDArray[np.bool_]
 
+    def where(self, chosen: NDArray[np.bool_]) -> Drawn:
+        """Some of them."""
+        return Drawn(self.xy_px[chosen], self.light[chosen], self.told[chosen], self.on_site[chosen])
+
 
 def whole_field(
     sites: SiteMap,
@@ -102,7 +106,7 @@ def drawn(
     by_id = {c.id: (c, r) for c, r in zip(candidates, relaxed, strict=True)}
     territory = Territory([d.extent_px for d in named], sites.xy_px, lattice.a_px_iso)
     free = territory.owner < 0
-    parts = [Drawn(*(values[free] for values in on_sites)), measured]
+    parts = [on_sites.where(free), measured]
     rows = sites.row_of
     mixed = np.isin(sites.sublattice, list(imaging.mixtures))
     mixed[[rows[s] for d in named for s in d.sites if s in rows]] = False
@@ -112,7 +116,7 @@ def drawn(
         own, site, on = territory.of(k, ideal)
         light = np.where(on & mixed[site], on_sites.light[site], value)
         told = np.where(on, sites.analysed[site], added)
-        parts.append(Drawn(xy[own], light[own], told[own], on[own]))
+        parts.append(Drawn(xy, light, told, on).where(own))
     return _together(parts)
 
 
