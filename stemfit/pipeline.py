@@ -135,7 +135,7 @@ def told(
     with clock("simulate"):
         drawing = drawn(
             v.sites, v.imaging, v.identity.host, v.lattice, claimed + elsewhere, candidates, relaxed, v.brightness,
-            v.columns,
+            v.columns, [p for p in v.posteriors if p.species],
         )
         simulated = v.units.on(v.rows.jittered(painted(drawing, v.imaging)))
         simulated = np.where(v.region_map > 0, np.nan, simulated)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stemfit.hosts import column_type
 from stemfit.optics.scattering import column_elements
 from stemfit.result.types import Analysis
 
@@ -122,8 +123,9 @@ class _Part(NamedTuple):
 class _Layout(NamedTuple):
     """What all parts share: (S, 2) ideal site positions in the structure frame, and to which defect a site belongs.
 
-    Where `relaxed`, a candidate's column is drawn where the candidate has it, elsewhere on the site: displacements of
-    several lattice constants away are in the distortion of the lattice already, as far as they are there.
+    `mixed` has the column types of an alloy. Where `relaxed`, a candidate's column is drawn where the candidate has it,
+    elsewhere on the site: displacements of several lattice constants away are in the distortion of the lattice already,
+    as far as they are there.
     """
 
     plane_A: FloatArray
@@ -132,6 +134,7 @@ class _Layout(NamedTuple):
     defect: IntArray
     owner: IntArray
     relaxed: NDArray[np.bool_]
+    mixed: dict[int, str]
 
 
 class _Nodes(NamedTuple):
@@ -149,7 +152,7 @@ def _layout(analysis: Analysis) -> _Layout:
     scatter = analysis.lattice.residual_rms_px * analysis.calibration.pixel_size_A
     # Where patches overlap, the nearer defect decides.
     owner = _nearest_defect(analysis, analysis.sites.xy_px)
-    return _Layout(plane, box, scatter, _site_defect(analysis), owner, _drawn_relaxed(analysis))
+    return _Layout(plane, box, scatter, _site_defect(analysis), owner, _drawn_relaxed(analysis), _mixed(analysis))
 
 
 def _drawn_relaxed(analysis: Analysis) -> NDArray[np.bool_]:
@@ -202,9 +205,9 @@ def _nearest_defect(analysis: Analysis, xy_px: FloatArray) -> IntArray:
 
 
 def _pristine(analysis: Analysis, layout: _Layout, chosen: IntArray) -> _Part:
-    """Atoms of the perfect crystal on the chosen sites; in alloys, those that the image shows there."""
+    """Atoms of the perfect crystal on the chosen sites; in alloys those that the image shows, in any order along z."""
     crystal, sites, host = _crystal(analysis), analysis.sites, analysis.host.host
-    mixed, symbols = _mixed(analysis), [basis.element for basis in crystal.basis]
+    mixed, symbols = layout.mixed, [basis.element for basis in crystal.basis]
     rows = [
         (index, k, element)
         for sublattice in host.sublattices
@@ -224,19 +227,14 @@ def _pristine(analysis: Analysis, layout: _Layout, chosen: IntArray) -> _Part:
 
 
 def _mixed(analysis: Analysis) -> dict[int, str]:
-    """Most probable type of the columns of an alloy, by site; which of two unlike atoms is on top is not seen."""
-    pristine = dict(zip(analysis.host.host.sublattices, analysis.host.host.columns, strict=True))
-    found = {}
-    for posterior in analysis.mixed:
-        host_column = pristine[str(analysis.sites.sublattice[posterior.site[0]])]
-        full = [k for k, t in enumerate(posterior.species) if t and _count(t) == _count(host_column)]
-        best = np.asarray(posterior.p_species)[:, full].argmax(1)
-        found.update({int(row): posterior.species[full[k]] for row, k in zip(posterior.site, best, strict=True)})
+    """Column types of an alloy by site, where no structure of a defect says another."""
+    from stemfit.simulate.field import likeliest_types
+
+    sites = analysis.sites
+    found = likeliest_types(analysis.mixed, sites, analysis.host.host)
+    for site in (s for defect, _, _ in _explained(analysis) for s in defect.sites):
+        found.pop(sites.row_of.get(site, -1), None)
     return found
-
-
-def _count(column: str) -> int:
-    return len(column_elements(column))
 
 
 def _patch(
@@ -254,7 +252,12 @@ def _patch(
     if relaxed.sigma_A is not None:
         sigma = np.hypot(sigma, relaxed.sigma_A)
     ids = np.where(on_site, layout.defect[nodes.site], defect.id)
-    element = np.array(elements_of(structure.structure), dtype=np.str_)
+    element = np.array(elements_of(structure.structure), dtype="<U2")
+    for site in set(nodes.site[mine & structure.occupied].tolist()) & layout.mixed.keys():
+        column = np.flatnonzero((nodes.site == site) & structure.occupied)
+        shown = column_elements(layout.mixed[site])
+        if len(shown) == len(column) and column_type(element[column].tolist()) != layout.mixed[site]:
+            element[column] = shown
     part = _Part(element[kept], nodes.r_A[kept], nodes.xy_px[kept], sigma[kept], structure.marker[kept], ids[kept])
     return part, nodes.site[mine]
 

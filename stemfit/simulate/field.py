@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +12,12 @@ from scipy.spatial import cKDTree
 from stemfit.candidates import Candidate
 from stemfit.columns import Columns
 from stemfit.columns.stamps import render
-from stemfit.defects import Defect
+from stemfit.defects import Defect, SitePosterior
 from stemfit.hosts import ProjectedHost
 from stemfit.imaging import FOREIGN, MODEL_FLOOR, Imaging, expected_mixed
 from stemfit.lattice import Brightness, Lattice, SiteMap
 from stemfit.lattice.types import EDGE
+from stemfit.optics.scattering import column_elements
 from stemfit.relax import Relaxed
 from stemfit.simulate.image import project
 
@@ -87,8 +88,11 @@ def drawn(
     relaxed: Sequence[Relaxed],
     brightness: Brightness,
     columns: Columns,
+    mixed: Sequence[SitePosterior] = (),
 ) -> Drawn:
     """Columns of the whole image: pristine ones on their sites, best candidates where there are defects.
+
+    `mixed` is what is known of the mixed sublattices of an alloy; without it their brightness alone is asked.
 
     Pristine sites carry the brightness of their type times the local gain, not their own measured one: the residual
     then shows what the explanation misses. What nothing is said of is drawn as measured: a defect without a structure
@@ -98,7 +102,9 @@ def drawn(
     unknown = [d for d in defects if d.best_candidate is None]
     named = [d for d in defects if d.best_candidate is not None]
     stray = _unexplained(columns, sites, lattice, unknown)
-    on_sites = _on_sites(sites, imaging, host, unknown, brightness, columns, columns.xy_px[stray], lattice.nearest_px)
+    types = likeliest_types(mixed, sites, host)
+    full = _full_light(sites, imaging, host, brightness, types)
+    on_sites = _on_sites(sites, full, unknown, brightness, columns, columns.xy_px[stray], lattice.nearest_px)
     nowhere = np.zeros(int(stray.sum()), dtype=bool)
     measured = Drawn(columns.xy_px[stray], columns.intensity[stray], nowhere, nowhere)
     if not named:
@@ -108,14 +114,14 @@ def drawn(
     free = territory.owner < 0
     parts = [on_sites.where(free), measured]
     rows = sites.row_of
-    mixed = np.isin(sites.sublattice, list(imaging.mixtures))
-    mixed[[rows[s] for d in named for s in d.sites if s in rows]] = False
+    alloyed = np.isin(sites.sublattice, list(imaging.mixtures))
+    alloyed[[rows[s] for d in named for s in d.sites if s in rows]] = False
     for k, defect in enumerate(named):
         candidate, moved = by_id[str(defect.best_candidate)]
         ideal, xy, value, added = _columns(candidate, moved, imaging)
         own, site, on = territory.of(k, ideal)
-        light = np.where(on & mixed[site], on_sites.light[site], value)
-        told = np.where(on, sites.analysed[site], added)
+        light = np.where(on & alloyed[site], on_sites.light[site], value)
+        told = np.where(on, on_sites.told[site], added)
         parts.append(Drawn(xy, light, told, on).where(own))
     return _together(parts)
 
@@ -124,15 +130,38 @@ def _together(parts: Sequence[Drawn]) -> Drawn:
     return Drawn(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 
-def _on_sites(
-    sites: SiteMap, imaging: Imaging, host: ProjectedHost, unknown: Sequence[Defect], brightness: Brightness,
-    columns: Columns, stray_px: FloatArray, nearest_px: float,
-) -> Drawn:
-    """One column on every site, in the order of the sites, as if there were no defects but unknown ones."""
+def likeliest_types(mixed: Sequence[SitePosterior], sites: SiteMap, host: ProjectedHost) -> dict[int, str]:
+    """Most probable type of the full columns of an alloy's mixed sublattices, by row of the site map."""
+    pristine, found = dict(zip(host.sublattices, host.columns, strict=True)), dict[int, str]()
+    for posterior in mixed:
+        if posterior.p_species is None or not len(posterior.site):
+            continue
+        atoms = len(column_elements(pristine[str(sites.sublattice[posterior.site[0]])]))
+        full = [k for k, t in enumerate(posterior.species) if t and len(column_elements(t)) == atoms]
+        best = np.asarray(posterior.p_species)[:, full].argmax(1)
+        found.update({int(row): posterior.species[full[k]] for row, k in zip(posterior.site, best, strict=True)})
+    return found
+
+
+def _full_light(
+    sites: SiteMap, imaging: Imaging, host: ProjectedHost, brightness: Brightness, types: Mapping[int, str]
+) -> FloatArray:
+    """Integral (S,) of the complete column of every site, of these types where they are known."""
     value = np.array([imaging.amplitudes[host.columns[host.sublattices.index(str(s))]].value for s in sites.sublattice])
     gain = gain_at(imaging.gain, sites.xy_px)
     flat = Brightness(brightness.value / gain, brightness.sigma / gain)
-    light, place = gain * expected_mixed(sites, flat, imaging.mixtures, value), sites.xy_px.copy()
+    light = expected_mixed(sites, flat, imaging.mixtures, value)
+    for row, column in types.items():
+        light[row] = imaging.amplitude(column).value
+    return gain * light
+
+
+def _on_sites(
+    sites: SiteMap, full: FloatArray, unknown: Sequence[Defect], brightness: Brightness, columns: Columns,
+    stray_px: FloatArray, nearest_px: float,
+) -> Drawn:
+    """One column on every site, in the order of the sites, as if there were no defects but unknown ones."""
+    light, place = full.copy(), sites.xy_px.copy()
     told, rows = sites.analysed.copy(), sites.row_of
     for defect in unknown:
         its = np.array([rows[s] for s in defect.sites if s in rows], dtype=np.int64)
