@@ -120,7 +120,9 @@ def drawn(
         candidate, moved = by_id[str(defect.best_candidate)]
         ideal, xy, value, added = _columns(candidate, moved, imaging)
         own, site, on = territory.of(k, ideal)
-        light = np.where(on & alloyed[site], on_sites.light[site], value)
+        shown = on & alloyed[site]
+        together = np.bincount(site[shown], value[shown], len(alloyed))[site]  # of a pair that is torn in two
+        light = np.where(shown, on_sites.light[site] * value / np.where(shown, together, 1.0), value)
         told = np.where(on, on_sites.told[site], added)
         parts.append(Drawn(xy, light, told, on).where(own))
     return _together(parts)
