@@ -308,10 +308,8 @@ def _transmission(
     cell = [grid.box_A, grid.box_A, depth * thickness]
     atoms = Drawn(numbers, np.column_stack([yx_A % grid.box_A, height]), cell=cell, pbc=True)
     # one thickness per slice: given a single number abTEM divides, rounds up and may make one slice too many
-    potential = abtem.Potential(
-        atoms, gpts=grid.n * grid.factor * grid.fine, slice_thickness=(thickness,) * depth, projection="infinite",
-        integrator=integrator,
-    )  # fmt: skip
+    gpts, each = grid.n * grid.factor * grid.fine, (thickness,) * depth
+    potential = abtem.Potential(atoms, gpts=gpts, slice_thickness=each, projection="infinite", integrator=integrator)
     assert len(potential) == depth
     return [
         _band_limit(piece.transmission_function(optics.energy_eV).array[0], grid.n * grid.factor)
