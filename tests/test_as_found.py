@@ -144,6 +144,6 @@ def test_what_is_no_candidate(folder: Path, tmp_path: Path) -> None:
     done = run(cli.app, ["simulate", str(mine), "--like", str(copy), "--out", str(tmp_path / "x.tif")])
     assert done.exit_code == 3 and "does not say where" in done.stderr and done.stderr.count("\n") == 1
     (copy / NAME).write_bytes(b"Tuesday")
-    whole = copy / "structure.cif"
+    whole = copy / "structure.extxyz"
     done = run(cli.app, ["simulate", str(whole), "--like", str(copy), "--out", str(tmp_path / "x.tif")])
     assert done.exit_code == 3 and "fields.npz" in done.stderr and done.stderr.count("\n") == 1

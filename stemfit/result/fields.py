@@ -3,7 +3,8 @@
 Arrays: `background` (image units) and `gain`, (H, W), rounded to a ten-thousandth of what they span so that the file is
 small; `distortion_px` (GY, GX, 2), displacement (x, y) of the scan from the affine cell on a regular grid spanning the
 image, corners included, without the jitter of rows; `row_offset_px` (H,), that jitter: row r shows at x + offset what
-an unjittered scan shows at x; `measured` (K, 4), x, y (px, without jitter), integral and 1 on a site, 0 beside, of the
+an unjittered scan shows at x; `row_width_px` (), width of the columns whose place is the mean over their rows;
+`measured` (K, 4), x, y (px, without jitter), integral and 1 on a site, 0 beside, of the
 columns that are drawn as they were measured because no structure tells of them; on sites, in place of its atoms.
 """
 
@@ -34,6 +35,7 @@ class Fields(NamedTuple):
     gain: FloatArray
     distortion_px: FloatArray
     row_offset_px: FloatArray
+    row_width_px: FloatArray
     measured: FloatArray
 
 
@@ -43,7 +45,7 @@ def write_fields(folder: Path, analysis: Analysis) -> None:
         return
     fields = Fields(
         _rounded(analysis.imaging.background), _rounded(analysis.imaging.gain), analysis.lattice.distortion_px,
-        analysis.rows.offset_px, analysis.measured,
+        analysis.rows.offset_px, np.array(analysis.rows.width_px), analysis.measured,
     )
     single: dict[str, Any] = {name: np.asarray(values, dtype=np.float32) for name, values in fields._asdict().items()}
     np.savez_compressed(folder / NAME, **single)

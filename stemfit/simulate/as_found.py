@@ -63,9 +63,8 @@ def image_as_found(structure: Path, folder: Path, result: Mapping[str, Any], fie
     """
     imaging = result["imaging"]
     profile = profile_of(imaging)
-    rows = RowOffsets(
-        fields.row_offset_px, np.zeros(len(fields.row_offset_px)), float(np.std(fields.row_offset_px)), profile.width_px
-    )
+    offset = fields.row_offset_px
+    rows = RowOffsets(offset, np.zeros(len(offset)), float(np.std(offset)), float(fields.row_width_px))
     measured, a_px = fields.measured, _lattice_constant(result["lattice"])
     if structure.resolve().parent == folder.resolve():
         seen = _of_field(structure, result, fields, rows)
@@ -81,9 +80,7 @@ def image_as_found(structure: Path, folder: Path, result: Mapping[str, Any], fie
     return _drawn(np.vstack([seen.xy_px, measured[:, :2]]), np.r_[light, measured[:, 2]], profile, fields, rows)
 
 
-def _drawn(
-    xy_px: FloatArray, light: FloatArray, profile: Profile, fields: Fields, rows: RowOffsets
-) -> FloatArray:
+def _drawn(xy_px: FloatArray, light: FloatArray, profile: Profile, fields: Fields, rows: RowOffsets) -> FloatArray:
     h, w = fields.background.shape
     return rows.jittered(fields.background + render(xy_px, light, profile, (h, w)))
 
