@@ -182,7 +182,7 @@ def _brightness(
     By least squares: each is as the fast image has it but for a factor of its own, those further out have one for each
     type, and there is a level. What neighbours show together (`stemfit.simulate.neighbours`) stays in: it is in the
     perfect crystal and in the columns of the image likewise, whose brightness the ratios multiply. Taken off, it would
-    change the ratio of S in V_S by 0.8 % and of its neighbours by 0.3 % (60 kV, 47 to 118 mrad), a fifth of that from
+    change the ratio of S in V_S by 0.8 % and of its neighbours by 0.3 % (60 kV, 47 to 118 mrad), a quarter from
     63 mrad at 80 kV.
     """
     from stemfit.simulate import multislice
