@@ -33,7 +33,6 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from itertools import combinations_with_replacement
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +41,7 @@ from scipy import fft
 from scipy.special import j0, k0, k1
 
 from stemfit.optics.electron import mass_ratio, wavelength_A
+from stemfit.optics.pairs import pair_gaps_A
 
 FloatArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex64]
@@ -55,22 +55,6 @@ THERMAL_A = 0.07  # rms per axis at room temperature in dichalcogenide monolayer
 DISPLACEMENTS = 4  # Gauss-Laguerre nodes in d^2
 BEAM_MRAD = 4.2  # pitch of the beams; the wave's box is one or two times lambda / pitch, 9 to 14 A
 FASTEST_MRAD = RINGS_MRAD[-1] + CONVERGENCES_MRAD[-1] + 5.0
-
-CHALCOGEN_HEIGHT_A = {"O": 1.10, "S": 1.565, "Se": 1.68, "Te": 1.81}  # half of X-X in the H phase
-METALS = ("V", "Cr", "Nb", "Mo", "W", "Re")
-
-
-def pair_gaps_A() -> dict[tuple[str, str], float]:
-    """Distance along the beam of the pairs that occur in columns."""
-    height = CHALCOGEN_HEIGHT_A
-    gaps = {(a, b): height[a] + height[b] for a, b in combinations_with_replacement(height, 2)}
-    # An atom of the metal in place of one chalcogen relaxes about half way to the metal plane.
-    gaps |= {(m, x): 1.5 * height[x] for m in METALS for x in ("S", "Se")}
-    gaps |= {(m, "Te"): 1.5 * height["Te"] for m in ("Mo", "W")}
-    gaps |= {(m, m): 2.4 for m in METALS} | {("Mo", "W"): 2.4}
-    gaps |= {("Ga", "Ga"): 2.471, ("In", "In"): 2.834, ("Ga", "In"): 2.65}
-    gaps |= {("C", "C"): 3.35, ("B", "N"): 3.33, ("B", "B"): 3.33, ("N", "N"): 3.33}  # layers on top of each other
-    return gaps
 
 
 @cache

@@ -112,6 +112,12 @@ class ProjectedHost:
             return self.atoms[self.sublattices.index(sublattice)]
         return self.structure.column(sublattice)
 
+    def thickness_A(self, column: str) -> float:
+        """Distance along the beam from the lowest to the highest atom of one of its columns."""
+        atoms = self.column_atoms(self.sublattices[self.columns.index(column)])
+        z_A = [self.structure.basis[k].z_A for k in atoms]
+        return max(z_A) - min(z_A)
+
     @property
     def dichalcogenide(self) -> bool:
         """Whether single metals alternate with pairs of chalcogens."""

@@ -16,9 +16,11 @@ from stemfit.columns import Columns, Noise, Profile
 from stemfit.errors import UsageError
 from stemfit.hosts import ProjectedHost, column_type
 from stemfit.lattice import Brightness, Populations, SiteMap, log_densities
+from stemfit.optics.pairs import standing_in
 from stemfit.optics.scattering import Seen, column_elements, ratio, ratio_given
 
 FloatArray = NDArray[np.float64]
+Microscope = tuple[float | None, tuple[float, float] | None, float | None]  # voltage, detector, convergence
 
 CHALCOGENS = ("O", "S", "Se", "Te")
 METALS = ("V", "Cr", "Nb", "Mo", "W", "Re")
@@ -268,31 +270,38 @@ def reference_of(column: str, host: ProjectedHost) -> str:
 
 
 def _from_table(
-    column: str, host: ProjectedHost, known: dict[str, Amplitude],
-    microscope: tuple[float | None, tuple[float, float] | None, float | None],
+    column: str, host: ProjectedHost, known: dict[str, Amplitude], microscope: Microscope
 ) -> Amplitude:
     """Scale the table by the host column that shares most with this one; voltage, detector, convergence."""
     reference = reference_of(column, host)
-    seen = _ratio_seen(host, known)
+    seen = _ratio_seen(host, known, microscope)
     voltage_kV, detector_mrad, convergence_mrad = microscope
     if seen is None:
         value, relative = ratio(column, reference, voltage_kV, detector_mrad, convergence_mrad)
     else:
         value, relative = ratio_given(column, reference, voltage_kV, detector_mrad, seen, convergence_mrad)
     scale = known[reference]
+    value *= _own_gap(column, host, microscope) / _own_gap(reference, host, microscope)
     error = float(np.hypot(relative, scale.sigma / scale.value))
     return Amplitude(value * scale.value, value * scale.value * error, "table")
 
 
-def _ratio_seen(host: ProjectedHost, known: Mapping[str, Amplitude]) -> Seen | None:
-    """How bright the two columns of a crystal are relative to each other, if both stand alone and differ."""
+def _own_gap(column: str, host: ProjectedHost, microscope: Microscope) -> float:
+    """What a pair in this crystal shows over one of the table, which has the heights of dichalcogenides."""
+    place = reference_of(column, host)
+    return standing_in(column, place, host.thickness_A(place), *microscope)
+
+
+def _ratio_seen(host: ProjectedHost, known: Mapping[str, Amplitude], microscope: Microscope) -> Seen | None:
+    """How bright the two columns of a crystal are relative to each other, had they the table's heights."""
     if len(host.columns) != 2 or host.columns[0] == host.columns[1]:
         return None
     own = [known[column] for column in host.columns]
     if any(a.source != "image" or a.value <= 0 for a in own):
         return None
     error = float(np.hypot(*(np.hypot(a.sigma / a.value, MODEL_FLOOR) for a in own)))
-    return Seen(host.columns[1], host.columns[0], own[1].value / own[0].value, error)
+    first, second = (_own_gap(column, host, microscope) for column in host.columns)
+    return Seen(host.columns[1], host.columns[0], own[1].value / own[0].value * first / second, error)
 
 
 def _gain_field(sites: SiteMap, relative: FloatArray, shape: tuple[int, int]) -> FloatArray:

@@ -26,7 +26,7 @@ from stemfit.observed import Settings as Settings
 from stemfit.relax import Relaxed, Relaxer
 from stemfit.result import Analysis, HostCall
 from stemfit.score import Score, engine_of, rank, with_energies, with_structure_of_label
-from stemfit.simulate.field import whole_field
+from stemfit.simulate.field import drawn, painted
 
 
 def analyze(
@@ -133,11 +133,14 @@ def told(
     """Everything that is said of an image; what was found `elsewhere` is drawn as it was measured."""
     candidates, relaxed, scores = explained
     with clock("simulate"):
-        drawn = whole_field(
+        drawing = drawn(
             v.sites, v.imaging, v.identity.host, v.lattice, claimed + elsewhere, candidates, relaxed, v.brightness,
-            v.columns,
+            v.columns, [p for p in v.posteriors if p.species],
         )
-        simulated = np.where(v.region_map > 0, np.nan, v.units.on(v.rows.jittered(drawn)))
+        simulated = v.units.on(v.rows.jittered(painted(drawing, v.imaging)))
+        simulated = np.where(v.region_map > 0, np.nan, simulated)
+        each = np.column_stack([drawing.xy_px, v.units.unit * drawing.light, drawing.on_site])
+        measured = each[~drawing.told]
     warnings = warn.collect(
         v.identity, v.calibration, v.posteriors, v.brightness, v.imaging, candidates, relaxed, v.rows, v.spikes,
         claimed, v.cut,
@@ -150,7 +153,7 @@ def told(
     return Analysis(
         v.micrograph, v.units.columns(seen), call, v.calibration, v.lattice, sites, v.regions, v.region_map,
         v.units.imaging(v.imaging), claimed, suspects, candidates, relaxed, scores, simulated, warnings, settings,
-        _environment(), clock.seconds, tuple(p for p in v.posteriors if p.species),
+        _environment(), clock.seconds, tuple(p for p in v.posteriors if p.species), (), v.rows, measured,
     )
 
 

@@ -89,7 +89,9 @@ def defect_of(number, kind, label, probability, ij_sublattices, xy, center=None,
 
 
 def candidate_of(defect, rank, label):
-    return SimpleNamespace(id=f"{defect}-{rank}", defect=defect, type="SV", label=label)
+    return SimpleNamespace(
+        id=f"{defect}-{rank}", defect=defect, type="SV", label=label, matrix=np.eye(2), offset_px=np.zeros(2)
+    )
 
 
 def fake_analysis(

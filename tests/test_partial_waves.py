@@ -72,3 +72,35 @@ def test_phase_objects_scatter_like_atoms(maker: ModuleType, detector: tuple[flo
     assert share["W"][0] == pytest.approx(1, abs=0.04)
     assert share["W"][0] / share["S"][0] == pytest.approx(1, abs=0.015)
     assert share["W"][1] / share["S"][1] > 1.5  # the first Born approximation
+
+
+def plain_abtem(numbers: list[int], heights_A: list[float], slice_A: float, projection: str) -> float:
+    """Cross-section (A^2) from 60 to 200 mrad of atoms above each other for a plane wave: abTEM's own multislice."""
+    import abtem
+    from ase import Atoms
+
+    box, depth = 8.0, 8 * slice_A * round(1.5 / slice_A)
+    atoms = Atoms(numbers, [[4.007, 4.011, depth / 2 + z] for z in heights_A], cell=[box, box, depth], pbc=True)
+    potential = abtem.Potential(atoms, sampling=0.025, slice_thickness=slice_A, projection=projection)
+    wave = abtem.PlaneWave(energy=1e3 * VOLTAGE_KV).multislice(potential, lazy=False).array
+    n = wave.shape[-1]
+    frequency = np.fft.fftfreq(n, box / n)
+    angle = 1e3 * np.hypot(*np.meshgrid(frequency, frequency)) * wavelength_A(VOLTAGE_KV)
+    seen = (angle >= 60) & (angle < 200)
+    return float((np.abs(np.fft.fft2(wave)[seen] / n**2) ** 2).sum() * box**2)
+
+
+def test_slices_must_have_the_atoms_in_their_middle(maker: ModuleType) -> None:
+    """Slices of half an Angstrom scatter as one whole atom does, unless their edge cuts through the nucleus.
+
+    Each slice counts as flat, so that such an atom becomes two halves half an Angstrom apart: molybdenum seems a sixth
+    brighter, and S2 in MoS2 (60 kV, 60 to 200 mrad) 0.46 of it instead of 0.55.
+    """
+    shift, angle = phase_shifts(maker, "Mo"), np.linspace(60.0, 200.0, 160) * 1e-3
+    order = np.arange(len(shift))
+    waves = (2 * order + 1) * np.exp(1j * shift) * np.sin(shift)
+    exact = np.abs(waves @ eval_legendre(order[:, None], np.cos(angle)) / K) ** 2
+    total = float(2 * np.pi * np.trapezoid(exact * np.sin(angle), angle))
+    assert plain_abtem([42], [0.25], 0.5, "finite") == pytest.approx(total, rel=0.025)
+    assert plain_abtem([42], [0.75], 1.5, "infinite") == pytest.approx(total, rel=0.025)
+    assert plain_abtem([42], [0.0], 0.5, "finite") > 1.1 * total

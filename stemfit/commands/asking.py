@@ -34,9 +34,10 @@ def check_microscope(
     simulator: str = "fast",
 ) -> None:
     """Refuse angles in radians and detectors in the bright field before anything is computed."""
-    if simulator == "multislice" and None in (voltage_kV, convergence_mrad, detector_mrad):
-        remedy = "state --voltage, --convergence and --detector, or leave --simulator out"
-        raise UsageError("multislice needs the microscope", remedy=remedy)
+    if simulator == "multislice":
+        from stemfit.score.lights import microscope_for_multislice
+
+        microscope_for_multislice(voltage_kV, convergence_mrad, detector_mrad)
     if voltage_kV is None and convergence_mrad is None:
         return
     from stemfit.optics.probe import Probe

@@ -44,7 +44,9 @@ The image shows the middle of the cell, or of the atoms where nothing repeats. V
 from x as displayed; a defocus is positive for underfocus (-C10). Coma is C21, threefold astigmatism C23, c3 is C30.
 
 --like takes pixel size, shape, profile of columns, brightness of column types and the mean background of an analysed
-image, and for a structure in its folder also the place. Gain and background are even, without distortion or noise.
+image. A structure of its folder also comes where it was found, with background, gain, distortion and jitter as they are
+there (a candidate with the rest of the field round it), and what no structure tells of as it was measured. There is no
+noise.
 
 Exit codes: 0 done, 2 wrong usage, 3 input missing or damaged, 4 nothing to see, 5 output cannot be written,
 6 the simulator cannot be used.
@@ -207,17 +209,22 @@ def _check_table(probe: Probe, asked: dict[str, Any]) -> None:
 
 
 def _like(specimen: Specimen, structure: Path, folder: Path) -> tuple[FloatArray, View]:
-    """As the result shows it; the structure of its own field comes where it was found."""
+    """As the result shows it; structures of its own folder come where they were found."""
     from dataclasses import replace
 
+    from stemfit.result.fields import read_fields
+    from stemfit.simulate.as_found import image_as_found
     from stemfit.simulate.like import image_like, read_result, view_like
 
-    result = read_result(folder)
-    own = structure.resolve().parent == folder.resolve()
-    view = view_like(result, own)
-    if own:  # its cell is a box round the field, not a period
+    result, place = read_result(folder), structure.resolve().parent
+    fields = read_fields(folder)
+    whole, one = place == folder.resolve(), place == folder.resolve() / "candidates"
+    view = view_like(result, whole or one)
+    if fields is not None and (whole or one):
+        return image_as_found(structure, folder, result, fields), view
+    if whole:  # its cell is a box round the field, not a period
         specimen = replace(specimen, plane_A=None)
-    return image_like(specimen, result, view, own), view
+    return image_like(specimen, result, view if whole else view_like(result, False), whole), view
 
 
 # -- options -------------------------------------------------------------------------------------------------------

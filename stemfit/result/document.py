@@ -171,6 +171,7 @@ def _candidates(analysis: Analysis) -> list[dict[str, Any]]:
             **{key: value for key, value in asdict(score).items() if key != "candidate"},
             "relaxer": {"name": relaxed.relaxer, "checkpoint_sha256": relaxed.checkpoint_sha256},
             "file": candidate_file(candidate.id),
+            "image_from_structure": {"matrix": candidate.matrix, "offset_px": candidate.offset_px},
         }
         for candidate, relaxed, score in together
     ]

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stemfit.hosts import column_type
+from stemfit.optics.scattering import column_elements
 from stemfit.result.types import Analysis
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class Field:
     r_A : (N, 3) array
         Structure frame.
     xy_px : (N, 2) array
-        Distortion included.
+        Where the whole-field image draws them, distortion and jitter of rows included.
     sigma_A : (N,) array
         Standard error per axis: the scatter of columns about their sites, with the relaxer's own where it states one.
     marker : (N,) int array
@@ -119,13 +121,20 @@ class _Part(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """What all parts share: (S, 2) ideal site positions in the structure frame, and to which defect a site belongs."""
+    """What all parts share: (S, 2) ideal site positions in the structure frame, and to which defect a site belongs.
+
+    `mixed` has the column types of an alloy. Where `relaxed`, a candidate's column is drawn where the candidate has it,
+    elsewhere on the site: displacements of several lattice constants away are in the distortion of the lattice already,
+    as far as they are there.
+    """
 
     plane_A: FloatArray
     box_A: FloatArray
     scatter_A: float
     defect: IntArray
     owner: IntArray
+    relaxed: NDArray[np.bool_]
+    mixed: dict[int, str]
 
 
 class _Nodes(NamedTuple):
@@ -142,7 +151,18 @@ def _layout(analysis: Analysis) -> _Layout:
     box = np.array([*np.ptp(plane[analysis.sites.analysed], axis=0), np.ptp(z_A)]) + 2 * MARGIN_A
     scatter = analysis.lattice.residual_rms_px * analysis.calibration.pixel_size_A
     # Where patches overlap, the nearer defect decides.
-    return _Layout(plane, box, scatter, _site_defect(analysis), _nearest_defect(analysis, analysis.sites.xy_px))
+    owner = _nearest_defect(analysis, analysis.sites.xy_px)
+    return _Layout(plane, box, scatter, _site_defect(analysis), owner, _drawn_relaxed(analysis), _mixed(analysis))
+
+
+def _drawn_relaxed(analysis: Analysis) -> NDArray[np.bool_]:
+    """(S,) sites whose column the whole-field image draws where a candidate has it."""
+    from stemfit.simulate.field import Territory
+
+    extents = [defect.extent_px for defect, _, _ in _explained(analysis)]
+    if not extents:
+        return np.zeros(len(analysis.sites.xy_px), dtype=bool)
+    return np.asarray(Territory(extents, analysis.sites.xy_px, analysis.lattice.a_px_iso).owner >= 0)
 
 
 def _crystal(analysis: Analysis) -> Crystal:
@@ -185,22 +205,36 @@ def _nearest_defect(analysis: Analysis, xy_px: FloatArray) -> IntArray:
 
 
 def _pristine(analysis: Analysis, layout: _Layout, chosen: IntArray) -> _Part:
-    """Atoms of the perfect crystal on the chosen sites."""
-    crystal, sites = _crystal(analysis), analysis.sites
-    site, atom = np.array(
-        [
-            (index, k)
-            for sublattice in analysis.host.host.sublattices
-            for index in chosen[sites.sublattice[chosen] == sublattice]
-            for k in analysis.host.host.column_atoms(sublattice)
-        ],
-        dtype=np.int64,
-    ).reshape(-1, 2).T
-    element = np.array([basis.element for basis in crystal.basis], dtype=np.str_)[atom]
+    """Atoms of the perfect crystal on the chosen sites; in alloys those that the image shows, in any order along z."""
+    crystal, sites, host = _crystal(analysis), analysis.sites, analysis.host.host
+    mixed, symbols = layout.mixed, [basis.element for basis in crystal.basis]
+    rows = [
+        (index, k, element)
+        for sublattice in host.sublattices
+        for index in chosen[sites.sublattice[chosen] == sublattice].tolist()
+        for k, element in zip(
+            host.column_atoms(sublattice),
+            column_elements(mixed[index]) if index in mixed else [symbols[k] for k in host.column_atoms(sublattice)],
+            strict=True,
+        )
+    ]
+    site, atom = np.array([row[:2] for row in rows], dtype=np.int64).reshape(-1, 2).T
+    element = np.array([row[2] for row in rows], dtype=np.str_)
     z = layout.box_A[2] / 2 + np.array([basis.z_A for basis in crystal.basis])[atom]
     r = np.column_stack([layout.plane_A[site], z])
     scatter = np.full(len(site), layout.scatter_A)
     return _Part(element, r, sites.xy_px[site], scatter, np.zeros_like(site), layout.defect[site])
+
+
+def _mixed(analysis: Analysis) -> dict[int, str]:
+    """Column types of an alloy by site, where no structure of a defect says another."""
+    from stemfit.simulate.field import likeliest_types
+
+    sites = analysis.sites
+    found = likeliest_types(analysis.mixed, sites, analysis.host.host)
+    for site in (s for defect, _, _ in _explained(analysis) for s in defect.sites):
+        found.pop(sites.row_of.get(site, -1), None)
+    return found
 
 
 def _patch(
@@ -218,7 +252,12 @@ def _patch(
     if relaxed.sigma_A is not None:
         sigma = np.hypot(sigma, relaxed.sigma_A)
     ids = np.where(on_site, layout.defect[nodes.site], defect.id)
-    element = np.array(elements_of(structure.structure), dtype=np.str_)
+    element = np.array(elements_of(structure.structure), dtype="<U2")
+    for site in set(nodes.site[mine & structure.occupied].tolist()) & layout.mixed.keys():
+        column = np.flatnonzero((nodes.site == site) & structure.occupied)
+        shown = column_elements(layout.mixed[site])
+        if len(shown) == len(column) and column_type(element[column].tolist()) != layout.mixed[site]:
+            element[column] = shown
     part = _Part(element[kept], nodes.r_A[kept], nodes.xy_px[kept], sigma[kept], structure.marker[kept], ids[kept])
     return part, nodes.site[mine]
 
@@ -232,7 +271,12 @@ def _nodes(analysis: Analysis, layout: _Layout, candidate: Candidate, relaxed: R
     rotate, shift = _rigid(ideal[known, :2], layout.plane_A[site[known]])
     lift = (layout.box_A[2] - candidate.structure.structure.lattice.c) / 2
     r = np.column_stack([moved[:, :2] @ rotate.T + shift, moved[:, 2] + lift])
-    return _Nodes(site, r, to_px.to_px(moved[:, :2]))
+    seen = to_px.to_px(moved[:, :2])
+    if analysis.rows is not None:
+        seen = analysis.rows.in_image(seen)
+    there = known & ~layout.relaxed[site]
+    seen[there] = analysis.sites.xy_px[site[there]]
+    return _Nodes(site, r, seen)
 
 
 def _unwrapped(candidate: Candidate, relaxed: Relaxed) -> tuple[FloatArray, FloatArray]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stemfit.errors import InputError, OutputError
 from stemfit.result.document import SCHEMA, candidate_file, document, problem, to_json
 from stemfit.result.field import atoms, field, frame
+from stemfit.result.fields import write_fields
 from stemfit.result.tables import columns_csv, defects_csv
 from stemfit.result.types import Analysis
 
@@ -129,6 +130,7 @@ def _fill(work: Path, analysis: Analysis) -> None:
     _tiff(work / "simulated.tif", simulated.astype(np.float32), analysis)
     _tiff(work / "residual.tif", (image - simulated).astype(np.float32), analysis)
     _tiff(work / "mask.tif", analysis.region_map.astype(np.uint8), analysis)
+    write_fields(work, analysis)
 
 
 def _candidate_atoms(candidate: Candidate, relaxed: Relaxed) -> Atoms:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stemfit.defects import Defect, SitePosterior
     from stemfit.hosts import ProjectedHost
     from stemfit.imaging import Imaging
-    from stemfit.lattice import Lattice, Region, SiteMap
+    from stemfit.lattice import Lattice, Region, RowOffsets, SiteMap
     from stemfit.matching.judge import Match
     from stemfit.micrograph import Micrograph
     from stemfit.relax import Relaxed
@@ -58,6 +58,11 @@ class Analysis:
         Of the mixed sublattices of an alloy.
     matches : tuple of Match
         Structures of the user's own that were looked for, at every place, the most probable first.
+    rows : RowOffsets or None
+        Jitter of the scan lines, which positions contain.
+    measured : (K, 4) array or None
+        x, y (px, without that jitter), integral and whether it is on a site (0, 1), of the columns in `simulated` that
+        no structure tells.
     """
 
     micrograph: Micrograph
@@ -81,3 +86,5 @@ class Analysis:
     timings_s: Mapping[str, float]
     mixed: tuple[SitePosterior, ...] = ()
     matches: tuple[Match, ...] = ()
+    rows: RowOffsets | None = None
+    measured: FloatArray | None = None

@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 
 from stemfit.errors import UsageError
 from stemfit.hosts import column_type
-from stemfit.optics.pairs import loosened
+from stemfit.optics.pairs import loosened, stretched
 from stemfit.optics.probe import Probe, transfer
 from stemfit.optics.scattering import column_elements, kernel
 from stemfit.optics.transfer import Detector, tabulated
@@ -114,9 +114,20 @@ def _columns(atoms: Atoms, probe: Probe, detector_mrad: Detector) -> tuple[Scatt
     for name in set(seen.types):
         own = np.array(seen.types) == name
         bright[own] *= loosened(name, *optics, 2 * np.sqrt(square[own]), np.sqrt(thermal[own]))
+    bright *= _stretched(atoms, seen.column_of_atom, seen.types, optics)
     _torn(seen.xy_px, seen.types, bright, thermal, optics)
     found = Scatterers(seen.xy_px, seen.types, bright, np.sqrt(width**2 + thermal + square / 2))
     return found, seen.column_of_atom
+
+
+def _stretched(
+    atoms: Atoms, column_of_atom: NDArray[np.int64], types: tuple[str, ...], optics: tuple[float, float, Detector]
+) -> FloatArray:
+    """What pairs show (C,) that are not as far apart along the beam as in the table."""
+    top, bottom = np.full(len(types), -np.inf), np.full(len(types), np.inf)
+    np.maximum.at(top, column_of_atom, atoms.xyz_A[:, 2])
+    np.minimum.at(bottom, column_of_atom, atoms.xyz_A[:, 2])
+    return np.array([stretched(t, *optics, d) for t, d in zip(types, (top - bottom).tolist(), strict=True)])
 
 
 def _torn(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,12 @@ from scipy.spatial import cKDTree
 from stemfit.candidates import Candidate
 from stemfit.columns import Columns
 from stemfit.columns.stamps import render
-from stemfit.defects import Defect
+from stemfit.defects import Defect, SitePosterior
 from stemfit.hosts import ProjectedHost
 from stemfit.imaging import FOREIGN, MODEL_FLOOR, Imaging, expected_mixed
 from stemfit.lattice import Brightness, Lattice, SiteMap
 from stemfit.lattice.types import EDGE
+from stemfit.optics.scattering import column_elements
 from stemfit.relax import Relaxed
 from stemfit.simulate.image import project
 
@@ -26,6 +28,31 @@ PATCH_REACH = 1.3
 
 ON_SITE = 0.3
 """Lattice constants from a site within which a column of a candidate is that site's: half a bond of a honeycomb."""
+
+
+class Drawn(NamedTuple):
+    """Columns of the whole image, as scanned without jitter.
+
+    Attributes
+    ----------
+    xy_px : (N, 2) array
+    light : (N,) array
+        Integral of each, image units x px^2; 0 where nothing is left.
+    told : (N,) bool array
+        What the structure of the whole field (`stemfit.result.field`) says: atoms of judged sites, and what candidates
+        add. Others are drawn as they were measured.
+    on_site : (N,) bool array
+        Not beside the sites of the crystal.
+    """
+
+    xy_px: FloatArray
+    light: FloatArray
+    told: NDArray[np.bool_]
+    on_site: NDArray[np.bool_]
+
+    def where(self, chosen: NDArray[np.bool_]) -> Drawn:
+        """Some of them."""
+        return Drawn(self.xy_px[chosen], self.light[chosen], self.told[chosen], self.on_site[chosen])
 
 
 def whole_field(
@@ -39,58 +66,155 @@ def whole_field(
     brightness: Brightness,
     columns: Columns,
 ) -> FloatArray:
-    """Image (H, W): background, pristine columns on their sites, best candidates where there are defects.
+    """Image (H, W): background, and the columns that `drawn` draws."""
+    drawing = drawn(sites, imaging, host, lattice, defects, candidates, relaxed, brightness, columns)
+    return painted(drawing, imaging)
+
+
+def painted(drawing: Drawn, imaging: Imaging) -> FloatArray:
+    """Image (H, W) of columns on the background."""
+    return np.asarray(
+        imaging.background + render(drawing.xy_px, drawing.light, imaging.profile, imaging.background.shape)
+    )
+
+
+def drawn(
+    sites: SiteMap,
+    imaging: Imaging,
+    host: ProjectedHost,
+    lattice: Lattice,
+    defects: Sequence[Defect],
+    candidates: Sequence[Candidate],
+    relaxed: Sequence[Relaxed],
+    brightness: Brightness,
+    columns: Columns,
+    mixed: Sequence[SitePosterior] = (),
+) -> Drawn:
+    """Columns of the whole image: pristine ones on their sites, best candidates where there are defects.
+
+    `mixed` is what is known of the mixed sublattices of an alloy; without it their brightness alone is asked.
 
     Pristine sites carry the brightness of their type times the local gain, not their own measured one: the residual
     then shows what the explanation misses. What nothing is said of is drawn as measured: a defect without a structure
     (UNKNOWN), with what stands beside sites there; and so near to the edge that nothing is judged, sites with another
     brightness, and what stands beside sites.
     """
-    value = np.array([imaging.amplitudes[host.columns[host.sublattices.index(str(s))]].value for s in sites.sublattice])
-    gain = _gain(imaging, sites.xy_px)
-    flat = Brightness(brightness.value / gain, brightness.sigma / gain)
-    amplitude = gain * expected_mixed(sites, flat, imaging.mixtures, value)
-    rows, place = sites.row_of, sites.xy_px.copy()
-    for defect in defects:
-        if defect.best_candidate is None:
-            its = np.array([rows[s] for s in defect.sites if s in rows], dtype=np.int64)
-            amplitude[its] = np.maximum(brightness.value[its], 0.0)
-            there = its[sites.column[its] >= 0]
-            place[there] = columns.xy_px[sites.column[there]]
-    differs = np.abs(brightness.value - amplitude) > FOREIGN * np.hypot(brightness.sigma, MODEL_FLOOR * amplitude)
-    stray = _unexplained(columns, sites, lattice, [d for d in defects if d.best_candidate is None])
-    if stray.any():  # one that stands so near to a site has that site's light
-        differs |= np.asarray(cKDTree(columns.xy_px[stray]).query(sites.xy_px)[0]) < lattice.nearest_px
-    other = ~sites.analysed & differs
-    amplitude[other] = np.maximum(brightness.value[other], 0.0)
-    around = imaging.background + render(
-        columns.xy_px[stray], columns.intensity[stray], imaging.profile, imaging.background.shape
-    )
-    mixed = np.isin(sites.sublattice, list(imaging.mixtures))
-    mixed[[rows[s] for d in defects for s in d.sites if d.best_candidate is not None and s in rows]] = False
+    unknown = [d for d in defects if d.best_candidate is None]
     named = [d for d in defects if d.best_candidate is not None]
+    stray = _unexplained(columns, sites, lattice, unknown)
+    types = likeliest_types(mixed, sites, host)
+    full = _full_light(sites, imaging, host, brightness, types)
+    on_sites = _on_sites(sites, full, unknown, brightness, columns, columns.xy_px[stray], lattice.nearest_px)
+    nowhere = np.zeros(int(stray.sum()), dtype=bool)
+    measured = Drawn(columns.xy_px[stray], columns.intensity[stray], nowhere, nowhere)
     if not named:
-        return around + render(place, amplitude, imaging.profile, imaging.background.shape)
+        return _together([on_sites, measured])
     by_id = {c.id: (c, r) for c, r in zip(candidates, relaxed, strict=True)}
-    centres = cKDTree(np.vstack([d.extent_px for d in named]))
-    distance, nearest = (np.asarray(a) for a in centres.query(sites.xy_px))
-    whose = np.concatenate([np.full(len(d.extent_px), k) for k, d in enumerate(named)])
-    owner = whose[nearest]
-    owner[distance > PATCH_REACH * lattice.a_px_iso] = -1
-    xy, bright = [place[owner < 0]], [amplitude[owner < 0]]
-    every_site = cKDTree(sites.xy_px)
+    territory = Territory([d.extent_px for d in named], sites.xy_px, lattice.a_px_iso)
+    free = territory.owner < 0
+    parts = [on_sites.where(free), measured]
+    rows = sites.row_of
+    alloyed = np.isin(sites.sublattice, list(imaging.mixtures))
+    alloyed[[rows[s] for d in named for s in d.sites if s in rows]] = False
     for k, defect in enumerate(named):
-        ideal, moved, value = _columns(*by_id[str(defect.best_candidate)], imaging)
-        away, site = (np.asarray(a) for a in every_site.query(ideal))
-        # Each site is drawn once, by the defect nearest to it, wherever relaxation has taken its column.
-        own = (away < ON_SITE * lattice.a_px_iso) & (owner[site] == k)
-        # What stands beside the sites is drawn where it belongs to this defect.
-        off, nearest = (np.asarray(a) for a in centres.query(ideal))
-        own |= (away >= ON_SITE * lattice.a_px_iso) & (whose[nearest] == k) & (off < PATCH_REACH * lattice.a_px_iso)
-        xy.append(moved[own])
-        bright.append(np.where(mixed[site], amplitude[site], value)[own])
-    drawn = render(np.vstack(xy), np.concatenate(bright), imaging.profile, imaging.background.shape)
-    return np.asarray(around + drawn)
+        candidate, moved = by_id[str(defect.best_candidate)]
+        ideal, xy, value, added = _columns(candidate, moved, imaging)
+        own, site, on = territory.of(k, ideal)
+        shown = on & alloyed[site]
+        together = np.bincount(site[shown], value[shown], len(alloyed))[site]  # of a pair that is torn in two
+        light = np.where(shown, on_sites.light[site] * value / np.where(shown, together, 1.0), value)
+        told = np.where(on, on_sites.told[site], added)
+        parts.append(Drawn(xy, light, told, on).where(own))
+    return _together(parts)
+
+
+def _together(parts: Sequence[Drawn]) -> Drawn:
+    return Drawn(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+
+def likeliest_types(mixed: Sequence[SitePosterior], sites: SiteMap, host: ProjectedHost) -> dict[int, str]:
+    """Most probable type of the full columns of an alloy's mixed sublattices, by row of the site map."""
+    pristine, found = dict(zip(host.sublattices, host.columns, strict=True)), dict[int, str]()
+    for posterior in mixed:
+        if posterior.p_species is None or not len(posterior.site):
+            continue
+        atoms = len(column_elements(pristine[str(sites.sublattice[posterior.site[0]])]))
+        full = [k for k, t in enumerate(posterior.species) if t and len(column_elements(t)) == atoms]
+        best = np.asarray(posterior.p_species)[:, full].argmax(1)
+        found.update({int(row): posterior.species[full[k]] for row, k in zip(posterior.site, best, strict=True)})
+    return found
+
+
+def _full_light(
+    sites: SiteMap, imaging: Imaging, host: ProjectedHost, brightness: Brightness, types: Mapping[int, str]
+) -> FloatArray:
+    """Integral (S,) of the complete column of every site, of these types where they are known."""
+    value = np.array([imaging.amplitudes[host.columns[host.sublattices.index(str(s))]].value for s in sites.sublattice])
+    gain = gain_at(imaging.gain, sites.xy_px)
+    flat = Brightness(brightness.value / gain, brightness.sigma / gain)
+    light = expected_mixed(sites, flat, imaging.mixtures, value)
+    for row, column in types.items():
+        light[row] = imaging.amplitude(column).value
+    return gain * light
+
+
+def _on_sites(
+    sites: SiteMap, full: FloatArray, unknown: Sequence[Defect], brightness: Brightness, columns: Columns,
+    stray_px: FloatArray, nearest_px: float,
+) -> Drawn:
+    """One column on every site, in the order of the sites, as if there were no defects but unknown ones."""
+    light, place = full.copy(), sites.xy_px.copy()
+    told, rows = sites.analysed.copy(), sites.row_of
+    for defect in unknown:
+        its = np.array([rows[s] for s in defect.sites if s in rows], dtype=np.int64)
+        light[its], told[its] = np.maximum(brightness.value[its], 0.0), False
+        there = its[sites.column[its] >= 0]
+        place[there] = columns.xy_px[sites.column[there]]
+    differs = np.abs(brightness.value - light) > FOREIGN * np.hypot(brightness.sigma, MODEL_FLOOR * light)
+    if len(stray_px):  # one that stands so near to a site has that site's light
+        differs |= np.asarray(cKDTree(stray_px).query(sites.xy_px)[0]) < nearest_px
+    other = ~sites.analysed & differs
+    light[other] = np.maximum(brightness.value[other], 0.0)
+    return Drawn(place, light, told, np.ones(len(told), dtype=bool))
+
+
+class Territory:
+    """Which sites, and which columns of a candidate, are drawn by which of the defects that have a structure.
+
+    Parameters
+    ----------
+    extents_px : sequence of (K, 2) arrays
+        Of each defect.
+    sites_px : (S, 2) array
+    a_px : float
+        Lattice constant.
+
+    Attributes
+    ----------
+    owner : (S,) int array
+        Index of the defect for each site, -1 beyond `PATCH_REACH`.
+    """
+
+    def __init__(self, extents_px: Sequence[FloatArray], sites_px: FloatArray, a_px: float) -> None:
+        self._a_px, self._sites = a_px, cKDTree(sites_px)
+        self._centres = cKDTree(np.vstack(list(extents_px)))
+        self._whose = np.concatenate([np.full(len(extent), k) for k, extent in enumerate(extents_px)])
+        self.owner = self._nearest(sites_px)
+
+    def _nearest(self, xy_px: FloatArray) -> NDArray[np.int64]:
+        """Defect (N,) nearest to each place within reach, else -1."""
+        distance, nearest = (np.asarray(a) for a in self._centres.query(xy_px))
+        return np.where(distance > PATCH_REACH * self._a_px, -1, self._whose[nearest])
+
+    def of(self, defect: int, ideal_px: FloatArray) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.bool_]]:
+        """Of columns that belong at these places (N, 2): whether this defect draws them, their site, whether on it.
+
+        Each site is drawn once, by the defect nearest to it, wherever relaxation has taken its column; what stands
+        beside the sites is drawn where it belongs to this defect.
+        """
+        away, site = (np.asarray(a) for a in self._sites.query(ideal_px))
+        on = away < ON_SITE * self._a_px
+        return np.where(on, self.owner[site], self._nearest(ideal_px)) == defect, site, on
 
 
 def _unexplained(
@@ -107,19 +231,25 @@ def _unexplained(
     return np.asarray(alone & here)
 
 
-def _columns(candidate: Candidate, relaxed: Relaxed, imaging: Imaging) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """All columns of a candidate's patch: ideal and relaxed positions (N, 2) px, and brightness (N,)."""
+def _columns(
+    candidate: Candidate, relaxed: Relaxed, imaging: Imaging
+) -> tuple[FloatArray, FloatArray, FloatArray, NDArray[np.bool_]]:
+    """All columns of a candidate's patch: ideal and relaxed positions (N, 2) px, brightness, and which were added."""
+    from definet.structures import CHANGED
+
     atoms = candidate.structure.occupied
     numbers = np.array([s.specie.Z for s in candidate.structure.structure])[atoms]
     seen = project(numbers, relaxed.positions_A[atoms], candidate.matrix, candidate.offset_px)
     start = candidate.structure.structure.cart_coords[atoms, :2] @ candidate.matrix.T + candidate.offset_px
     count = np.bincount(seen.column_of_atom)
     ideal = np.column_stack([np.bincount(seen.column_of_atom, axis) / count for axis in start.T])
+    added = np.bincount(seen.column_of_atom, candidate.structure.marker[atoms] == CHANGED) > 0
     value = np.array([imaging.amplitude(t).value for t in seen.types])
-    return ideal, seen.xy_px, value * _gain(imaging, seen.xy_px)
+    return ideal, seen.xy_px, value * gain_at(imaging.gain, seen.xy_px), added
 
 
-def _gain(imaging: Imaging, xy_px: FloatArray) -> FloatArray:
-    h, w = imaging.gain.shape
+def gain_at(gain: FloatArray, xy_px: FloatArray) -> FloatArray:
+    """Gain (H, W) at the pixels nearest to places (N, 2)."""
+    h, w = gain.shape
     at = np.clip(np.rint(xy_px).astype(int), 0, [w - 1, h - 1])
-    return np.asarray(imaging.gain[at[:, 1], at[:, 0]])
+    return np.asarray(gain[at[:, 1], at[:, 0]])

@@ -38,11 +38,17 @@ def view_like(result: Mapping[str, Any], of_structure: bool) -> View:
     return View(pixel_A, (int(h), int(w)), (float(x), float(y)))
 
 
+def profile_of(imaging: Mapping[str, Any]) -> Profile:
+    """Image of one column, from the result's `imaging`."""
+    return Profile(np.array(imaging["core_cov_px2"]), imaging["tail_sigma_px"], imaging["tail_fraction"])
+
+
 def image_like(specimen: Specimen, result: Mapping[str, Any], view: View, of_structure: bool) -> FloatArray:
     """Noise-free image (H, W) in the units of the image that was analysed, as `view_like` places it.
 
     Every column type has the brightness that it has there (an unlisted stack that of its atoms together); the
-    background is even, and so is the gain; distortion is left out.
+    background is even, and so is the gain; distortion is left out. Structures of the result's own folder have all that
+    with `stemfit.simulate.as_found`.
 
     Raises
     ------
@@ -52,19 +58,26 @@ def image_like(specimen: Specimen, result: Mapping[str, Any], view: View, of_str
         If no atom is in the view.
     """
     imaging, pixel_A = result["imaging"], view.pixel_A
-    profile = Profile(np.array(imaging["core_cov_px2"]), imaging["tail_sigma_px"], imaging["tail_fraction"])
+    profile = profile_of(imaging)
     atoms = specimen.around(view, canvas_pad(profile) * pixel_A)
     h, w = view.shape
     matrix = np.diag([1 / pixel_A, -1 / pixel_A])
     if of_structure:
         matrix = np.array(result["lattice"]["image_from_structure"]["matrix"])
     seen = project(atoms.numbers, atoms.xyz_A, matrix, [(w - 1) / 2, (h - 1) / 2])
-    value = {name: _brightness(name, imaging["amplitudes"]) for name in set(seen.types)}
+    value = {name: brightness(name, imaging["amplitudes"]) for name in set(seen.types)}
     drawn = render(seen.xy_px, np.array([value[t] for t in seen.types]), profile, (h, w))
     return np.asarray(drawn + float(imaging["background"]["mean"]))
 
 
-def _brightness(column: str, known: Mapping[str, Any]) -> float:
+def brightness(column: str, known: Mapping[str, Any]) -> float:
+    """Integral of a column, from the result's `imaging.amplitudes`; an unlisted stack is that of its atoms together.
+
+    Raises
+    ------
+    UsageError
+        If the result knows an atom of it not at all.
+    """
     if column in known:
         return float(known[column]["value"])
     atoms = column_elements(column)

@@ -43,6 +43,7 @@ try:
         import abtem
         import pyfftw
         from abtem.core.energy import energy2wavelength
+        from abtem.integrals import ScatteringFactorProjectionIntegrals
         from abtem.multislice import FresnelPropagator
 except ImportError as missing:
     raise ModelError(
@@ -288,17 +289,18 @@ def adf_image(
     gaps = np.broadcast_to(np.asarray(gaps_A, dtype=np.float64), int(layer.max())).tolist()
     rms = optics.thermal_A if thermal_A is None else thermal_A
     shifts = thermal_displacements(turns_of(yx_A, layer), rms, seed)[: None if np.any(rms) else 1]
-    total = np.zeros((grid.n, grid.n))
+    total, integrator = np.zeros((grid.n, grid.n)), ScatteringFactorProjectionIntegrals(parametrization)
     for shift in shifts:
-        slices = _transmission(numbers, yx_A + shift, layer, optics, grid, parametrization)
+        slices = _transmission(numbers, yx_A + shift, layer, optics, grid, integrator)
         total += (scan or _scan)(slices, gaps, optics, grid, wanted)
     return total / len(shifts)
 
 
 def _transmission(
-    numbers: IntArray, yx_A: FloatArray, layer: IntArray, optics: Optics, grid: Grid, parametrization: str = "lobato"
+    numbers: IntArray, yx_A: FloatArray, layer: IntArray, optics: Optics, grid: Grid,
+    integrator: ScatteringFactorProjectionIntegrals | None = None,
 ) -> list[NDArray[np.complex64]]:
-    """One band-limited transmission function per layer, on the wave grid."""
+    """One band-limited transmission function per layer, on the wave grid; the integrator keeps atoms."""
     from ase import Atoms as Drawn
 
     depth, thickness = int(layer.max()) + 1, 2.0  # of any thickness: each atom is projected whole
@@ -306,10 +308,8 @@ def _transmission(
     cell = [grid.box_A, grid.box_A, depth * thickness]
     atoms = Drawn(numbers, np.column_stack([yx_A % grid.box_A, height]), cell=cell, pbc=True)
     # one thickness per slice: given a single number abTEM divides, rounds up and may make one slice too many
-    potential = abtem.Potential(
-        atoms, gpts=grid.n * grid.factor * grid.fine, slice_thickness=(thickness,) * depth, projection="infinite",
-        parametrization=parametrization,
-    )  # fmt: skip
+    gpts, each = grid.n * grid.factor * grid.fine, (thickness,) * depth
+    potential = abtem.Potential(atoms, gpts=gpts, slice_thickness=each, projection="infinite", integrator=integrator)
     assert len(potential) == depth
     return [
         _band_limit(piece.transmission_function(optics.energy_eV).array[0], grid.n * grid.factor)
