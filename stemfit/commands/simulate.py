@@ -136,12 +136,22 @@ def _simulate(
         made = {"version": _version(), "structure": str(structure), **asked, **common, "pixel_size_A": view.pixel_A,
                 "shape_px": view.shape, "unit": _unit(asked)}  # fmt: skip
         write_image(out, image, view.pixel_A, made)
+        doubt = ""
+        if probe is not None and common["simulator"] == "fast":
+            doubt = f"accuracy    {_doubt(specimen, probe, asked, view)}\n"
     h, w = view.shape
     return (
         f"structure   {structure}, {len(specimen.numbers)} atoms\n"
         f"image       {w} x {h} px of {view.pixel_A:.5g} A, {_unit(asked)}, {image.min():.4g} to {image.max():.4g}\n"
+        f"{doubt}"
         f"written     {out}"
     )
+
+
+def _doubt(specimen: Specimen, probe: Probe, asked: dict[str, Any], view: View) -> str:
+    from stemfit.simulate import fast
+
+    return fast.doubt(specimen, probe, asked["detector_mrad"], view)
 
 
 def _version() -> str:

@@ -35,6 +35,9 @@ TORN_A = 0.8
 """Atoms of two columns closer than this in projection were one column: bonds are longer (1.4 A in graphene), and beside
 lines of vacancies the atoms of a pair part by 0.6 A."""
 
+OFF, OFF_TORN = 0.05, 0.15
+"""What columns, and those of a torn pair, were at most off multislice (4.6 and 14.3 %; `benchmarks/simulate.py`)."""
+
 
 class Scatterers(NamedTuple):
     """Columns in and round a view.
@@ -144,6 +147,15 @@ def _torn(
         whole = kernel(pair, *optics).amplitude_A2
         whole *= loosened(pair, *optics, [apart], [math.sqrt((thermal_A2[one] + thermal_A2[other]) / 2)])[0]
         bright[[one, other]] *= whole / sum(kernel(str(t), *optics).amplitude_A2 for t in names[[one, other]])
+
+
+def doubt(specimen: Specimen, probe: Probe, detector_mrad: Detector, view: View) -> str:
+    """How far columns of the fast image may be from multislice, as measured (`benchmarks/simulate.py`)."""
+    places = scatterers(specimen, probe, detector_mrad, view).xy_A
+    places = places[(np.abs(places) <= np.array(view.shape)[::-1] * view.pixel_A / 2).all(1)]
+    torn = len(cKDTree(places).query_pairs(TORN_A))
+    pairs = f"; pairs of atoms side by side ({torn}) to {100 * OFF_TORN:.0f} %: take --simulator multislice for them"
+    return f"columns to {100 * OFF:.0f} % of multislice{pairs if torn else ''}"
 
 
 def check_detector(detector_mrad: Detector, probe: Probe) -> None:
