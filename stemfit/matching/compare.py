@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 from definet.exceptions import StructureError
 from stemfit.candidate_alloys import mixtures_of, propose_in
 from stemfit.candidates import Candidate, local_frame
-from stemfit.defects import Defect
+from stemfit.defects import Defect, Site
 from stemfit.lattice import Lattice, SiteMap
-from stemfit.matching.found import signature, together
+from stemfit.matching.found import contents, signature, together
 from stemfit.matching.given import Given
 from stemfit.matching.places import Placement, in_lattice, patch_cells
 from stemfit.matching.spots import Spot, kind_of
@@ -45,6 +46,8 @@ class Compared:
         Of those that come from a file.
     rest : tuple of Defect
         Defects found that share no site with any of these.
+    hold : tuple of mappings of (i, j, sublattice) to str
+        The columns that each has on the sites that it changes.
     beside : tuple of Candidate
         What those are taken for that may move columns here.
     """
@@ -54,6 +57,7 @@ class Compared:
     placements: tuple[Placement | None, ...]
     patches: tuple[Embedded | None, ...]
     rest: tuple[Defect, ...]
+    hold: tuple[Mapping[Site, str], ...]
     beside: tuple[Candidate, ...] = ()
 
     def relaxed(self, own: Relaxer | None, others: Relaxer) -> tuple[tuple[Relaxed, ...], tuple[Relaxed, ...]]:
@@ -87,7 +91,7 @@ def compare(v: Observed, spot: Spot) -> Compared:
     others = [
         c for d in near for c in propose_in(d, v.identity.host, v.lattice, v.sites, v.rates, mixed, MOST_RIVALS)
     ]
-    compared = _compared(spot, v.lattice, v.sites, rivals, _as_taken(here, rivals), rest)
+    compared = _compared(spot, v.lattice, v.sites, rivals, _as_taken(here, rivals), rest, v.identity.host.sublattices)
     return replace(compared, beside=_as_taken(near, others))
 
 
@@ -108,34 +112,45 @@ def _split(spot: Spot, found: Sequence[Defect]) -> tuple[tuple[Defect, ...], tup
     return here, tuple(replace(d, id=-d.id) for d in found if own.isdisjoint(d.sites))
 
 
+class _Row(NamedTuple):
+    """One candidate; where it lies and its patch if it comes from a file."""
+
+    candidate: Candidate
+    placement: Placement | None
+    patch: Embedded | None
+    hold: Mapping[Site, str]
+
+
 def _compared(
     spot: Spot, lattice: Lattice, sites: SiteMap, rivals: Sequence[Candidate], parts: Sequence[Candidate],
-    rest: tuple[Defect, ...],
+    rest: tuple[Defect, ...], names: Sequence[str],
 ) -> Compared:
     """Candidates; `parts` were found on different sites of the spot."""
     reach_px = float(np.hypot(*(spot.defect.extent_px - spot.defect.center_px).T).max()) + REACH * lattice.a_px_iso
     cells = max(_cells(spot, p.lying, p.centre_px, reach_px, lattice) for p in spot.placements)
-    own: list[tuple[Candidate, Placement | None, Embedded | None]] = []
+    own: list[_Row] = []
     alike: set[str] = set()
     rivals = [*rivals, *_as_found(spot, parts, reach_px, lattice, sites)]
-    known = [
-        signature(together([r], spot.placements[0].lying, lattice, sites), lattice) if r.structure.sites else None
-        for r in rivals
-    ]
+    wholes = [together([r], spot.placements[0].lying, lattice, sites) if r.structure.sites else None for r in rivals]
+    known = [None if whole is None else signature(whole, lattice) for whole in wholes]
     for placement in spot.placements:
         patch = embedded(placement.lying, cells)
         look = signature(placement.lying, lattice, placement.cell)
         same = [r for r, looks in zip(rivals, known, strict=True) if looks == look]
         alike |= {r.id for r in same}
         prior = max([-float(np.log(spot.looked[placement.given])), *(r.log_prior for r in same)])
-        own.append((_candidate(spot, placement, patch, lattice, sites, prior), placement, patch))
-    first, lead = own[0][0], spot.placements[0]
+        hold = contents(placement.lying, lattice, names, placement.cell)
+        own.append(_Row(_candidate(spot, placement, patch, lattice, sites, prior), placement, patch, hold))
+    first, lead = own[0].candidate, spot.placements[0]
     ideal = _perfect(first, lead.lying, cells)
-    held = [r for r in rivals if r.id not in alike and r.structure.sites and _holds(r, spot, reach_px, lattice)]
-    rows = [(ideal, None, None), *own, *((r, None, None) for r in held)]
-    candidates = tuple(replace(c, id=f"{spot.defect.id}-{k}", defect=spot.defect.id) for k, (c, _, _) in enumerate(
-        rows, 1))  # fmt: skip
-    return Compared(spot, candidates, tuple(p for _, p, _ in rows), tuple(e for _, _, e in rows), rest)
+    held = [
+        _Row(r, None, None, contents(whole, lattice, names)) for r, whole in zip(rivals, wholes, strict=True)
+        if whole is not None and r.id not in alike and _holds(r, spot, reach_px, lattice)
+    ]
+    rows = [_Row(ideal, None, None, {}), *own, *held]
+    named = (replace(r.candidate, id=f"{spot.defect.id}-{k}", defect=spot.defect.id) for k, r in enumerate(rows, 1))
+    placed, patches = tuple(r.placement for r in rows), tuple(r.patch for r in rows)
+    return Compared(spot, tuple(named), placed, patches, rest, tuple(r.hold for r in rows))
 
 
 def _as_found(

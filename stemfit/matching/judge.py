@@ -8,14 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from definet.exceptions import StructureError
 from stemfit.candidates import Candidate
-from stemfit.defects import CLAIM, Defect
+from stemfit.defects import CLAIM, Defect, Site
 from stemfit.defects.find import SUSPECT
 from stemfit.lattice import Identity, RowOffsets
 from stemfit.matching.compare import Compared
 from stemfit.matching.given import Given
+from stemfit.matching.held import Held
 from stemfit.matching.places import Placement
 from stemfit.matching.spots import MOST_SPOTS, kind_of
 from stemfit.matching.ways import centre_of
@@ -23,7 +25,7 @@ from stemfit.observed import Observed
 from stemfit.relax import Relaxed
 from stemfit.score import Score, score_defect
 from stemfit.score.others import field_of, others_of
-from stemfit.score.rank import FAR
+from stemfit.score.rank import FAR, shared_out
 
 FloatArray = NDArray[np.float64]
 
@@ -123,7 +125,44 @@ def judge(
     scores, unknown = score_defect(
         spot, compared.candidates, relaxed, v.image, v.columns, v.imaging, v.lattice, v.rates["UNKNOWN"], others
     )
+    scores = as_bright(compared, relaxed, scores, Held(v.posteriors, v.identity.host.sublattices, v.sites))
     return Answer(compared, relaxed, scores, *matched(compared, scores, unknown, givens))
+
+
+def as_bright(
+    compared: Compared, relaxed: Sequence[Relaxed], scores: Sequence[Score], held: Held
+) -> tuple[Score, ...]:
+    """Scores whose odds between different columns are those of brightness, where nobody vouches for the positions.
+
+    A structure that is built, comes from a file or is larger than what the relaxer was taught has its atoms tenths of
+    an Angstrom from where they are: its likelihood is off by hundreds of nats, and a line with a vacancy too many may
+    fit by chance what the right one misses. What sites hold is measured wherever their columns stand. Structures that
+    differ by that are weighed by it, against the likeliest of those whose positions are trusted; among those that hold
+    the same, pixels decide.
+    """
+    groups: dict[frozenset[tuple[Site, str]], list[int]] = {}
+    for k, hold in enumerate(compared.hold):
+        groups.setdefault(frozenset(hold.items()), []).append(k)
+    rows = list(groups.values())
+    prior = np.array([c.log_prior for c in compared.candidates])
+    pixels = np.array([s.log_likelihood for s in scores]) + prior
+    trusted = np.array([not hold or _trusted(r) for hold, r in zip(compared.hold, relaxed, strict=True)])
+    weight = np.array([logsumexp(pixels[own]) for own in rows])
+    light = held.between([compared.hold[own[0]] for own in rows]) + [logsumexp(prior[own]) for own in rows]
+    sure = np.array([trusted[own].any() for own in rows])
+    best = int(np.argmax(np.where(sure, weight, -np.inf)))
+    weight = np.where(sure, weight, weight[best] + light - light[best])
+    share = np.exp(weight - logsumexp(weight))
+    number = {k: str(n) for n, own in enumerate(rows) for k in own}
+    spot = replace(
+        compared.spot.defect, label="0", probability=float(share[0]),
+        alternatives=tuple((str(n), float(p)) for n, p in enumerate(share) if n),
+    )
+    return shared_out(spot, [replace(c, label=number[k]) for k, c in enumerate(compared.candidates)], scores)
+
+
+def _trusted(relaxed: Relaxed) -> bool:
+    return not relaxed.caution and relaxed.relaxer not in ("keep", "file")
 
 
 def matched(

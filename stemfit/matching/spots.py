@@ -12,6 +12,7 @@ from stemfit.defects import Defect, Site, type_of
 from stemfit.errors import NotAnalysable
 from stemfit.lattice import Lattice
 from stemfit.matching.given import Given
+from stemfit.matching.held import Held
 from stemfit.matching.places import Placement, in_lattice, left_over, placements
 from stemfit.matching.ways import places_of
 from stemfit.observed import Observed
@@ -22,13 +23,12 @@ FloatArray = NDArray[np.float64]
 MOST_SPOTS = 16
 """Spots compared with the image per structure: beyond that `analyze` is the tool."""
 
-BELOW = 3.0
-"""Nats below the best odds of a structure at which a place is not compared: half of its contrast is missing there, or
-half of it is too much."""
+WORTH = 0.5
+"""Share of the log odds of a structure's best place from which others are compared: half of its sites fit there."""
 
 NEAR, NEAR_SHARE, MOST_NEAR = 5.0, 0.1, 4
-"""Places of one structure on the same sites that are compared as well: those within so many nats, and such a share, of
-the best by the filter, which knows relaxed neighbours and brightness to no better; so many at most."""
+"""Places of one structure on the same sites that are compared as well: those whose log odds are within so much, and
+such a share, of the best: brightness beside displaced neighbours is known to no better; so many at most."""
 
 AT_CELLS = 0.6
 """A structure is at a point if its middle is this close to it, in lattice constants: half way to the next cell."""
@@ -68,7 +68,8 @@ def look_for(v: Observed, givens: Sequence[Given], at_px: tuple[float, float] | 
     perfect = whole_field(v.sites, v.imaging, host, v.lattice, (), (), (), v.brightness, v.columns)
     variance = v.imaging.noise.variance(v.columns.model) * v.imaging.noise.pixels_per_sample
     left = left_over(v.image, perfect, variance, v.imaging, v.region_map > 0)
-    placed = placements(givens, left, v.imaging, v.lattice, v.sites, host)
+    held = Held(v.posteriors, host.sublattices, v.sites)
+    placed = placements(givens, left, v.imaging, v.lattice, v.sites, host, held)
     at = None if at_px is None else v.rows.straight(np.array([at_px], dtype=np.float64))[0]
     return spots_of(placed, givens, v.lattice, at)
 
@@ -106,7 +107,7 @@ def spots_of(
     count, groups = [0] * len(placed), list[tuple[Placement, ...]]()
     taken: set[Site] = set()
     # A structure that is nowhere must not take the sites of one that is.
-    for lead in sorted((p for some in worth for p in some), key=lambda p: (p.odds <= 0, -p.gain)):
+    for lead in sorted((p for some in worth for p in some), key=lambda p: (-p.odds, -p.gain)):
         if count[lead.given] >= MOST_SPOTS or not taken.isdisjoint(lead.sites):
             continue
         group = tuple(p for own in places for p in own.on(lead, taken))
@@ -118,9 +119,9 @@ def spots_of(
 
 
 def _worth(some: Sequence[Placement]) -> list[Placement]:
-    """Places worth comparing, those that gain the most first; the best one in any case."""
+    """Places worth comparing, the likeliest first; the best one in any case."""
     best = max(p.odds for p in some)
-    least = min(max(best - BELOW, 0.0), best)
+    least = min(WORTH * best, best)
     return [p for p in some if p.odds >= least]
 
 
@@ -144,14 +145,14 @@ class _Places:
                 self.by_site.setdefault(site, []).append(n)
 
     def on(self, lead: Placement, taken: set[Site]) -> list[Placement]:
-        """Those that share a site with a place and are as likely as the best of them, as far as the filter knows."""
+        """Those that share a site with a place and are as likely as the best of them, as far as brightness knows."""
         rows = sorted({n for site in lead.sites for n in self.by_site.get(site, [])})
         rows = [n for n in rows if taken.isdisjoint(self.some[n].sites)]
         if not rows:
             return []
-        best = self.some[rows[0]].gain
+        best = self.some[rows[0]].odds
         least = best - NEAR - NEAR_SHARE * abs(best)
-        return [self.some[n] for n in rows[:MOST_NEAR] if self.some[n].gain > least]
+        return [self.some[n] for n in rows[:MOST_NEAR] if self.some[n].odds > least]
 
 
 def _defect(number: int, some: Sequence[Placement], lattice: Lattice) -> Defect:
