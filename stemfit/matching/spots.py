@@ -102,11 +102,18 @@ def spots_of(
             what = f"{given.path.name} has no room in the analysed area"
             raise NotAnalysable(what, remedy="give a structure with fewer sites that change, or a larger image")
     looked = {k: len(some) for k, some in enumerate(placed)}
-    worth = [_worth(some) for some in placed]
+    groups = _groups([_worth(some) for some in placed])
+    known = {p.given for group in groups for p in group}
+    # A structure that is nowhere stands alone where it fits best: it must not widen the spots of one that is there.
+    groups += [tuple(_Places(some).on(some[0], set())) for k, some in enumerate(placed) if k not in known]
+    return tuple(Spot(_defect(n, group, lattice), group, looked) for n, group in enumerate(groups, 1))
+
+
+def _groups(worth: Sequence[Sequence[Placement]]) -> list[tuple[Placement, ...]]:
+    """Places that share sites with the likeliest of them; of each structure the likeliest first."""
     places = [_Places(some) for some in worth]
-    count, groups = [0] * len(placed), list[tuple[Placement, ...]]()
+    count, groups = [0] * len(worth), list[tuple[Placement, ...]]()
     taken: set[Site] = set()
-    # A structure that is nowhere must not take the sites of one that is.
     for lead in sorted((p for some in worth for p in some), key=lambda p: (-p.odds, -p.gain)):
         if count[lead.given] >= MOST_SPOTS or not taken.isdisjoint(lead.sites):
             continue
@@ -115,14 +122,12 @@ def spots_of(
         groups.append(group)
         for n in {p.given for p in group}:
             count[n] += 1
-    return tuple(Spot(_defect(n, group, lattice), group, looked) for n, group in enumerate(groups, 1))
+    return groups
 
 
 def _worth(some: Sequence[Placement]) -> list[Placement]:
-    """Places worth comparing, the likeliest first; the best one in any case."""
-    best = max(p.odds for p in some)
-    least = min(WORTH * best, best)
-    return [p for p in some if p.odds >= least]
+    """Places worth comparing, the likeliest first: none of a structure that is likelier to be nowhere."""
+    return [p for p in some if p.odds >= max(WORTH * some[0].odds, 0.0)]
 
 
 def _near(some: Sequence[Placement], at_px: FloatArray, lattice: Lattice, given: Given) -> list[Placement]:
