@@ -49,13 +49,14 @@ class Held:
     def log_odds(self, changed: Mapping[Site, str], cells: IntArray) -> FloatArray:
         """Of a structure whose `changed` sites hold these column types, moved by cells (T, 2): (T,).
 
-        What stands beside sites says nothing here.
+        What stands beside sites, and sites that are not judged, say nothing here.
         """
         total = np.zeros(len(cells))
         for (i, j, name), column in changed.items():
             if name in self.posterior:
                 at = cells + np.array([i, j]) - self.low
-                total += self._of(name, column)[at[:, 0], at[:, 1]]
+                known = ((at >= 0) & (at < self.shape)).all(1)
+                total[known] += self._of(name, column)[at[known, 0], at[known, 1]]
         return total
 
     def between(self, some: Sequence[Mapping[Site, str]]) -> FloatArray:

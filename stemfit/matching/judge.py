@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 
 from definet.exceptions import StructureError
 from stemfit.candidates import Candidate
-from stemfit.defects import CLAIM, Defect, Site
+from stemfit.defects import CLAIM, Defect, Site, names_in
 from stemfit.defects.find import SUSPECT
 from stemfit.lattice import Identity, RowOffsets
 from stemfit.matching.compare import Compared
@@ -125,34 +125,42 @@ def judge(
     scores, unknown = score_defect(
         spot, compared.candidates, relaxed, v.image, v.columns, v.imaging, v.lattice, v.rates["UNKNOWN"], others
     )
-    scores = as_bright(compared, relaxed, scores, Held(v.posteriors, v.identity.host.sublattices, v.sites))
+    held = Held(v.posteriors, v.identity.host.sublattices, v.sites)
+    scores = as_bright(compared, relaxed, scores, held, v.mixtures)
     return Answer(compared, relaxed, scores, *matched(compared, scores, unknown, givens))
 
 
 def as_bright(
-    compared: Compared, relaxed: Sequence[Relaxed], scores: Sequence[Score], held: Held
+    compared: Compared, relaxed: Sequence[Relaxed], scores: Sequence[Score], held: Held, mixed: Collection[str] = ()
 ) -> tuple[Score, ...]:
-    """Scores whose odds between different columns are those of brightness, where nobody vouches for the positions.
+    """Scores whose odds between different columns are those of brightness, where pixels are not to be trusted.
 
     A structure that is built, comes from a file or is larger than what the relaxer was taught has its atoms tenths of
     an Angstrom from where they are: its likelihood is off by hundreds of nats, and a line with a vacancy too many may
     fit by chance what the right one misses. What sites hold is measured wherever their columns stand. Structures that
     differ by that are weighed by it, against the likeliest of those whose positions are trusted; among those that hold
-    the same, pixels decide.
+    the same, pixels decide. So it is on `mixed` sublattices, where no structure knows how unlike neighbours move; lines
+    and trefoils, which show there by what they move, are no likelier than their names were when they were found.
     """
     groups: dict[frozenset[tuple[Site, str]], list[int]] = {}
     for k, hold in enumerate(compared.hold):
         groups.setdefault(frozenset(hold.items()), []).append(k)
     rows = list(groups.values())
+    alloyed = np.array([any(s[2] in mixed for s in hold) for hold in compared.hold])
+    moving = np.array([bool(_extended(c.label)) and bool(compared.here) for c in compared.candidates])
+    known = np.array([not hold or _trusted(r) for hold, r in zip(compared.hold, relaxed, strict=True)])
+    trusted = known & (~alloyed | moving)
     prior = np.array([c.log_prior for c in compared.candidates])
     pixels = np.array([s.log_likelihood for s in scores]) + prior
-    trusted = np.array([not hold or _trusted(r) for hold, r in zip(compared.hold, relaxed, strict=True)])
     weight = np.array([logsumexp(pixels[own]) for own in rows])
-    light = held.between([compared.hold[own[0]] for own in rows]) + [logsumexp(prior[own]) for own in rows]
+    # Of whole columns brightness knows itself which atoms they may be.
+    light = held.between([compared.hold[own[0]] for own in rows])
+    light += [logsumexp(prior[own]) if compared.hold[own[0]] else 0.0 for own in rows]
     sure = np.array([trusted[own].any() for own in rows])
     best = int(np.argmax(np.where(sure, weight, -np.inf)))
     weight = np.where(sure, weight, weight[best] + light - light[best])
-    share = np.exp(weight - logsumexp(weight))
+    most = np.array([_most(compared, own[0]) if (alloyed & moving)[own[0]] else 1.0 for own in rows])
+    share = _within(weight, most)
     number = {k: str(n) for n, own in enumerate(rows) for k in own}
     spot = replace(
         compared.spot.defect, label="0", probability=float(share[0]),
@@ -163,6 +171,29 @@ def as_bright(
 
 def _trusted(relaxed: Relaxed) -> bool:
     return not relaxed.caution and relaxed.relaxer not in ("keep", "file")
+
+
+def _extended(label: str) -> list[str]:
+    """Lines and trefoils among the names of a label."""
+    return [name for name in names_in(label) if kind_of(name) in ("LINE", "TREFOIL")]
+
+
+def _most(compared: Compared, k: int) -> float:
+    """Probability that the names of the lines and trefoils of a candidate had when they were found."""
+    said = [{d.label: d.probability, **dict(d.alternatives)} for d in compared.here]
+    return min(max(of.get(name, 0.0) for of in said) for name in _extended(compared.candidates[k].label))
+
+
+def _within(weight: FloatArray, most: FloatArray) -> FloatArray:
+    """Shares (G,) by log weights, none above what it may be at most; what is left goes to the others."""
+    share, free = np.zeros(len(weight)), np.ones(len(weight), dtype=bool)
+    while free.any():
+        share[free] = (1 - share[~free].sum()) * np.exp(weight[free] - logsumexp(weight[free]))
+        over = free & (share > most)
+        if not over.any():
+            break
+        share[over], free = most[over], free & ~over
+    return share
 
 
 def matched(
