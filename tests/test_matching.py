@@ -228,7 +228,7 @@ def test_another_host_and_no_room_are_refused(folder: Path, tmp_path: Path) -> N
     write_structure(tmp_path / "other.cif", build(pristine("WSe2", 6), "V_Se").atoms)
     with pytest.raises(StructureError, match=r"structure of WSe2, the image shows MoS2 \(as stated\)"):
         pipeline.match(micrograph(), Settings(host="MoS2"), [read_given(tmp_path / "other.cif")], None, keep)
-    write_structure(tmp_path / "long.cif", line(pristine("MoS2", 30, 6), "SVL-26").atoms)
+    write_structure(tmp_path / "long.cif", line(pristine("MoS2", 30, 3), "SVL-26").atoms)
     with pytest.raises(NotAnalysable, match=r"long.cif has no room"):
         pipeline.match(micrograph(), Settings(host="MoS2"), [read_given(tmp_path / "long.cif")], None, keep)
 

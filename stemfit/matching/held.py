@@ -8,7 +8,7 @@ every site was measured wherever its column stands.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,16 @@ class Held:
         whole = {site: self.posterior[site[2]].hypotheses[0].column for site in every}
         return np.array([float(self.log_odds({**whole, **one}, here)[0]) for one in some])
 
+    def anything(self, some: Collection[Site]) -> float:
+        """Log odds, as those of `log_odds`, of columns on some sites that are none of all that has a name."""
+        total = 0.0
+        for i, j, name in some:
+            if name in self.posterior:
+                one = self.posterior[name]
+                row = np.flatnonzero((self.cells[name] == np.array([i, j]) - self.low).all(1))
+                total += float((one.log_likelihood[row, -1] - _every(one)[row]).sum())
+        return total
+
     def _of(self, name: str, column: str) -> FloatArray:
         """Over all cells."""
         if (name, column) not in self._known:
@@ -83,8 +93,12 @@ def _log_odds(one: SitePosterior, column: str) -> FloatArray:
         return np.zeros(len(one.site))
     own = logsumexp(one.log_likelihood[:, here], axis=1) - np.log(len(here))
     own = np.logaddexp(np.log(1 - ELSE) + own, np.log(ELSE) + one.log_likelihood[:, -1])
-    every = logsumexp(one.log_likelihood + np.log(np.maximum(one.rate, 1e-300)), axis=1)
-    return np.asarray(own - every)
+    return np.asarray(own - _every(one))
+
+
+def _every(one: SitePosterior) -> FloatArray:
+    """Log likelihood (K,) of what such sites hold anyway."""
+    return np.asarray(logsumexp(one.log_likelihood + np.log(np.maximum(one.rate, 1e-300)), axis=1))
 
 
 def _hypotheses(one: SitePosterior, column: str) -> list[int]:

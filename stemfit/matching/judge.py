@@ -127,6 +127,11 @@ def judge(
     )
     held = Held(v.posteriors, v.identity.host.sublattices, v.sites)
     scores = as_bright(compared, relaxed, scores, held, v.mixtures)
+    best = int(np.argmax([s.posterior for s in scores]))
+    if relaxed[best].caution:  # what its columns leave over is blamed on the relaxer, not on the structure
+        nothing = held.anything(compared.hold[best]) + float(np.log(v.rates["UNKNOWN"]))
+        known = float(held.between([compared.hold[best]])[0]) + compared.candidates[best].log_prior
+        unknown = float(np.exp(nothing - np.logaddexp(nothing, known)))
     return Answer(compared, relaxed, scores, *matched(compared, scores, unknown, givens))
 
 
