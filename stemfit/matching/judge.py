@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from definet.exceptions import StructureError
 from stemfit.candidates import Candidate
-from stemfit.defects import CLAIM, Defect, Site, names_in
+from stemfit.defects import CLAIM, Defect
 from stemfit.defects.find import SUSPECT
 from stemfit.lattice import Identity, RowOffsets
 from stemfit.matching.compare import Compared
@@ -21,11 +20,12 @@ from stemfit.matching.held import Held
 from stemfit.matching.places import Placement
 from stemfit.matching.spots import MOST_SPOTS, kind_of
 from stemfit.matching.ways import centre_of
+from stemfit.matching.weigh import as_bright, unknown_by_light
 from stemfit.observed import Observed
 from stemfit.relax import Relaxed
 from stemfit.score import Score, score_defect
 from stemfit.score.others import field_of, others_of
-from stemfit.score.rank import FAR, shared_out
+from stemfit.score.rank import FAR
 
 FloatArray = NDArray[np.float64]
 
@@ -129,76 +129,8 @@ def judge(
     scores = as_bright(compared, relaxed, scores, held, v.mixtures)
     best = int(np.argmax([s.posterior for s in scores]))
     if relaxed[best].caution:  # what its columns leave over is blamed on the relaxer, not on the structure
-        nothing = held.anything(compared.hold[best]) + float(np.log(v.rates["UNKNOWN"]))
-        known = float(held.between([compared.hold[best]])[0]) + compared.candidates[best].log_prior
-        unknown = float(np.exp(nothing - np.logaddexp(nothing, known)))
+        unknown = unknown_by_light(compared, best, held, v.rates["UNKNOWN"])
     return Answer(compared, relaxed, scores, *matched(compared, scores, unknown, givens))
-
-
-def as_bright(
-    compared: Compared, relaxed: Sequence[Relaxed], scores: Sequence[Score], held: Held, mixed: Collection[str] = ()
-) -> tuple[Score, ...]:
-    """Scores whose odds between different columns are those of brightness, where pixels are not to be trusted.
-
-    A structure that is built, comes from a file or is larger than what the relaxer was taught has its atoms tenths of
-    an Angstrom from where they are: its likelihood is off by hundreds of nats, and a line with a vacancy too many may
-    fit by chance what the right one misses. What sites hold is measured wherever their columns stand. Structures that
-    differ by that are weighed by it, against the likeliest of those whose positions are trusted; among those that hold
-    the same, pixels decide. So it is on `mixed` sublattices, where no structure knows how unlike neighbours move; lines
-    and trefoils, which show there by what they move, are no likelier than their names were when they were found.
-    """
-    groups: dict[frozenset[tuple[Site, str]], list[int]] = {}
-    for k, hold in enumerate(compared.hold):
-        groups.setdefault(frozenset(hold.items()), []).append(k)
-    rows = list(groups.values())
-    alloyed = np.array([any(s[2] in mixed for s in hold) for hold in compared.hold])
-    moving = np.array([bool(_extended(c.label)) and bool(compared.here) for c in compared.candidates])
-    known = np.array([not hold or _trusted(r) for hold, r in zip(compared.hold, relaxed, strict=True)])
-    trusted = known & (~alloyed | moving)
-    prior = np.array([c.log_prior for c in compared.candidates])
-    pixels = np.array([s.log_likelihood for s in scores]) + prior
-    weight = np.array([logsumexp(pixels[own]) for own in rows])
-    # Of whole columns brightness knows itself which atoms they may be.
-    light = held.between([compared.hold[own[0]] for own in rows])
-    light += [logsumexp(prior[own]) if compared.hold[own[0]] else 0.0 for own in rows]
-    sure = np.array([trusted[own].any() for own in rows])
-    best = int(np.argmax(np.where(sure, weight, -np.inf)))
-    weight = np.where(sure, weight, weight[best] + light - light[best])
-    most = np.array([_most(compared, own[0]) if (alloyed & moving)[own[0]] else 1.0 for own in rows])
-    share = _within(weight, most)
-    number = {k: str(n) for n, own in enumerate(rows) for k in own}
-    spot = replace(
-        compared.spot.defect, label="0", probability=float(share[0]),
-        alternatives=tuple((str(n), float(p)) for n, p in enumerate(share) if n),
-    )
-    return shared_out(spot, [replace(c, label=number[k]) for k, c in enumerate(compared.candidates)], scores)
-
-
-def _trusted(relaxed: Relaxed) -> bool:
-    return not relaxed.caution and relaxed.relaxer not in ("keep", "file")
-
-
-def _extended(label: str) -> list[str]:
-    """Lines and trefoils among the names of a label."""
-    return [name for name in names_in(label) if kind_of(name) in ("LINE", "TREFOIL")]
-
-
-def _most(compared: Compared, k: int) -> float:
-    """Probability that the names of the lines and trefoils of a candidate had when they were found."""
-    said = [{d.label: d.probability, **dict(d.alternatives)} for d in compared.here]
-    return min(max(of.get(name, 0.0) for of in said) for name in _extended(compared.candidates[k].label))
-
-
-def _within(weight: FloatArray, most: FloatArray) -> FloatArray:
-    """Shares (G,) by log weights, none above what it may be at most; what is left goes to the others."""
-    share, free = np.zeros(len(weight)), np.ones(len(weight), dtype=bool)
-    while free.any():
-        share[free] = (1 - share[~free].sum()) * np.exp(weight[free] - logsumexp(weight[free]))
-        over = free & (share > most)
-        if not over.any():
-            break
-        share[over], free = most[over], free & ~over
-    return share
 
 
 def matched(
