@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from chain import taken
 from numpy.typing import NDArray
 
 from definet.structure_file import write_structure
-from definet.structures import line, pristine
+from definet.structures import build, line, pristine
 from stemfit import pipeline
 from stemfit.matching import judge
 from stemfit.matching.given import Given, read_given
@@ -93,3 +94,17 @@ def test_light_tells_a_vacancy_from_a_column() -> None:
     assert both[0] - both[1] > 10
     one, empty = held.between([{true.sites[0]: "S"}, {true.sites[0]: ""}])
     assert one > empty
+
+
+def test_a_part_of_what_has_no_name_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five columns that were found as one thing without a name: all of them explain it, one of them does not."""
+    v = seen()
+    rest = [d for d in v.found if d.type != "LINE"]
+    (whole,) = [replace(d, type="UNKNOWN", label="UNKNOWN", alternatives=()) for d in v.found if d.type == "LINE"]
+    monkeypatch.setattr(pipeline, "observe", lambda *asked: v._replace(found=(whole, *rest)))
+    assert [m.found for m in matched(5, tmp_path).matches] == [True]
+    write_structure(tmp_path / "one.cif", build(pristine("MoS2", 7), "V_S").atoms)
+    some = [read_given(tmp_path / "one.cif", "MoS2")]
+    analysis = pipeline.match(v.micrograph, Settings(host="MoS2"), some, None, keep)
+    assert not any(m.found for m in analysis.matches)
+    assert all(m.unknown >= whole.probability for m in analysis.matches)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from stemfit.defects import Site, SitePosterior
+from stemfit.defects import CLAIM, Site, SitePosterior
 from stemfit.hosts import column_type
 from stemfit.lattice import SiteMap
 from stemfit.matching.given import Given
@@ -69,12 +69,22 @@ class Held:
     def anything(self, some: Collection[Site]) -> float:
         """Log odds, as those of `log_odds`, of columns on some sites that are none of all that has a name."""
         total = 0.0
-        for i, j, name in some:
-            if name in self.posterior:
-                one = self.posterior[name]
-                row = np.flatnonzero((self.cells[name] == np.array([i, j]) - self.low).all(1))
-                total += float((one.log_likelihood[row, -1] - _every(one)[row]).sum())
+        for site in some:
+            for one, row in self._row(site):
+                total += float(one.log_likelihood[row, -1] - _every(one)[row])
         return total
+
+    def changed(self, some: Collection[Site]) -> set[Site]:
+        """Those sites among some that more probably are not as in the perfect crystal."""
+        return {site for site in some for one, row in self._row(site) if one.probability[row, 0] < CLAIM}
+
+    def _row(self, site: Site) -> list[tuple[SitePosterior, int]]:
+        """The posterior of a site's sublattice and its row there; nothing if it is not judged."""
+        i, j, name = site
+        if name not in self.posterior:
+            return []
+        rows = np.flatnonzero((self.cells[name] == np.array([i, j]) - self.low).all(1))
+        return [(self.posterior[name], int(row)) for row in rows]
 
     def _of(self, name: str, column: str) -> FloatArray:
         """Over all cells."""

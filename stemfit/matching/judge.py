@@ -20,7 +20,7 @@ from stemfit.matching.held import Held
 from stemfit.matching.places import Placement
 from stemfit.matching.spots import MOST_SPOTS, kind_of
 from stemfit.matching.ways import centre_of
-from stemfit.matching.weigh import as_bright, unknown_by_light
+from stemfit.matching.weigh import as_bright, unexplained, unknown_by_light
 from stemfit.observed import Observed
 from stemfit.relax import Relaxed
 from stemfit.score import Score, score_defect
@@ -130,6 +130,7 @@ def judge(
     best = int(np.argmax([s.posterior for s in scores]))
     if relaxed[best].caution:  # what its columns leave over is blamed on the relaxer, not on the structure
         unknown = unknown_by_light(compared, best, held, v.rates["UNKNOWN"])
+    unknown = max(unknown, unexplained(compared, best, held))
     return Answer(compared, relaxed, scores, *matched(compared, scores, unknown, givens))
 
 

@@ -18,7 +18,7 @@ from scipy.special import logsumexp
 from stemfit.defects import Site, names_in
 from stemfit.matching.compare import Compared
 from stemfit.matching.held import Held
-from stemfit.matching.spots import kind_of
+from stemfit.matching.spots import WORTH, kind_of
 from stemfit.relax import Relaxed
 from stemfit.score import Score, shared_out
 
@@ -77,6 +77,19 @@ def unknown_by_light(compared: Compared, best: int, held: Held, rate: float) -> 
     nothing = held.anything(compared.hold[best]) + float(np.log(rate))
     known = float(held.between([compared.hold[best]])[0]) + compared.candidates[best].log_prior
     return float(np.exp(nothing - np.logaddexp(nothing, known)))
+
+
+def unexplained(compared: Compared, best: int, held: Held) -> float:
+    """Probability of what was found here as one defect without a name, if the likeliest candidate is not all of it.
+
+    It is if it changes half of the sites that are not as in the perfect crystal: findings take in what is beside them.
+    """
+    most = 0.0
+    for defect in compared.here:
+        sites = held.changed(defect.sites)
+        if defect.label == "UNKNOWN" and len(sites & compared.hold[best].keys()) < WORTH * len(sites):
+            most = max(most, defect.probability)
+    return most
 
 
 def _groups(compared: Compared, relaxed: Sequence[Relaxed], held: Held, mixed: Collection[str]) -> list[_Group]:
