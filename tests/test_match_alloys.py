@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from alloy_fields import PIXEL_A, Sample, W, sample
+from alloy_fields import PIXEL_A, Cell, Sample, W, sample
 from chain import taken
 
 from definet.structure_file import write_structure
-from definet.structures import build, pristine
+from definet.structures import build, line, pristine
 from stemfit import pipeline
 from stemfit.candidates import Candidate
 from stemfit.hosts import column_type
 from stemfit.matching import compare
 from stemfit.matching.given import read_given
+from stemfit.matching.spots import look_for
 from stemfit.observed import Clock, Observed, Settings, observe
 from stemfit.relax import keep
 from stemfit.result import Analysis
@@ -90,3 +91,24 @@ def test_no_surer_than_what_brightness_says(tmp_path: Path, monkeypatch: pytest.
         k = int(np.argmin(np.hypot(*(v.sites.xy_px[one.site] - match.center_px).T)))
         said = np.log(match.probability / max(match.pristine, 1e-300))
         assert said < one.log_likelihood[k, empty] - one.log_likelihood[k, 0] + 1.0
+
+
+def test_a_line_is_looked_for_where_its_name_was_found_and_no_surer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of its columns looks like complete ones of other atoms: it shows by the gap that has closed."""
+    row: list[Cell] = [(i, 0) for i in range(-4, 4)]
+    told = sample(W, {"W": 1.0}, {"S2": 0.3, "SSe": 0.5, "Se2": 0.2}, line=row, closed_A=0.35)
+    settings = Settings(voltage_kV=60.0, detector_mrad=(60.0, 200.0))
+    micrograph = as_micrograph(taken(told.truth, 60.0, 2)[0], PIXEL_A)
+    v = observe(micrograph, settings, Clock(lambda stage: None))
+    (found,) = [d for d in v.found if d.type == "LINE"]
+    monkeypatch.setattr(pipeline, "observe", lambda *asked: v)
+    host, number = v.identity.host.name, int(found.label.rpartition("-")[2])
+    write_structure(tmp_path / "line.cif", line(pristine(host, number + 5, 8), found.label, (2, 4)).atoms)
+    some = [read_given(tmp_path / "line.cif", host)]
+    places = [spot.placements[0].centre_px for spot in look_for(v, some, None)]
+    assert min(np.hypot(*(place - found.center_px)) for place in places) < 0.3 * v.lattice.a_px_iso
+    x, y = found.center_px.tolist()
+    analysis = pipeline.match(micrograph, settings, some, None, keep, at_px=(x, y))
+    assert 0.3 < max(m.probability for m in analysis.matches) <= found.probability + 1e-9

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,8 +70,25 @@ def look_for(v: Observed, givens: Sequence[Given], at_px: tuple[float, float] | 
     left = left_over(v.image, perfect, variance, v.imaging, v.region_map > 0)
     held = Held(v.posteriors, host.sublattices, v.sites)
     placed = placements(givens, left, v.imaging, v.lattice, v.sites, host, held)
+    placed = [_where_named(some, given.label, v.found) for some, given in zip(placed, givens, strict=True)]
     at = None if at_px is None else v.rows.straight(np.array([at_px], dtype=np.float64))[0]
     return spots_of(placed, givens, v.lattice, at)
+
+
+def _where_named(some: Sequence[Placement], label: str, found: Sequence[Defect]) -> list[Placement]:
+    """Places of a structure; where its name was found they are as likely as the likeliest.
+
+    Lines in alloys are found by the gap that closed along them, which the light of their sites does not know.
+    """
+    named = {s: n for n, d in enumerate(found) if label == d.label or label in dict(d.alternatives) for s in d.sites}
+    best: dict[int, tuple[int, int]] = {}
+    for k, one in enumerate(some):
+        for n in {named[site] for site in one.sites if site in named}:
+            shared = sum(named.get(site) == n for site in one.sites)
+            best[n] = max(best.get(n, (0, 0)), (shared, -k))
+    raised, most = {-k for _, k in best.values()}, max((p.odds for p in some), default=0.0)
+    made = [replace(p, odds=max(most, 0.0)) if k in raised else p for k, p in enumerate(some)]
+    return sorted(made, key=lambda p: (-p.odds, -p.gain))
 
 
 def spots_of(

@@ -34,13 +34,16 @@ class _Group(NamedTuple):
     hold : mapping of site to column type
     trusted : bool
         Whether pixels may say how likely one of them is.
+    name : str
+        Lines and trefoils of a mixed sublattice, "" for all else.
     most : float
-        Probability that they may have at most.
+        Probability that all groups of that name may have at most.
     """
 
     rows: list[int]
     hold: dict[Site, str]
     trusted: bool
+    name: str
     most: float
 
 
@@ -63,7 +66,7 @@ def as_bright(
     light += [logsumexp(prior[g.rows]) if g.hold else 0.0 for g in groups]
     trusted = np.array([g.trusted for g in groups])
     best = int(np.argmax(np.where(trusted, weight, -np.inf)))  # the perfect crystal, if no other
-    share = _within(np.where(trusted, weight, weight[best] + light - light[best]), np.array([g.most for g in groups]))
+    share = _shares(np.where(trusted, weight, weight[best] + light - light[best]), groups)
     number = {k: str(n) for n, g in enumerate(groups) for k in g.rows}
     spot = replace(
         compared.spot.defect, label="0", probability=float(share[0]),
@@ -101,8 +104,8 @@ def _groups(compared: Compared, relaxed: Sequence[Relaxed], held: Held, mixed: C
         alloyed = any(site[2] in mixed for site, _ in key)
         moving = bool(compared.here) and any(_extended(compared.candidates[k].label) for k in own)
         known = any(not compared.hold[k] or _vouched(relaxed[k]) for k in own)
-        most = max(_named(compared, k) for k in own) if alloyed and moving else 1.0
-        made.append(_Group(own, dict(key), known and (not alloyed or moving), most))
+        name = compared.candidates[own[0]].label if alloyed and moving else ""
+        made.append(_Group(own, dict(key), known and (not alloyed or moving), name, _named(compared, name)))
     return made
 
 
@@ -115,20 +118,27 @@ def _extended(label: str) -> list[str]:
     return [name for name in names_in(label) if kind_of(name) in ("LINE", "TREFOIL")]
 
 
-def _named(compared: Compared, k: int) -> float:
-    """Probability that the names of the lines and trefoils of a candidate had when they were found."""
+def _named(compared: Compared, label: str) -> float:
+    """Probability that the names of the lines and trefoils in a label had when they were found."""
     said = [{d.label: d.probability, **dict(d.alternatives)} for d in compared.here]
-    names = _extended(compared.candidates[k].label)
-    return min((max(of.get(name, 0.0) for of in said) for name in names), default=1.0)
+    return min((max(of.get(name, 0.0) for of in said) for name in _extended(label)), default=1.0)
 
 
-def _within(weight: FloatArray, most: FloatArray) -> FloatArray:
-    """Shares (G,) by log weights, none above what it may be at most; what is left goes to the others."""
-    share, free = np.zeros(len(weight)), np.ones(len(weight), dtype=bool)
+def _shares(weight: FloatArray, groups: Sequence[_Group]) -> FloatArray:
+    """Shares (G,) by log weights, no name above what it may have at most; what is left goes to the others."""
+    same = [[n for n, g in enumerate(groups) if g.name == name] if name else [k] for k, name in enumerate(
+        g.name for g in groups)]  # fmt: skip
+    families = [list(rows) for rows in dict.fromkeys(map(tuple, same))]
+    whole = np.array([logsumexp(weight[rows]) for rows in families])
+    most = np.array([groups[rows[0]].most for rows in families])
+    of, free = np.zeros(len(whole)), np.ones(len(whole), dtype=bool)
     while free.any():
-        share[free] = (1 - share[~free].sum()) * np.exp(weight[free] - logsumexp(weight[free]))
-        over = free & (share > most)
+        of[free] = (1 - of[~free].sum()) * np.exp(whole[free] - logsumexp(whole[free]))
+        over = free & (of > most)
         if not over.any():
             break
-        share[over], free = most[over], free & ~over
+        of[over], free = most[over], free & ~over
+    share = np.zeros(len(weight))
+    for rows, p, w in zip(families, of, whole, strict=True):
+        share[rows] = p * np.exp(weight[rows] - w)
     return share
