@@ -105,7 +105,8 @@ def _groups(compared: Compared, relaxed: Sequence[Relaxed], held: Held, mixed: C
         moving = bool(compared.here) and any(_extended(compared.candidates[k].label) for k in own)
         known = any(not compared.hold[k] or _vouched(relaxed[k]) for k in own)
         name = compared.candidates[own[0]].label if alloyed and moving else ""
-        made.append(_Group(own, dict(key), known and (not alloyed or moving), name, _named(compared, name)))
+        trusted = not key or (moving if alloyed else known)
+        made.append(_Group(own, dict(key), trusted, name, _named(compared, name)))
     return made
 
 
