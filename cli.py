@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 import stemfit
-from stemfit.commands import asking, exits, match, model, relax, saying, simulate, training
+from stemfit.commands import asking, exits, match, model, options, relax, saying, simulate, training
 
 app = typer.Typer(
     name="stemfit",
@@ -53,7 +53,7 @@ written, 6 model cannot be used.
 
 @app.command(epilog=EXAMPLES)
 def analyze(
-    image: Annotated[Path, typer.Argument(help="TIFF or greyscale PNG.", show_default=False)],
+    image: options.Image,
     host: Annotated[
         str,
         typer.Option(
@@ -61,24 +61,18 @@ def analyze(
             help="Crystal: auto, one of MoS2 MoSe2 MoTe2 WS2 WSe2 WTe2 hBN graphene GaSe InSe blackP, or a CIF.",
         ),
     ] = "auto",
-    pixel_size: Annotated[
-        float | None, typer.Option(metavar="ANGSTROM", help="Pixel size; wins over the lattice and the file.")
-    ] = None,
-    voltage: Annotated[float | None, typer.Option(metavar="KV", help="Acceleration voltage.")] = None,
-    convergence: Annotated[float | None, typer.Option(metavar="MRAD", help="Probe's convergence semi-angle.")] = None,
-    detector: Annotated[str | None, typer.Option(metavar="IN,OUT", help="Annular detector's range, mrad.")] = None,
-    roi: Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Analyse this rectangle only, px.")] = None,
-    mask: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TIFF, PNG or NPY of the image's size: 0 is analysed.")
-    ] = None,
-    frame: Annotated[int | None, typer.Option(metavar="N", help="Image of a stack, counted from 0.")] = None,
+    pixel_size: options.PixelSize = None,
+    voltage: options.Voltage = None,
+    convergence: options.Convergence = None,
+    detector: options.Detector = None,
+    roi: options.Roi = None,
+    mask: options.Mask = None,
+    frame: options.Frame = None,
     relaxer: Annotated[
         Literal["definet", "teacher", "keep"],
         typer.Option(help="Relax candidates with the network, with its teacher, a potential (slow), or not at all."),
     ] = "definet",
-    checkpoint: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Weights of the network, see stemfit model.")
-    ] = None,
+    checkpoint: options.Network = None,
     simulator: Annotated[
         Literal["fast", "multislice"],
         typer.Option(help="Brightness of columns from the table, or of the best candidates by abTEM (slow)."),
@@ -95,12 +89,10 @@ def analyze(
         Path | None,
         typer.Option(metavar="DIR", help="Result folder.  [default: IMAGE.stemfit here]", show_default=False),
     ] = None,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="Where columns are fitted and the network runs.")
-    ] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print analysis.json instead of the table.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what is being done.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    device: options.ImageDevice = "auto",
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
 ) -> None:
     """Find the defects of one image and the structures behind them."""
     with exits.errors(image, verbose, debug):

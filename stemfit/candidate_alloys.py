@@ -8,7 +8,7 @@ part of the scatter of its columns. Heights are those of the majority host.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemfit.candidates import Candidate, propose
-from stemfit.defects import Defect, SitePosterior, what_remains
+from stemfit.defects import Defect, Site, SitePosterior, what_remains
 from stemfit.hosts import ProjectedHost, column_type
 from stemfit.lattice import Lattice, Populations, SiteMap
 from stemfit.optics.scattering import column_elements
@@ -115,43 +115,76 @@ def _renamed(defect: Defect, names: Mapping[str, str]) -> Defect:
     return replace(defect, label=label, probability=p, alternatives=tuple(weight.items()))
 
 
+def dressed(
+    plain: Candidate, changed: Iterable[Site], mixtures: Mapping[str, Mixture], sites: SiteMap, lattice: Lattice
+) -> Candidate:
+    """A structure of the majority host with the atoms of the alloy, under its own name.
+
+    On sites that are `changed` by it or its rivals it has the atoms that their brightness suits best, at the cost of
+    their share; all other mixed columns are what they most probably are.
+    """
+    if not mixtures:
+        return plain
+    own = {row for s in changed if s[2] in mixtures and (row := sites.row_of.get(s)) is not None}
+    columns, species, options = _offered(plain, own, mixtures, sites, lattice)
+    best = {row: _best(o, row, mixtures[str(sites.sublattice[row])]) for row, o in options.items() if o}
+    made, _ = _filled(plain, columns, species, best)
+    prior = plain.log_prior + sum(math.log(option.share) for option in best.values())
+    structure = _with_species(plain.structure, made, plain.label)
+    return replace(plain, structure=structure, log_prior=prior, relaxed_as=plain.structure)
+
+
 def _dressed(
     plain: Candidate, own: Mapping[tuple[int, int, str], int], rates: Mapping[str, float], single: Mapping[str, float],
     mixtures: Mapping[str, Mixture], where: tuple[SiteMap, Lattice],
 ) -> Iterator[Candidate]:
     """One candidate of the majority host with the atoms of the alloy, in all ways that are worth a structure."""
     sites, lattice = where
+    columns, species, options = _offered(plain, own.values(), mixtures, sites, lattice)
+    if len(options) > 1:
+        options = {row: [_best(o, row, mixtures[str(sites.sublattice[row])])] for row, o in options.items() if o}
+    choices = next(iter(options.values()), []) if len(options) == 1 else [None]
+    for choice in choices or [None]:
+        picked = {row: choice if choice is not None else of[0] for row, of in options.items() if of}
+        made, gone = _filled(plain, columns, species, picked)
+        label, prior = plain.label, plain.log_prior + sum(math.log(option.share) for option in picked.values())
+        if len(gone) == 1 and len(own) == 1:
+            label = f"V_{gone[0]}"
+            prior += math.log(max(rates.get(label, 0.0), 1e-9) / max(single.get(plain.label, 0.0), 1e-9))
+        structure = _with_species(plain.structure, made, label)
+        yield replace(plain, label=label, structure=structure, log_prior=prior, relaxed_as=plain.structure)
+
+
+def _offered(
+    plain: Candidate, own: Collection[int], mixtures: Mapping[str, Mixture], sites: SiteMap, lattice: Lattice
+) -> tuple[dict[int, NDArray[np.int64]], NDArray[np.str_], dict[int, list[_Option]]]:
+    """Nodes of each site, elements with the columns seen around, and what may stand on its `own` rows of the map."""
     columns = _columns(plain, sites, ON_SITE * lattice.a_px_iso)
-    structure = plain.structure
-    species = np.array([site.specie.symbol for site in structure.structure], dtype="<U2")
+    species = np.array([site.specie.symbol for site in plain.structure.structure], dtype="<U2")
     options: dict[int, list[_Option]] = {}
     for row, nodes in columns.items():
         mixture = mixtures.get(str(sites.sublattice[row]))
         if mixture is None:
             continue
-        if row in own.values():
-            options[row] = _options(structure, nodes, mixture)
-        elif row in mixture.seen and _whole(structure, nodes, mixture):
+        if row in own:
+            options[row] = _options(plain.structure, nodes, mixture)
+        elif row in mixture.seen and _whole(plain.structure, nodes, mixture):
             species[nodes] = column_elements(mixture.seen[row])
-    if len(options) > 1:
-        options = {row: [_best(o, row, mixtures[str(sites.sublattice[row])])] for row, o in options.items() if o}
-    choices = next(iter(options.values()), []) if len(options) == 1 else [None]
-    for choice in choices or [None]:
-        made, label, prior = species.copy(), plain.label, plain.log_prior
-        for row, of in options.items():
-            picked = choice if choice is not None else (of[0] if of else None)
-            if picked is None:
-                continue
-            nodes = columns[row]
-            gone = structure.marker[nodes] == 2
-            made[nodes[~gone]], made[nodes[gone]] = picked.there, picked.gone
-            prior += math.log(picked.share)
-            if len(picked.gone) == 1 and len(own) == 1:
-                label = f"V_{picked.gone[0]}"
-                prior += math.log(max(rates.get(label, 0.0), 1e-9) / max(single.get(plain.label, 0.0), 1e-9))
-        yield replace(
-            plain, label=label, structure=_with_species(structure, made, label), log_prior=prior, relaxed_as=structure
-        )
+    return columns, species, options
+
+
+def _filled(
+    plain: Candidate, columns: Mapping[int, NDArray[np.int64]], species: NDArray[np.str_],
+    picked: Mapping[int, _Option],
+) -> tuple[NDArray[np.str_], tuple[str, ...]]:
+    """Elements of all nodes with those picked, and which atoms are gone then."""
+    made, lost = species.copy(), tuple[str, ...]()
+    for row, option in picked.items():
+        nodes = columns[row]
+        gone = plain.structure.marker[nodes] == 2
+        made[nodes[~gone]], made[nodes[gone]] = option.there, option.gone
+        lost += option.gone
+    return made, lost
 
 
 def _columns(plain: Candidate, sites: SiteMap, reach_px: float) -> dict[int, NDArray[np.int64]]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import stemfit
-from stemfit.defects import Defect
+from stemfit.defects import Defect, names_in
 from stemfit.result.types import Analysis
 
 Cells = Sequence[str]
@@ -288,9 +288,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, str]:
 def _label(label: str) -> str:
     """V_S2 as the field writes it; anything else as it is."""
     if "+" in label:
-        names = label.split("+")
-        counts = {name: names.count(name) for name in names}
-        return ", ".join(_label(name) if n == 1 else f"{n} {_label(name)}" for name, n in counts.items())
+        return ", ".join(_label(name) if n == 1 else f"{n} {_label(name)}" for name, n in names_in(label).items())
     if not re.fullmatch(r"[A-Za-z0-9]+_[A-Za-z0-9]+", label):
         return escape(label)
     there, belongs = (re.sub(r"(\d+)", r"<sub>\1</sub>", part) for part in label.split("_"))

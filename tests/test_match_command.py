@@ -18,6 +18,7 @@ from definet.structure_file import write_structure
 from definet.structures import build, line, pristine
 from stemfit import pipeline, result
 from stemfit.micrograph import read
+from stemfit.observed import Clock, observe
 from stemfit.relax import keep
 from stemfit.result import Analysis
 from stemfit.synthetic import TrueDefect, crystal
@@ -165,7 +166,9 @@ def test_bad_options(arguments: list[str], code: int, words: list[str], image: t
     assert_one_line(run(*(str(image[0]) if a == "IMAGE" else a for a in arguments)), code, *words)
 
 
-def test_no_room(image: tuple[Path, TrueDefect]) -> None:
-    write_structure(Path("long.cif"), line(pristine("MoS2", 24, 6), "SVL-20").atoms)
+def test_no_room(image: tuple[Path, TrueDefect], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = observe(read(image[0]), pipeline.Settings(host="MoS2"), Clock(lambda stage: None))
+    monkeypatch.setattr(pipeline, "observe", lambda *asked: seen)
+    write_structure(Path("long.cif"), line(pristine("MoS2", 18, 4), "SVL-14").atoms)
     assert_one_line(run(image[0], "long.cif", "--host", "MoS2"), 4, "long.cif has no room in the analysed area")
     assert_one_line(run(image[0], "pair.cif", "--host", "MoS2", "--at", "2,2"), 4, "pair.cif has no room at (2, 2) px")

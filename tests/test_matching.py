@@ -224,11 +224,24 @@ def test_structures_are_ranked_where_they_compete(folder: Path) -> None:
     assert first.probability + first.pristine + first.unknown + first.other == pytest.approx(1)
 
 
+def test_pixels_tell_what_differs_beside_the_sites(folder: Path) -> None:
+    """A trefoil whose three moved columns are gone empties the same sites."""
+    atoms = STRUCTURES["T1"].atoms.copy()
+    atoms.remove_sites(range(len(atoms) - 6, len(atoms)))  # added last, two to a hollow
+    write_structure(folder / "emptied.cif", atoms)
+    emptied = read_given(folder / "emptied.cif", "MoS2")
+    assert len(places_of(emptied)) == len(places_of(given("T1", folder))) - 3
+    at = tuple(field().true["T1"].mean(0).tolist())
+    some = [emptied, given("T1", folder)]
+    first, second = pipeline.match(micrograph(), Settings(host="MoS2"), some, None, keep, at_px=at).matches
+    assert first.label == "T1" and first.probability > 0.9 and second.probability < 1e-3
+
+
 def test_another_host_and_no_room_are_refused(folder: Path, tmp_path: Path) -> None:
     write_structure(tmp_path / "other.cif", build(pristine("WSe2", 6), "V_Se").atoms)
     with pytest.raises(StructureError, match=r"structure of WSe2, the image shows MoS2 \(as stated\)"):
         pipeline.match(micrograph(), Settings(host="MoS2"), [read_given(tmp_path / "other.cif")], None, keep)
-    write_structure(tmp_path / "long.cif", line(pristine("MoS2", 30, 6), "SVL-26").atoms)
+    write_structure(tmp_path / "long.cif", line(pristine("MoS2", 30, 3), "SVL-26").atoms)
     with pytest.raises(NotAnalysable, match=r"long.cif has no room"):
         pipeline.match(micrograph(), Settings(host="MoS2"), [read_given(tmp_path / "long.cif")], None, keep)
 

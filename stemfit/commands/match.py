@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from stemfit.commands import asking, exits, saying
+from stemfit.commands import asking, exits, options, saying
 from stemfit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ usable: another host, no defect, no room, 5 output cannot be written, 6 model ca
 
 
 def match(
-    image: Annotated[Path, typer.Argument(help="TIFF or greyscale PNG.", show_default=False)],
+    image: options.Image,
     structures: Annotated[list[Path], typer.Argument(metavar="STRUCTURE...", help="Structures.", show_default=False)],
     at: Annotated[
         str | None, typer.Option(metavar="X,Y", help="Where their middle is, px.  [default: anywhere]",
@@ -48,30 +48,22 @@ def match(
     host: Annotated[
         str, typer.Option(metavar="NAME", help="Crystal in the image: auto, or a name as of stemfit analyze.")
     ] = "auto",
-    pixel_size: Annotated[
-        float | None, typer.Option(metavar="ANGSTROM", help="Pixel size; wins over the lattice and the file.")
-    ] = None,
-    voltage: Annotated[float | None, typer.Option(metavar="KV", help="Acceleration voltage.")] = None,
-    convergence: Annotated[float | None, typer.Option(metavar="MRAD", help="Probe's convergence semi-angle.")] = None,
-    detector: Annotated[str | None, typer.Option(metavar="IN,OUT", help="Annular detector's range, mrad.")] = None,
-    roi: Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Look in this rectangle only, px.")] = None,
-    mask: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TIFF, PNG or NPY of the image's size: 0 is analysed.")
-    ] = None,
-    frame: Annotated[int | None, typer.Option(metavar="N", help="Image of a stack, counted from 0.")] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Weights of the network, see stemfit model.")
-    ] = None,
+    pixel_size: options.PixelSize = None,
+    voltage: options.Voltage = None,
+    convergence: options.Convergence = None,
+    detector: options.Detector = None,
+    roi: options.Roi = None,
+    mask: options.Mask = None,
+    frame: options.Frame = None,
+    checkpoint: options.Network = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Result folder.  [default: IMAGE.match.stemfit here]", show_default=False),
     ] = None,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="Where columns are fitted and the network runs.")
-    ] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print analysis.json instead of the table.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what is being done.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    device: options.ImageDevice = "auto",
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
 ) -> None:  # fmt: skip
     """Find structures of your own in an image, and say how well they explain it."""
     with exits.errors(image, verbose, debug):
@@ -193,6 +185,6 @@ def _table(matches: Sequence[dict[str, Any]]) -> list[str]:
 
 def _short(label: str) -> str:
     """Names with their number: "6 V_Se, 4 V_Se2"."""
-    names = label.split("+")
-    counts = {name: names.count(name) for name in names}
-    return ", ".join(name if count == 1 else f"{count} {name}" for name, count in counts.items())
+    from stemfit.defects import names_in
+
+    return ", ".join(name if count == 1 else f"{count} {name}" for name, count in names_in(label).items())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from stemfit.commands import exits
+from stemfit.commands import exits, options
 from stemfit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
 @app.command("import")
@@ -54,7 +53,7 @@ def bring(
             metavar="TEXT", help="Who relaxed their training structures.  [default: not known]", show_default=False
         ),
     ] = None,
-    debug: _Debug = False,
+    debug: options.Debug = False,
 ) -> None:
     """Convert weights of the published network; width, depth and radial functions follow from the shapes.
 
@@ -84,7 +83,7 @@ def info(
         Path | None, typer.Argument(help="Weights.  [default: those that come along]", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    debug: _Debug = False,
+    debug: options.Debug = False,
 ) -> None:
     """Say what weights are: architecture, range, teacher, errors."""
     with exits.errors(file or "model", debug=debug):
@@ -105,9 +104,9 @@ def judge(
         Literal["train", "valid", "test", "extrapolation"], typer.Option(help="Which part of the sets.")
     ] = "test",
     write: Annotated[bool, typer.Option("--write", help="Store the errors on the test part in FILE.")] = False,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the network runs.")] = "auto",
+    device: options.NetworkDevice = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    debug: _Debug = False,
+    debug: options.Debug = False,
 ) -> None:
     """Measure the errors of weights on relaxed structures: over all, by host, by family of defects."""
     with exits.errors(file, debug=debug):

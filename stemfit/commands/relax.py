@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from definet.exceptions import DefinetError, StructureError
-from stemfit.commands import exits
+from stemfit.commands import exits, options
 from stemfit.errors import OutputError, SomeFailed, UsageError, one_line
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ def relax(
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Weights, see stemfit model; default those that come along.")
     ] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the network runs.")] = "auto",
+    device: options.NetworkDevice = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what is being done.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
 ) -> None:  # fmt: skip
     """Relax defect structures: by the network in one pass, polished by its teacher if asked."""
     with exits.errors("relax" if len(files) > 1 else files[0], verbose, debug):

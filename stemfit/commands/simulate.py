@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from stemfit.commands import asking, exits
+from stemfit.commands import asking, exits, options
 from stemfit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def simulate(
         Literal["fast", "multislice", "prism"],
         typer.Option(help="Sum over columns, or abTEM (minutes): windows of its multislice, or its PRISM."),
     ] = "fast",
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what is being done.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
 ) -> None:
     """Simulate the dark-field image of a structure."""
     with exits.errors(structure, verbose, debug):

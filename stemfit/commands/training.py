@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from definet.exceptions import OptionError
-from stemfit.commands import exits
+from stemfit.commands import exits, options
 
 if TYPE_CHECKING:
     from definet.checking import Checked
@@ -89,12 +89,12 @@ def train(
     start: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Weights to begin with, of the same architecture.")
     ] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the network runs.")] = "auto",
+    device: options.NetworkDevice = "auto",
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Of matrix products; bfloat16 on a GPU only.")
     ] = "float32",
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what is being done.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
 ) -> None:
     """Train the network on relaxed structures; the weights that are best on held-out ones are kept."""
     with exits.errors("train", verbose, debug), _interruptible():
@@ -186,8 +186,8 @@ def make(
     dask: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Let the workers of a Dask cluster do it.")
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what is being done.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
 ) -> None:
     """Draw random defects and relax them with a potential: structures to learn from."""
     with exits.errors("dataset make", verbose, debug), _interruptible():
@@ -216,8 +216,8 @@ def check(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes.  [default: one per core]", show_default=False)
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what is being done.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
 ) -> None:
     """Judge a set by today's rules; suspicious structures are relaxed a second time."""
     with exits.errors("dataset check", verbose, debug), _interruptible():

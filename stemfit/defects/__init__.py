@@ -14,7 +14,7 @@ from stemfit.defects.occupancy import (
     occupancy,
 )
 from stemfit.defects.offsets import offsets
-from stemfit.defects.types import Defect, Site, type_of
+from stemfit.defects.types import Defect, Site, names_in, type_of
 from stemfit.imaging import MODEL_FLOOR
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "find_defects",
     "hypotheses",
     "label_rates",
+    "names_in",
     "occupancies",
     "occupancy",
     "offsets",

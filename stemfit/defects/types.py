@@ -80,3 +80,9 @@ def type_of(label: str, otherwise: str) -> str:
         return "VM"
     atoms = sum(int(count or 1) for count in re.findall(r"[A-Z][a-z]?(\d*)", belongs))
     return "DV" if atoms > 1 else "SV"
+
+
+def names_in(label: str) -> dict[str, int]:
+    """Names of a label of several defects, joined by "+", and how often each is there."""
+    names = label.split("+")
+    return {name: names.count(name) for name in names}

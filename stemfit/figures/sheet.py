@@ -20,6 +20,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
 from numpy.typing import NDArray
 
+from stemfit.defects import names_in
+
 FloatArray = NDArray[np.float64]
 
 WIDTH_MM = 89.0
@@ -67,9 +69,8 @@ def label_text(label: str) -> str:
     Of several joined by "+" equal ones are counted.
     """
     if "+" in label:
-        names = label.split("+")
-        counts = {name: names.count(name) for name in names}
-        return ", ".join(label_text(name) if n == 1 else f"{n} {label_text(name)}" for name, n in counts.items())
+        each = names_in(label).items()
+        return ", ".join(label_text(name) if n == 1 else f"{n} {label_text(name)}" for name, n in each)
     if not re.fullmatch(r"[A-Za-z0-9]+_[A-Za-z0-9]+", label):
         return re.sub(r"([$_^\\])", r"\\\1", label)
     there, belongs = (re.sub(r"(\d+)", r"_{\1}", part) for part in label.split("_"))

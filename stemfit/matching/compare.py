@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from definet.exceptions import StructureError
-from stemfit.candidate_alloys import mixtures_of, propose_in
+from stemfit.candidate_alloys import Mixture, dressed, mixtures_of, propose_in
 from stemfit.candidates import Candidate, local_frame
-from stemfit.defects import Defect
+from stemfit.defects import Defect, Site
 from stemfit.lattice import Lattice, SiteMap
-from stemfit.matching.found import signature, together
+from stemfit.matching.found import contents, signature, together
 from stemfit.matching.given import Given
 from stemfit.matching.places import Placement, in_lattice, patch_cells
 from stemfit.matching.spots import Spot, kind_of
@@ -43,8 +44,10 @@ class Compared:
         The perfect crystal first, then the structures, then what `analyze` would propose.
     placements, patches : tuples of Placement or None, Embedded or None
         Of those that come from a file.
-    rest : tuple of Defect
-        Defects found that share no site with any of these.
+    here, rest : tuples of Defect
+        Defects found that share a site with any of these, and the others.
+    hold : tuple of mappings of (i, j, sublattice) to str
+        The columns that each has on the sites that it changes.
     beside : tuple of Candidate
         What those are taken for that may move columns here.
     """
@@ -53,7 +56,9 @@ class Compared:
     candidates: tuple[Candidate, ...]
     placements: tuple[Placement | None, ...]
     patches: tuple[Embedded | None, ...]
+    here: tuple[Defect, ...]
     rest: tuple[Defect, ...]
+    hold: tuple[Mapping[Site, str], ...]
     beside: tuple[Candidate, ...] = ()
 
     def relaxed(self, own: Relaxer | None, others: Relaxer) -> tuple[tuple[Relaxed, ...], tuple[Relaxed, ...]]:
@@ -87,7 +92,7 @@ def compare(v: Observed, spot: Spot) -> Compared:
     others = [
         c for d in near for c in propose_in(d, v.identity.host, v.lattice, v.sites, v.rates, mixed, MOST_RIVALS)
     ]
-    compared = _compared(spot, v.lattice, v.sites, rivals, _as_taken(here, rivals), rest)
+    compared = _compared(spot, v, mixed, rivals, _as_taken(here, rivals), (here, rest))
     return replace(compared, beside=_as_taken(near, others))
 
 
@@ -108,34 +113,52 @@ def _split(spot: Spot, found: Sequence[Defect]) -> tuple[tuple[Defect, ...], tup
     return here, tuple(replace(d, id=-d.id) for d in found if own.isdisjoint(d.sites))
 
 
+class _Row(NamedTuple):
+    """One candidate; where it lies and its patch if it comes from a file."""
+
+    candidate: Candidate
+    placement: Placement | None
+    patch: Embedded | None
+    hold: Mapping[Site, str]
+
+
 def _compared(
-    spot: Spot, lattice: Lattice, sites: SiteMap, rivals: Sequence[Candidate], parts: Sequence[Candidate],
-    rest: tuple[Defect, ...],
+    spot: Spot, v: Observed, mixed: Mapping[str, Mixture], rivals: Sequence[Candidate], parts: Sequence[Candidate],
+    defects: tuple[tuple[Defect, ...], tuple[Defect, ...]],
 ) -> Compared:
-    """Candidates; `parts` were found on different sites of the spot."""
+    """Candidates, in alloys with the atoms that the image shows; `parts` were found on different sites of the spot."""
+    lattice, sites, names = v.lattice, v.sites, v.identity.host.sublattices
+
+    def in_image(plain: Candidate) -> Candidate:
+        return dressed(plain, spot.defect.sites, mixed, sites, lattice)
+
     reach_px = float(np.hypot(*(spot.defect.extent_px - spot.defect.center_px).T).max()) + REACH * lattice.a_px_iso
     cells = max(_cells(spot, p.lying, p.centre_px, reach_px, lattice) for p in spot.placements)
-    own: list[tuple[Candidate, Placement | None, Embedded | None]] = []
+    own: list[_Row] = []
     alike: set[str] = set()
-    rivals = [*rivals, *_as_found(spot, parts, reach_px, lattice, sites)]
-    known = [
-        signature(together([r], spot.placements[0].lying, lattice, sites), lattice) if r.structure.sites else None
-        for r in rivals
-    ]
+    found = _as_found(spot, parts, reach_px, lattice, sites)
+    rivals = [*rivals, *(replace(in_image(c), log_prior=c.log_prior) for c in found)]
+    wholes = [together([r], spot.placements[0].lying, lattice, sites) if r.structure.sites else None for r in rivals]
+    known = [None if whole is None else signature(whole, lattice) for whole in wholes]
     for placement in spot.placements:
         patch = embedded(placement.lying, cells)
         look = signature(placement.lying, lattice, placement.cell)
         same = [r for r, looks in zip(rivals, known, strict=True) if looks == look]
         alike |= {r.id for r in same}
-        prior = max([-float(np.log(spot.looked[placement.given])), *(r.log_prior for r in same)])
-        own.append((_candidate(spot, placement, patch, lattice, sites, prior), placement, patch))
-    first, lead = own[0][0], spot.placements[0]
-    ideal = _perfect(first, lead.lying, cells)
-    held = [r for r in rivals if r.id not in alike and r.structure.sites and _holds(r, spot, reach_px, lattice)]
-    rows = [(ideal, None, None), *own, *((r, None, None) for r in held)]
-    candidates = tuple(replace(c, id=f"{spot.defect.id}-{k}", defect=spot.defect.id) for k, (c, _, _) in enumerate(
-        rows, 1))  # fmt: skip
-    return Compared(spot, candidates, tuple(p for _, p, _ in rows), tuple(e for _, _, e in rows), rest)
+        anywhere = -float(np.log(spot.looked[placement.given]))
+        made = in_image(_candidate(spot, placement, patch, lattice, sites, anywhere))
+        made = replace(made, log_prior=max([made.log_prior, *(r.log_prior for r in same)]))
+        own.append(_Row(made, placement, patch, contents(placement.lying, lattice, names, placement.cell)))
+    first, lead = own[0].candidate, spot.placements[0]
+    ideal = in_image(_perfect(first, lead.lying, cells))
+    held = [
+        _Row(r, None, None, contents(whole, lattice, names)) for r, whole in zip(rivals, wholes, strict=True)
+        if whole is not None and r.id not in alike and _holds(r, spot, reach_px, lattice)
+    ]
+    rows = [_Row(ideal, None, None, {}), *own, *held]
+    named = (replace(r.candidate, id=f"{spot.defect.id}-{k}", defect=spot.defect.id) for k, r in enumerate(rows, 1))
+    placed, patches = tuple(r.placement for r in rows), tuple(r.patch for r in rows)
+    return Compared(spot, tuple(named), placed, patches, *defects, tuple(r.hold for r in rows))
 
 
 def _as_found(
@@ -182,7 +205,8 @@ def _placed(
 
 def _perfect(like: Candidate, lying: Given, cells: int) -> Candidate:
     """The perfect crystal in the same patch."""
-    return replace(like, type="", label="pristine", structure=perfect(lying.crystal.name, cells), log_prior=0.0)
+    whole = perfect(lying.crystal.name, cells)
+    return replace(like, type="", label="pristine", structure=whole, log_prior=0.0, relaxed_as=None)
 
 
 def _holds(rival: Candidate, spot: Spot, reach_px: float, lattice: Lattice) -> bool:

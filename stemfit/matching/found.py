@@ -14,11 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from definet.structures import CHANGED, VACANCY, Addition, Edit, Exchange, Site, elements_of
+from definet.structures import CHANGED, VACANCY, Addition, Edit, Exchange, elements_of
+from definet.structures import Site as Node
 from stemfit.candidates import Candidate
+from stemfit.defects import Site
 from stemfit.lattice import Lattice, SiteMap
 from stemfit.matching.given import Given
-from stemfit.matching.places import in_lattice
+from stemfit.matching.held import columns_at
+from stemfit.matching.places import in_lattice, named
+from stemfit.matching.ways import places_of
 
 FloatArray = NDArray[np.float64]
 
@@ -35,7 +39,7 @@ def together(parts: Sequence[Candidate], like: Given, lattice: Lattice, sites: S
     lattice : Lattice
     sites : SiteMap
     """
-    remove: list[Site] = []
+    remove: list[Node] = []
     exchange: list[Exchange] = []
     add: list[Addition] = []
     for part in parts:
@@ -52,9 +56,9 @@ def together(parts: Sequence[Candidate], like: Given, lattice: Lattice, sites: S
             k = node % len(like.crystal.basis)
             i, j = np.rint(uv - [like.crystal.basis[k].u, like.crystal.basis[k].v]).astype(int).tolist()
             if made.marker[node] == VACANCY:
-                remove.append(Site(i, j, k))
+                remove.append(Node(i, j, k))
             elif made.marker[node] == CHANGED:
-                exchange.append(Exchange(Site(i, j, k), elements[node], z))
+                exchange.append(Exchange(Node(i, j, k), elements[node], z))
     label = "+".join(sorted(part.label for part in parts))
     edit = Edit(label, tuple(remove), tuple(exchange), tuple(add))
     return Given(Path(), "", label, like.crystal, edit, {}, np.zeros((len(add), 3)), like.frame)
@@ -86,6 +90,15 @@ def signature(lying: Given, lattice: Lattice, cell: NDArray[np.int64] | None = N
     at = np.round(uv if cell is None else uv + cell, 1) + 0.0
     count = Counter((tuple(place.tolist()), change[2]) for place, change in zip(at, changes, strict=True))
     return frozenset((place, what, n) for (place, what), n in count.items())
+
+
+def contents(
+    lying: Given, lattice: Lattice, names: Sequence[str], cell: NDArray[np.int64] | None = None
+) -> dict[Site, str]:
+    """Column types on the sites of the image that a structure changes; `names` are those of the sublattices."""
+    uv = places_of(lying)
+    at = in_lattice(uv, lattice.polarity) + (0 if cell is None else cell)
+    return dict(zip(named(at, lattice, names), columns_at(lying, uv), strict=True))
 
 
 def _in_crystal(at_px: FloatArray, lattice: Lattice, sites: SiteMap) -> FloatArray:

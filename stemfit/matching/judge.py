@@ -16,9 +16,11 @@ from stemfit.defects.find import SUSPECT
 from stemfit.lattice import Identity, RowOffsets
 from stemfit.matching.compare import Compared
 from stemfit.matching.given import Given
+from stemfit.matching.held import Held
 from stemfit.matching.places import Placement
 from stemfit.matching.spots import MOST_SPOTS, kind_of
 from stemfit.matching.ways import centre_of
+from stemfit.matching.weigh import as_bright, unexplained, unknown_by_light
 from stemfit.observed import Observed
 from stemfit.relax import Relaxed
 from stemfit.score import Score, score_defect
@@ -123,6 +125,12 @@ def judge(
     scores, unknown = score_defect(
         spot, compared.candidates, relaxed, v.image, v.columns, v.imaging, v.lattice, v.rates["UNKNOWN"], others
     )
+    held = Held(v.posteriors, v.identity.host.sublattices, v.sites)
+    scores = as_bright(compared, relaxed, scores, held, v.mixtures)
+    best = int(np.argmax([s.posterior for s in scores]))
+    if relaxed[best].caution:  # what its columns leave over is blamed on the relaxer, not on the structure
+        unknown = unknown_by_light(compared, best, held, v.rates["UNKNOWN"])
+    unknown = max(unknown, unexplained(compared, best, held))
     return Answer(compared, relaxed, scores, *matched(compared, scores, unknown, givens))
 
 

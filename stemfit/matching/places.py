@@ -1,7 +1,8 @@
-"""Where in an image a structure may be: a matched filter over all cells and all equivalent ways to lie in the crystal.
+"""Where in an image a structure may be: all cells and all equivalent ways to lie in the crystal.
 
-What is looked for is the difference between structure and perfect crystal, drawn with the image's own columns, in what
-the perfect crystal leaves of the image. This is a short list: the comparison that decides has more freedom.
+Two things are asked: a matched filter, the cross-correlation of what the perfect crystal leaves of the image with the
+difference between structure and perfect crystal, drawn with the image's own columns; and what the sites hold that the
+structure changes (`held`). This makes a short list: the comparison that decides has more freedom.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from stemfit.hosts import ProjectedHost
 from stemfit.imaging import Imaging
 from stemfit.lattice import Lattice, SiteMap
 from stemfit.matching.given import Given
+from stemfit.matching.held import Held, columns_at
 from stemfit.matching.ways import Embedded, centre_of, embedded, perfect, places_of, reach_cells, turned, ways_of
 from stemfit.simulate.image import project
 
@@ -39,13 +41,6 @@ WIDTHS = 5.0
 
 AROUND_CELLS = 3
 """Cells of a patch beyond the outermost changed place: what is displaced farther out hardly moves."""
-
-TOLERANCE = 0.25
-"""Relative error of a structure's contrast: brightness from the table, atoms that relaxed otherwise."""
-
-ELSE, ELSE_WIDTH = 1e-2, 2.0
-"""Share of places where something else is, and how strongly that may answer to the filter, in units of the structure:
-a column that lacks two atoms answers to the loss of one with about two."""
 
 SAME_LOOK = 1e-3
 """Share of a difference's power by which it may differ between ways that are the same from above."""
@@ -94,9 +89,9 @@ class Placement:
     sites : tuple of (i, j, sublattice)
         Sites of the image that it changes.
     gain : float
-        Natural logarithm of the likelihood against the perfect crystal.
+        Natural logarithm of the likelihood of the image against the perfect crystal, as the filter has it.
     odds : float
-        The same against the perfect crystal or anything else that answers to the filter.
+        The same of the light of the sites, against what sites hold anyway.
     """
 
     given: int
@@ -131,18 +126,19 @@ def left_over(
 
 
 def placements(
-    givens: Sequence[Given], left: Left, imaging: Imaging, lattice: Lattice, sites: SiteMap, host: ProjectedHost
+    givens: Sequence[Given], left: Left, imaging: Imaging, lattice: Lattice, sites: SiteMap, host: ProjectedHost,
+    held: Held,
 ) -> list[list[Placement]]:
-    """All places of each structure inside the analysed area, in all different ways, those that gain the most first."""
+    """All places of each structure inside the analysed area, in all different ways, the likeliest first."""
     index = _Index(sites, lattice, host)
-    return [_of(k, given, left, imaging, lattice, index) for k, given in enumerate(givens)]
+    return [_of(k, given, left, imaging, lattice, index, held) for k, given in enumerate(givens)]
 
 
 class _Index:
     """Which sites of the lattice are judged."""
 
     def __init__(self, sites: SiteMap, lattice: Lattice, host: ProjectedHost) -> None:
-        self.names, self.basis = host.sublattices, lattice.basis
+        self.names = host.sublattices
         self.cells = np.unique(sites.ij, axis=0)
         self.low = self.cells.min(0)
         shape = self.cells.max(0) - self.low + 1
@@ -150,18 +146,6 @@ class _Index:
         for n, name in enumerate(self.names):
             own = sites.ij[sites.analysed & (sites.sublattice == name)] - self.low
             self.judged[n, own[:, 0], own[:, 1]] = True
-
-    def named(self, uv: FloatArray) -> list[Site]:
-        """Sites of the honeycomb at lattice coordinates (C, 2), and hollows; anything else is off the lattice."""
-        thirds = [*self.basis, 1.0 - self.basis[1]]
-        found = []
-        for place in uv:
-            off = [np.abs(place - third - np.rint(place - third)).max() for third in thirds]
-            n = int(np.argmin(off))
-            cell = np.rint(place - thirds[n]).astype(int)
-            name = ("-" if off[n] > 1e-3 else "H") if n == 2 or off[n] > 1e-3 else self.names[n]
-            found.append((int(cell[0]), int(cell[1]), name))
-        return found
 
     def inside(self, places: Sequence[Site], cells: IntArray) -> NDArray[np.bool_]:
         """Whether all sites among places, moved by cells (T, 2), are judged: (T,)."""
@@ -174,6 +158,19 @@ class _Index:
             fine &= there
             fine[there] &= self.judged[n, at[there, 0], at[there, 1]]
         return fine
+
+
+def named(uv: FloatArray, lattice: Lattice, names: Sequence[str]) -> list[Site]:
+    """Sites of the honeycomb at lattice coordinates (C, 2), and hollows; anything else is off the lattice."""
+    thirds = [*lattice.basis, 1.0 - lattice.basis[1]]
+    found = []
+    for place in uv:
+        off = [np.abs(place - third - np.rint(place - third)).max() for third in thirds]
+        n = int(np.argmin(off))
+        cell = np.rint(place - thirds[n]).astype(int)
+        name = ("-" if off[n] > 1e-3 else "H") if n == 2 or off[n] > 1e-3 else names[n]
+        found.append((int(cell[0]), int(cell[1]), name))
+    return found
 
 
 def in_lattice(uv: FloatArray, polarity: int) -> FloatArray:
@@ -191,33 +188,27 @@ class _Lying(NamedTuple):
 
 
 def _of(
-    number: int, given: Given, left: Left, imaging: Imaging, lattice: Lattice, index: _Index
+    number: int, given: Given, left: Left, imaging: Imaging, lattice: Lattice, index: _Index, held: Held
 ) -> list[Placement]:
-    found, answers = [], []
+    made = []
     for lying in _different(given, left, imaging, lattice):
-        places = index.named(in_lattice(places_of(lying.given), lattice.polarity))
+        uv = places_of(lying.given)
+        places = named(in_lattice(uv, lattice.polarity), lattice, index.names)
         cells = index.cells - np.rint(lying.middle).astype(np.int64)
         cells = cells[index.inside(places, cells)]
         if len(cells) == 0:
             continue
         at_px = lattice.positions(lying.middle + cells)
-        answer, power = _filtered(left, lying.difference, at_px)
-        found.append((lying, places, cells, at_px))
-        answers.append(np.column_stack([answer, power]))
-    if not found:
-        return []
-    every = np.vstack(answers)
-    gain, odds = _weighed(every[:, 0], every[:, 1])
-    both = np.split(np.column_stack([gain, odds]), np.cumsum([len(a) for a in answers])[:-1])
-    made = [
-        Placement(
-            number, lying.given, lying.over, cell, place,
-            tuple((i + int(cell[0]), j + int(cell[1]), name) for i, j, name in places), *weight,
-        )
-        for (lying, places, cells, at_px), own in zip(found, both, strict=True)
-        for cell, place, weight in zip(cells, at_px, own.tolist(), strict=True)
-    ]  # fmt: skip
-    return sorted(made, key=lambda one: -one.gain)
+        gain = _filtered(left, lying.difference, at_px)
+        odds = held.log_odds(dict(zip(places, columns_at(lying.given, uv), strict=True)), cells)
+        made += [
+            Placement(
+                number, lying.given, lying.over, cell, place,
+                tuple((i + int(cell[0]), j + int(cell[1]), name) for i, j, name in places), *each,
+            )
+            for cell, place, each in zip(cells, at_px, np.column_stack([gain, odds]).tolist(), strict=True)
+        ]  # fmt: skip
+    return sorted(made, key=lambda one: (-one.odds, -one.gain))
 
 
 def _different(given: Given, left: Left, imaging: Imaging, lattice: Lattice) -> list[_Lying]:
@@ -277,8 +268,8 @@ def _changed_columns(patch: Embedded, given: Given, imaging: Imaging) -> tuple[F
     return np.vstack([own.xy_px[~kept], ideal.xy_px[gone]]), np.concatenate([there, -missing])
 
 
-def _filtered(left: Left, difference: FloatArray, at_px: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Weighted product of residual and difference (T,), and of the difference with itself, at places (T, 2) px."""
+def _filtered(left: Left, difference: FloatArray, at_px: FloatArray) -> FloatArray:
+    """Log likelihood (T,) of a difference at places (T, 2) px, against none: all that counts alone know."""
     at = left.at(at_px)[:, ::-1].T
     answer, power, gain = (
         np.asarray(map_coordinates(field, at, mode="nearest"))
@@ -287,21 +278,4 @@ def _filtered(left: Left, difference: FloatArray, at_px: FloatArray) -> tuple[Fl
             oaconvolve(left.weight, (difference**2)[::-1, ::-1], mode="same"), left.gain,
         )
     )
-    return answer * gain, np.maximum(power * gain**2, 1e-12)
-
-
-def _weighed(answer: FloatArray, power: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Log likelihood (T,) against the perfect crystal; the same, less exactly, against anything that answers.
-
-    The answer over the power is 1 with the structure and 0 without. Its variance is one over the power for counts
-    alone; how much more columns scatter is seen from all places together.
-    """
-    spread = max(1.0, float(1.4826 * np.median(np.abs(answer - np.median(answer)) / np.sqrt(power))) ** 2)
-    strength, variance = answer / power, spread / power
-
-    def log_density(mean: float, width: float) -> FloatArray:
-        v = variance + width**2
-        return np.asarray(-0.5 * (strength - mean) ** 2 / v - 0.5 * np.log(v))
-
-    other = np.logaddexp(log_density(0.0, 0.0), np.log(ELSE) + log_density(0.0, ELSE_WIDTH))
-    return (answer - power / 2) / spread, np.asarray(log_density(1.0, TOLERANCE) - other)
+    return np.asarray(answer * gain - power * gain**2 / 2)

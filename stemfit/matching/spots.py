@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from stemfit.defects import Defect, Site, type_of
 from stemfit.errors import NotAnalysable
 from stemfit.lattice import Lattice
 from stemfit.matching.given import Given
+from stemfit.matching.held import Held
 from stemfit.matching.places import Placement, in_lattice, left_over, placements
 from stemfit.matching.ways import places_of
 from stemfit.observed import Observed
@@ -22,13 +23,12 @@ FloatArray = NDArray[np.float64]
 MOST_SPOTS = 16
 """Spots compared with the image per structure: beyond that `analyze` is the tool."""
 
-BELOW = 3.0
-"""Nats below the best odds of a structure at which a place is not compared: half of its contrast is missing there, or
-half of it is too much."""
+WORTH = 0.5
+"""Share of the log odds of a structure's best place from which others are compared: half of its sites fit there."""
 
 NEAR, NEAR_SHARE, MOST_NEAR = 5.0, 0.1, 4
-"""Places of one structure on the same sites that are compared as well: those within so many nats, and such a share, of
-the best by the filter, which knows relaxed neighbours and brightness to no better; so many at most."""
+"""Places of one structure on the same sites that are compared as well: those whose log odds are within so much, and
+such a share, of the best: brightness beside displaced neighbours is known to no better; so many at most."""
 
 AT_CELLS = 0.6
 """A structure is at a point if its middle is this close to it, in lattice constants: half way to the next cell."""
@@ -68,9 +68,27 @@ def look_for(v: Observed, givens: Sequence[Given], at_px: tuple[float, float] | 
     perfect = whole_field(v.sites, v.imaging, host, v.lattice, (), (), (), v.brightness, v.columns)
     variance = v.imaging.noise.variance(v.columns.model) * v.imaging.noise.pixels_per_sample
     left = left_over(v.image, perfect, variance, v.imaging, v.region_map > 0)
-    placed = placements(givens, left, v.imaging, v.lattice, v.sites, host)
+    held = Held(v.posteriors, host.sublattices, v.sites)
+    placed = placements(givens, left, v.imaging, v.lattice, v.sites, host, held)
+    placed = [_where_named(some, given.label, v.found) for some, given in zip(placed, givens, strict=True)]
     at = None if at_px is None else v.rows.straight(np.array([at_px], dtype=np.float64))[0]
     return spots_of(placed, givens, v.lattice, at)
+
+
+def _where_named(some: Sequence[Placement], label: str, found: Sequence[Defect]) -> list[Placement]:
+    """Places of a structure; where its name was found they are as likely as the likeliest.
+
+    Lines in alloys are found by the gap that closed along them, which the light of their sites does not know.
+    """
+    named = {s: n for n, d in enumerate(found) if label == d.label or label in dict(d.alternatives) for s in d.sites}
+    best: dict[int, tuple[int, int]] = {}
+    for k, one in enumerate(some):
+        for n in {named[site] for site in one.sites if site in named}:
+            shared = sum(named.get(site) == n for site in one.sites)
+            best[n] = max(best.get(n, (0, 0)), (shared, -k))
+    raised, most = {-k for _, k in best.values()}, max((p.odds for p in some), default=0.0)
+    made = [replace(p, odds=max(most, 0.0)) if k in raised else p for k, p in enumerate(some)]
+    return sorted(made, key=lambda p: (-p.odds, -p.gain))
 
 
 def spots_of(
@@ -101,12 +119,19 @@ def spots_of(
             what = f"{given.path.name} has no room in the analysed area"
             raise NotAnalysable(what, remedy="give a structure with fewer sites that change, or a larger image")
     looked = {k: len(some) for k, some in enumerate(placed)}
-    worth = [_worth(some) for some in placed]
+    groups = _groups([_worth(some) for some in placed])
+    known = {p.given for group in groups for p in group}
+    # A structure that is nowhere stands alone where it fits best: it must not widen the spots of one that is there.
+    groups += [tuple(_Places(some).on(some[0], set())) for k, some in enumerate(placed) if k not in known]
+    return tuple(Spot(_defect(n, group, lattice), group, looked) for n, group in enumerate(groups, 1))
+
+
+def _groups(worth: Sequence[Sequence[Placement]]) -> list[tuple[Placement, ...]]:
+    """Places that share sites with the likeliest of them; of each structure the likeliest first."""
     places = [_Places(some) for some in worth]
-    count, groups = [0] * len(placed), list[tuple[Placement, ...]]()
+    count, groups = [0] * len(worth), list[tuple[Placement, ...]]()
     taken: set[Site] = set()
-    # A structure that is nowhere must not take the sites of one that is.
-    for lead in sorted((p for some in worth for p in some), key=lambda p: (p.odds <= 0, -p.gain)):
+    for lead in sorted((p for some in worth for p in some), key=lambda p: (-p.odds, -p.gain)):
         if count[lead.given] >= MOST_SPOTS or not taken.isdisjoint(lead.sites):
             continue
         group = tuple(p for own in places for p in own.on(lead, taken))
@@ -114,14 +139,12 @@ def spots_of(
         groups.append(group)
         for n in {p.given for p in group}:
             count[n] += 1
-    return tuple(Spot(_defect(n, group, lattice), group, looked) for n, group in enumerate(groups, 1))
+    return groups
 
 
 def _worth(some: Sequence[Placement]) -> list[Placement]:
-    """Places worth comparing, those that gain the most first; the best one in any case."""
-    best = max(p.odds for p in some)
-    least = min(max(best - BELOW, 0.0), best)
-    return [p for p in some if p.odds >= least]
+    """Places worth comparing, the likeliest first: none of a structure that is likelier to be nowhere."""
+    return [p for p in some if p.odds >= max(WORTH * some[0].odds, 0.0)]
 
 
 def _near(some: Sequence[Placement], at_px: FloatArray, lattice: Lattice, given: Given) -> list[Placement]:
@@ -144,14 +167,14 @@ class _Places:
                 self.by_site.setdefault(site, []).append(n)
 
     def on(self, lead: Placement, taken: set[Site]) -> list[Placement]:
-        """Those that share a site with a place and are as likely as the best of them, as far as the filter knows."""
+        """Those that share a site with a place and are as likely as the best of them, as far as brightness knows."""
         rows = sorted({n for site in lead.sites for n in self.by_site.get(site, [])})
         rows = [n for n in rows if taken.isdisjoint(self.some[n].sites)]
         if not rows:
             return []
-        best = self.some[rows[0]].gain
+        best = self.some[rows[0]].odds
         least = best - NEAR - NEAR_SHARE * abs(best)
-        return [self.some[n] for n in rows[:MOST_NEAR] if self.some[n].gain > least]
+        return [self.some[n] for n in rows[:MOST_NEAR] if self.some[n].odds > least]
 
 
 def _defect(number: int, some: Sequence[Placement], lattice: Lattice) -> Defect:

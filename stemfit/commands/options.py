@@ -1,0 +1,29 @@
+"""Options that several commands have, with the words that explain them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Image = Annotated[Path, typer.Argument(help="TIFF or greyscale PNG.", show_default=False)]
+PixelSize = Annotated[
+    float | None, typer.Option(metavar="ANGSTROM", help="Pixel size; wins over the lattice and the file.")
+]
+Voltage = Annotated[float | None, typer.Option(metavar="KV", help="Acceleration voltage.")]
+Convergence = Annotated[float | None, typer.Option(metavar="MRAD", help="Probe's convergence semi-angle.")]
+Detector = Annotated[str | None, typer.Option(metavar="IN,OUT", help="Annular detector's range, mrad.")]
+Roi = Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Analyse this rectangle only, px.")]
+Mask = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="TIFF, PNG or NPY of the image's size: 0 is analysed.")
+]
+Frame = Annotated[int | None, typer.Option(metavar="N", help="Image of a stack, counted from 0.")]
+Network = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of the network, see stemfit model.")]
+ImageDevice = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="Where columns are fitted and the network runs.")
+]
+NetworkDevice = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the network runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print analysis.json instead of the table.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what is being done.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
