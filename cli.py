@@ -75,7 +75,10 @@ def analyze(
     checkpoint: options.Network = None,
     simulator: Annotated[
         Literal["fast", "multislice"],
-        typer.Option(help="Brightness of columns from the table, or of the best candidates by abTEM (slow)."),
+        typer.Option(
+            help="Brightness of columns from the table, or of the best candidates by abTEM (slow); simulated.tif is "
+            "always drawn fast."
+        ),
     ] = "fast",
     temperature: Annotated[
         float | None,
