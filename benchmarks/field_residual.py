@@ -23,10 +23,11 @@ from machine import headline, table
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from stemfit import pipeline, relax
+from stemfit import observed, pipeline, relax
 from stemfit.result.document import document
 from stemfit.result.field import frame
 from stemfit.synthetic import as_micrograph
+from stemfit.units import units_of
 
 FloatArray = NDArray[np.float64]
 
@@ -66,7 +67,7 @@ class Row(NamedTuple):
 def measure(shot: Shot) -> Row:
     """Analyse one recording and split what is left."""
     kept: dict[str, Any] = {}
-    read = pipeline.read_crystal
+    read = observed.read_crystal
 
     def watched(*arguments: Any) -> Any:
         kept["reading"] = read(*arguments)
@@ -74,13 +75,13 @@ def measure(shot: Shot) -> Row:
 
     micrograph = as_micrograph(shot.recording.image, shot.field.pixel_A)
     start = time.process_time()
-    with mock.patch.object(pipeline, "read_crystal", watched):
+    with mock.patch.object(observed, "read_crystal", watched):
         analysis = pipeline.analyze(micrograph, pipeline.Settings(host=shot.field.host), relax.relaxer("definet"))
     spent = time.process_time() - start
     image, recording, survey = micrograph.image, shot.recording, kept["reading"][0]
     rounding = 1 / 12 if recording.image.dtype.kind == "u" else 0.0
     noise = recording.gain**2 * recording.expected + shot.read_sigma**2 + rounding
-    fitted = pipeline.units_of(image).on(survey.rows.jittered(survey.columns.model))
+    fitted = units_of(image).on(survey.rows.jittered(survey.columns.model))
     areas, model = _areas(analysis, shot), analysis.simulated
     return Row(
         _left(image, recording.gain * recording.expected + recording.offset, noise, areas),
