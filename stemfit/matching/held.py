@@ -44,27 +44,31 @@ class Held:
         self.shape = tuple((sites.ij.max(0) - self.low + 1).tolist())
         self.cells = {n: sites.ij[p.site] - self.low for n, p in zip(sublattices, posteriors, strict=True)}
         self.posterior = dict(zip(sublattices, posteriors, strict=True))
-        self._known: dict[tuple[str, str], FloatArray] = {}
+        self._known: dict[tuple[str, str, float], FloatArray] = {}
 
-    def log_odds(self, changed: Mapping[Site, str], cells: IntArray) -> FloatArray:
+    def log_odds(self, changed: Mapping[Site, str], cells: IntArray, odd: float = ELSE) -> FloatArray:
         """Of a structure whose `changed` sites hold these column types, moved by cells (T, 2): (T,).
 
-        What stands beside sites, and sites that are not judged, say nothing here.
+        What stands beside sites, and sites that are not judged, say nothing here. A share `odd` of sites may look
+        otherwise.
         """
         total = np.zeros(len(cells))
         for (i, j, name), column in changed.items():
             if name in self.posterior:
                 at = cells + np.array([i, j]) - self.low
                 known = ((at >= 0) & (at < self.shape)).all(1)
-                total[known] += self._of(name, column)[at[known, 0], at[known, 1]]
+                total[known] += self._of(name, column, odd)[at[known, 0], at[known, 1]]
         return total
 
     def between(self, some: Sequence[Mapping[Site, str]]) -> FloatArray:
-        """Log odds of several structures (C,) against each other: on all sites that any of them changes."""
+        """Log odds of several structures (C,) against each other: on all sites that any of them changes.
+
+        Of the perfect crystal all sites must look as they should: what looks otherwise is not the crystal.
+        """
         every = {site for one in some for site in one if site[2] in self.posterior}
         here = np.zeros((1, 2), dtype=np.int64)
         whole = {site: self.posterior[site[2]].hypotheses[0].column for site in every}
-        return np.array([float(self.log_odds({**whole, **one}, here)[0]) for one in some])
+        return np.array([float(self.log_odds({**whole, **one}, here, ELSE if one else 0.0)[0]) for one in some])
 
     def anything(self, some: Collection[Site]) -> float:
         """Log odds, as those of `log_odds`, of columns on some sites that are none of all that has a name."""
@@ -86,23 +90,24 @@ class Held:
         rows = np.flatnonzero((self.cells[name] == np.array([i, j]) - self.low).all(1))
         return [(self.posterior[name], int(row)) for row in rows]
 
-    def _of(self, name: str, column: str) -> FloatArray:
+    def _of(self, name: str, column: str, odd: float) -> FloatArray:
         """Over all cells."""
-        if (name, column) not in self._known:
+        if (name, column, odd) not in self._known:
             one = self.posterior[name]
             field = np.zeros(self.shape)
-            field[self.cells[name][:, 0], self.cells[name][:, 1]] = _log_odds(one, column)
-            self._known[name, column] = field
-        return self._known[name, column]
+            field[self.cells[name][:, 0], self.cells[name][:, 1]] = _log_odds(one, column, odd)
+            self._known[name, column, odd] = field
+        return self._known[name, column, odd]
 
 
-def _log_odds(one: SitePosterior, column: str) -> FloatArray:
+def _log_odds(one: SitePosterior, column: str, odd: float) -> FloatArray:
     """Of a column type against all that sites of a sublattice hold: (K,)."""
     here = _hypotheses(one, column)
     if not here:  # nobody knows how bright that is
         return np.zeros(len(one.site))
     own = logsumexp(one.log_likelihood[:, here], axis=1) - np.log(len(here))
-    own = np.logaddexp(np.log(1 - ELSE) + own, np.log(ELSE) + one.log_likelihood[:, -1])
+    if odd > 0:
+        own = np.logaddexp(np.log1p(-odd) + own, np.log(odd) + one.log_likelihood[:, -1])
     return np.asarray(own - _every(one))
 
 
