@@ -5,6 +5,7 @@ Fields of defects whose atoms stand where SevenNet-0 puts them (`defect_kinds.py
 stated. Every true defect is joined with what covers it, and with its candidates (`ranking_cases.py`): is the truth
 among them, is it first, is it in the 95 % set? Baselines rank the same candidates in the same run. Where the truth is
 not first, the same comparison on the noise-free image says whether the winner is nearly the same image at this dose.
+"As told" is what the analysis ends with: names that the network never learnt have the odds of brightness back.
 
 For the truth, the relaxed structure is held against the unrelaxed one (`ranking_relaxed.py`): as the network relaxes
 it, and as it was drawn. Images of unrelaxed structures and of displacements with the wrong sign (`ranking_stamps.py`)

@@ -64,6 +64,11 @@ class Place(NamedTuple):
         Whether the truth is in the 95 % set.
     size_95 : int
         How many readings are.
+    told : tuple of float
+        Posteriors of the readings as the analysis tells them: names that the relaxer never learnt have the odds of
+        brightness back.
+    told_in_95 : bool
+        Whether the truth is in the 95 % set of these.
     expected : tuple of float
         Log evidence of each reading on the noise-free image, less that of the truth; empty if that is first.
     evidence : tuple of float
@@ -90,6 +95,8 @@ class Place(NamedTuple):
     true: int | None = None
     in_95: bool = False
     size_95: int = 0
+    told: tuple[float, ...] = ()
+    told_in_95: bool = False
     expected: tuple[float, ...] = ()
     evidence: tuple[float, ...] = ()
     rivals: dict[str, bool] = {}  # noqa: RUF012
@@ -145,6 +152,7 @@ class Witness:
         self.asked: list[Asked] = []
         self.found: list[Any] = []
         self.rows: RowOffsets | None = None
+        self.told: dict[str, Any] = {}
         self._score, self._read, self._find = ranking.score_defect, observed.read_crystal, observed.find_defects
 
     def score(self, defect: Any, candidates: Any, relaxed: Any, *rest: Any) -> Any:
@@ -209,7 +217,8 @@ def watched_analysis(shot: Shot, witness: Witness, host: str) -> str:
         for patch in witness.patches:
             stack.enter_context(patch)
         try:
-            pipeline.analyze(micrograph, settings, relax.relaxer("definet"))
+            told = pipeline.analyze(micrograph, settings, relax.relaxer("definet")).scores
+            witness.told = {score.candidate: score for score in told}
         except StemfitError as error:
             return str(error)
     return ""
@@ -255,7 +264,10 @@ def _place(shot: Shot, number: int, witness: Witness, deep: bool) -> Place:
     true_c = np.array([_is_true(c, truth, near) for c in one.candidates])
     true = next((n for n, k in enumerate(order) if (true_c & members[k]).any()), None)
     in_set = [any(s.in_95_set for s, m in zip(one.scores, members[k], strict=True) if m) for k in order]
+    told = [[witness.told[c.id] for c, m in zip(one.candidates, members[k], strict=True) if m] for k in order]
     place = place._replace(
+        told=tuple(float(sum(s.posterior for s in some)) for some in told),
+        told_in_95=true is not None and any(s.in_95_set for s in told[true]),
         readings=tuple(readings[k][0] for k in order), posterior=tuple(float(posterior[k]) for k in order), true=true,
         size_95=sum(in_set), in_95=true is not None and in_set[true], unknown=one.unknown,
         candidates=len(one.candidates),

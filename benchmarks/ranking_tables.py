@@ -86,11 +86,13 @@ def _ranked(cases: list[Case], doses: list[float]) -> Table:
                 _share(count["first"], len(first)), str(count["near tie"]), str(count["misranked"]), str(biased),
                 _share(sum(c.place.in_95 for c in mine), n), f"{np.mean([c.place.size_95 for c in mine]):.2f}",
                 f"{np.mean([c.place.candidates for c in mine]):.1f}",
+                _share(sum(c.place.told[c.place.true or 0] >= max(c.place.told) for c in mine), n),
+                _share(sum(c.place.told_in_95 for c in mine), n),
             ])  # fmt: skip
     head = [
         "counts", "type", "ranked", "first", "first or near tie", "first, ties left out", "near ties", "misranked",
         "of them on the noise-free image too", "in the 95 % set", "its size",
-        "candidates",
+        "candidates", "first as told", "in the 95 % set as told",
     ]  # fmt: skip
     return "The truth among its candidates (one reading: all that look the same from above)", head, rows
 
@@ -115,23 +117,24 @@ def _rivals(cases: list[Case], doses: list[float]) -> Table:
 
 def _reliability(cases: list[Case]) -> Table:
     some = [c for c in cases if c.place.readings]
-    said = np.array([p for c in some for p in c.place.posterior])
     true = np.array([n == c.place.true for c in some for n in range(len(c.place.posterior))])
+    both = [np.array([p for c in some for p in kind(c.place)]) for kind in (lambda p: p.posterior, lambda p: p.told)]
     rows = []
     for low, high in pairwise(BINS):
-        inside = (said >= low) & (said < high)
-        if inside.any():
-            rows.append([f"{low:g} to {min(high, 1):g}", str(inside.sum()), f"{said[inside].mean():.3f}",
-                         f"{true[inside].mean():.3f}"])  # fmt: skip
-    listed = np.array([c.place.true is not None for c in some])
-    top = np.array([c.place.true == 0 for c in some])
-    rows.append(["first of each", str(len(some)), f"{np.mean([c.place.posterior[0] for c in some]):.3f}",
-                 f"{top.mean():.3f}"])  # fmt: skip
-    rows.append(["the same, truth listed", str(listed.sum()),
-                 f"{np.mean([c.place.posterior[0] for c in some if c.place.true is not None]):.3f}",
-                 f"{top[listed].mean():.3f}"])  # fmt: skip
-    head = ["said", "readings", "mean", "true"]
-    return "Posterior of readings, all doses, against how often they are true", head, rows
+        inside = [(said >= low) & (said < high) for said in both]
+        row = [f"{low:g} to {min(high, 1):g}"]
+        for said, here in zip(both, inside, strict=True):
+            shares = [f"{said[here].mean():.3f}", f"{true[here].mean():.3f}"] if here.any() else ["-", "-"]
+            row += [str(here.sum()), *shares]
+        rows.append(row)
+    row = ["first of each"]
+    for kind in (lambda p: p.posterior, lambda p: p.told):
+        top = [int(np.argmax(kind(c.place))) for c in some]
+        row += [str(len(some)), f"{np.mean([kind(c.place)[k] for c, k in zip(some, top, strict=True)]):.3f}",
+                f"{np.mean([c.place.true == k for c, k in zip(some, top, strict=True)]):.3f}"]  # fmt: skip
+    rows.append(row)
+    head = ["said", "readings", "mean", "true", "as told: readings", "mean", "true"]
+    return "Posterior of readings, all doses, and how often they are true: of the comparison, and as told", head, rows
 
 
 def _relaxed(cases: list[Case], doses: list[float]) -> Table:
