@@ -157,13 +157,13 @@ class Witness:
 
     def score(self, defect: Any, candidates: Any, relaxed: Any, *rest: Any) -> Any:
         """In place of `score_defect`."""
-        scores, unknown = self._score(defect, candidates, relaxed, *rest)
-        self.asked.append(Asked(defect, candidates, relaxed, rest, scores, unknown))
-        return scores, unknown
+        scored = self._score(defect, candidates, relaxed, *rest)
+        self.asked.append(Asked(defect, candidates, relaxed, rest, scored.scores, scored.unknown))
+        return scored
 
     def again(self, one: Asked, relaxed: Any, image: FloatArray) -> tuple[tuple[Any, ...], float]:
         """The same comparison with other positions or another image."""
-        return self._score(one.defect, one.candidates, relaxed, image, *one.rest[1:])
+        return self._score(one.defect, one.candidates, relaxed, image, *one.rest[1:])[:2]
 
     def read(self, *arguments: Any) -> Any:
         """In place of `read_crystal`."""

@@ -13,6 +13,7 @@ import tifffile
 import typer.testing
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
+from test_other_hosts import analysed
 
 import cli
 from stemfit import micrograph, pipeline, relax, result
@@ -147,3 +148,12 @@ def test_what_is_no_candidate(folder: Path, tmp_path: Path) -> None:
     whole = copy / "structure.extxyz"
     done = run(cli.app, ["simulate", str(whole), "--like", str(copy), "--out", str(tmp_path / "x.tif")])
     assert done.exit_code == 3 and "fields.npz" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_columns_nearer_than_others_are_neighbours(tmp_path: Path) -> None:
+    """Pairs of black phosphorus are 0.7 A apart from above: neither is taken for the other."""
+    found, _ = analysed("blackP", "blackP")
+    folder = result.write(found, tmp_path / "p.stemfit")
+    image = simulated(folder)
+    drawn = again(folder / "structure.extxyz", folder, tmp_path / "p.tif")
+    assert np.nanmax(np.abs(drawn - image)) < 1e-3 * np.nanmax(np.abs(image))

@@ -68,6 +68,6 @@ def test_a_structure_that_was_not_taught_speaks_for_its_group_where_nothing_else
 
     before = said("W_Se2", 0.96, Te_Se=0.01, pristine=0.03)
     after = said("W_Se2", 0.9, Te_Se=1e-12, UNKNOWN=0.1, pristine=0.0)
-    answer = with_odds_kept(before, after, (), {"W_Se2"})
+    answer = with_odds_kept(before, after, (), (), {"W_Se2"})
     assert answer.label == "W_Se2"
     assert answer.probability == pytest.approx(0.9, abs=0.02)

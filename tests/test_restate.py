@@ -22,7 +22,7 @@ def shares(defect: Defect) -> dict[str, float]:
 def test_odds_against_what_was_compared_are_kept() -> None:
     before = said("Mo_Se2", 0.5, V_Se=0.3, O_Se=0.1, pristine=0.1)
     after = said("V_Se", 0.9, O_Se=0.09, Mo_Se2=0.0, UNKNOWN=0.01, pristine=0.0)
-    answer = shares(with_odds_kept(before, after, (), {"Mo_Se2"}))
+    answer = shares(with_odds_kept(before, after, (), (), {"Mo_Se2"}))
     assert sum(answer.values()) == pytest.approx(1.0)
     assert answer["Mo_Se2"] / (answer["V_Se"] + answer["O_Se"]) == pytest.approx(0.5 / 0.4)
     assert answer["V_Se"] / answer["O_Se"] == pytest.approx(10.0)  # as the image has them
@@ -31,18 +31,18 @@ def test_odds_against_what_was_compared_are_kept() -> None:
 
 def test_an_adatom_is_never_compared() -> None:
     before = said("W_Mo", 0.6, Re_Mo=0.2, ADATOM=0.2)
-    answer = shares(with_odds_kept(before, said("W_Mo", 0.9, Re_Mo=0.1), (), ()))
+    answer = shares(with_odds_kept(before, said("W_Mo", 0.9, Re_Mo=0.1), (), (), ()))
     assert answer["ADATOM"] / (answer["W_Mo"] + answer["Re_Mo"]) == pytest.approx(0.25)
 
 
 def test_where_nothing_known_was_likely_all_odds_are_kept() -> None:
     before = said("Cr_Mo", 0.5, S2_Mo=0.3, vanadium_Mo=0.2)
     after = said("Cr_Mo", 0.999, S2_Mo=0.0, vanadium_Mo=0.0, UNKNOWN=0.001)
-    answer = with_odds_kept(before, after, (), {"Cr_Mo", "S2_Mo", "vanadium_Mo"})
+    answer = with_odds_kept(before, after, (), (), {"Cr_Mo", "S2_Mo", "vanadium_Mo"})
     assert shares(answer)["S2_Mo"] / answer.probability == pytest.approx(0.6)
     assert sum(shares(answer).values()) == pytest.approx(1.0)
 
 
 def test_what_was_compared_stays_as_it_is() -> None:
     before, after = said("V_Se", 0.8, O_Se=0.2), said("O_Se", 0.7, V_Se=0.3)
-    assert with_odds_kept(before, after, (), ()) is after
+    assert with_odds_kept(before, after, (), (), ()) is after

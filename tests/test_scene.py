@@ -15,7 +15,7 @@ from stemfit.defects import Defect
 from stemfit.relax import keep
 from stemfit.result import Analysis
 from stemfit.score import Scene, columns_of, make_scene
-from stemfit.score.fit import BEHIND, fit
+from stemfit.score.fit import BEHIND, SLOWING, fit
 from stemfit.score.others import Others
 from stemfit.score.scene import REACH
 
@@ -100,5 +100,8 @@ def test_who_falls_behind_is_left_there() -> None:
     beside = fit(wrong, scene, 0.3, made.lattice, leader=(best + 0.5 * BEHIND,))
     assert beside.log_evidence == best
     behind = fit(wrong, scene, 0.3, made.lattice, leader=(best + 1e6,))
-    assert len(behind.way) == 2
-    assert behind.way == to_the_end.way[:2]
+    assert len(behind.way) == 3
+    assert behind.way == to_the_end.way[:3]
+    hope = to_the_end.way[2] + SLOWING * abs(to_the_end.way[2] - to_the_end.way[1])
+    hoping = fit(wrong, scene, 0.3, made.lattice, leader=(best + 1e6, hope + BEHIND - 1.0))
+    assert hoping.way == to_the_end.way  # it may still come near

@@ -15,7 +15,7 @@ from stemfit.candidates import Candidate, propose
 from stemfit.defects import Defect, with_learned_halves
 from stemfit.relax import Relaxed, keep
 from stemfit.score import Ranking, Score, rank, shared_out
-from stemfit.score.restate import restated
+from stemfit.score.restate import restated, with_odds_kept
 from stemfit.synthetic import Crystal, crystal
 
 Relaxer = Callable[[Sequence[Candidate]], Sequence[Relaxed]]
@@ -296,15 +296,28 @@ def test_a_patch_that_nothing_explains_is_unknown() -> None:
 
 
 def test_the_bayes_factor_of_what_nothing_explains_is_its_own() -> None:
-    """Posterior odds are prior odds times the factor, whatever the candidates reach."""
+    """Posterior odds are prior odds times the factor, also where the probability is one."""
     _, made, ranking = all_true()[0]
     chain, (claimed,) = vacancies(), ranking.claimed
+    intact = next(s.log_likelihood for c, s in zip(made, ranking.scores, strict=True) if c.label == "pristine")
     doubted = replace(claimed, type="SV", label="V_S", alternatives=())
-    said = restated(doubted, made, ranking.scores, 0.9, 1e-5, (chain.sites, chain.lattice))
-    assert said.label == "UNKNOWN"
-    prior = next(c.log_prior for c in made if c.label == "pristine")
-    odds = said.probability / dict(said.alternatives)["pristine"]
-    assert said.log_bayes_factor == pytest.approx(np.log(odds) - np.log(1e-5) + prior, abs=1e-6)
+    said = restated(doubted, made, ranking.scores, 1.0, intact + 1500.0, (chain.sites, chain.lattice))
+    assert said.label == "UNKNOWN" and said.log_bayes_factor == pytest.approx(1500.0)
+
+
+def test_a_name_that_comes_first_again_has_its_own_bayes_factor() -> None:
+    """Brightness may prefer another name than pixels do: the factor is that of the best structure of that name."""
+    label, made, ranking = next(one for one in all_true() if one[0] == "V_S")
+    (claimed,) = ranking.claimed
+    assert claimed.label == label
+    before = replace(claimed, label="V_S2", probability=0.9, alternatives=(("V_S", 0.05), ("pristine", 0.05)))
+    said = with_odds_kept(before, claimed, made, ranking.scores, {"V_S2"})
+    assert said.label == "V_S2"
+    each = {name: max(s.log_likelihood for c, s in zip(made, ranking.scores, strict=True) if c.label == name)
+            for name in ("V_S2", "pristine")}  # fmt: skip
+    assert said.log_bayes_factor == pytest.approx(each["V_S2"] - each["pristine"])
+    best = next(s for c, s in zip(made, ranking.scores, strict=True) if c.id == said.best_candidate)
+    assert best.log_likelihood == each["V_S2"]
 
 
 def test_a_patch_that_is_explained_is_not_unknown() -> None:

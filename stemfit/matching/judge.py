@@ -122,7 +122,7 @@ def judge(
         spot, rest, {d.id: field_of(d, compared.beside, beside) for d in rest}, v.columns, v.imaging, v.sites,
         v.brightness, FAR * v.lattice.a_px_iso,
     )
-    scores, unknown = score_defect(
+    scores, unknown, _ = score_defect(
         spot, compared.candidates, relaxed, v.image, v.columns, v.imaging, v.lattice, v.rates["UNKNOWN"], others
     )
     held = Held(v.posteriors, v.identity.host.sublattices, v.sites)

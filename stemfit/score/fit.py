@@ -22,9 +22,13 @@ TESTED = 0.75
 columns bound to it. The next equal sites, 1.0 away, may have defects of their own."""
 
 
-SMALL, LARGEST, STEPS = 0.3, 1.0, 8
-"""Displacement of a column in widths of the profile that is linear enough (its image is off by 1 % of the peak), the
-largest of one step, and how many steps there are at most."""
+SMALL, LARGEST, LEAST, STEPS = 0.05, 1.0, 2, 8
+"""Displacement of a column in widths of the profile after which no step follows, the largest of one step, and how many
+steps there are at least and at most. The image of a column is linear to 1 % of its peak in 0.3 widths, but log
+evidences, one linearised once and one twice, are apart by 2, beside lines by 20: after two steps they stand to 0.2."""
+
+SETTLED = 0.2
+"""Change of the log evidence in a whole step after which no other follows."""
 
 
 ALLOWANCES_A = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
@@ -32,9 +36,10 @@ ALLOWANCES_A = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
 the best potentials reach to what nobody would call a prediction."""
 
 
-BEHIND, SLOWING = 30.0, 2.0
+BEHIND, SLOWING = 30.0, 4.0
 """A structure is followed no further when its evidence stays below that of a better one by this logarithm, although it
-may still gain so many times what its last step gained: steps get smaller, about by half each."""
+may still change by so many times what its last step changed; after one that was cut short, by as much in every step
+that is left."""
 
 
 class Fit(NamedTuple):
@@ -66,7 +71,7 @@ def fit(
 ) -> Fit:
     """Evidence and best model of a structure's columns on a scene.
 
-    With the way of a `leader`, a structure that falls behind it is left where it is: its evidence is a lower limit.
+    With the way of a `leader`, a structure that falls behind it is left where it is, short of its evidence.
 
     With a place `loose_at` (2,), on the scene's pixels, the hypothesis is only that something is different there: it
     has a column of any brightness, and neighbours displaced by up to a tenth of the lattice constant.
@@ -165,17 +170,18 @@ def _posed(first: Equations) -> FloatArray:
     return first.moved(answer)
 
 
-def _behind(way: list[float], leader: tuple[float, ...]) -> bool:
+def _behind(way: list[float], leader: tuple[float, ...], whole: bool) -> bool:
     """Whether a structure stays behind: so far, and with what it may still gain."""
-    gain = max(way[-1] - way[-2], 0.0)
-    return way[-1] < leader[min(len(way), len(leader)) - 1] - BEHIND and way[-1] + SLOWING * gain < leader[-1] - BEHIND
+    steps = SLOWING if whole else max(SLOWING, STEPS + 1 - len(way))
+    hope = way[-1] + steps * abs(way[-1] - way[-2])
+    return len(way) > 2 and max(way) < leader[min(len(way), len(leader)) - 1] - BEHIND and hope < leader[-1] - BEHIND
 
 
 def _most_probable(drawing: Drawing, scene: Scene, leader: tuple[float, ...] = ()) -> _Path:
     """The way to the most probable parameters.
 
-    An image is linear in small displacements only: where a step moves a column by more than `SMALL` of its width, the
-    equations are set up anew (Gauss-Newton), as long as that raises the posterior density.
+    An image is linear in small displacements only: the equations are set up anew (Gauss-Newton) `LEAST` times, and as
+    long as a step moves a column by more than `SMALL` of its width, changes the evidence, and raises the density.
     """
     first = system = equations(drawing, scene)
     at = np.zeros(len(system.right))
@@ -184,7 +190,7 @@ def _most_probable(drawing: Drawing, scene: Scene, leader: tuple[float, ...] = (
     for _ in range(STEPS):
         far = shifts_px(drawing, at + solved.step, scene) - shifts_px(drawing, at, scene)
         largest = float(np.hypot(*far.T).max(initial=0.0)) / scene.profile.width_px
-        if largest < SMALL:
+        if largest < SMALL and len(way) > LEAST:
             break
         share = min(1.0, LARGEST / largest)
         there = at + share * solved.step
@@ -196,6 +202,8 @@ def _most_probable(drawing: Drawing, scene: Scene, leader: tuple[float, ...] = (
         density, at, system = value, there, found
         solved = _solve(system, at, scene)
         way.append(solved.log_evidence)
-        if leader and _behind(way, leader):
+        if share == 1.0 and len(way) > LEAST and abs(way[-1] - way[-2]) < SETTLED:
+            break
+        if leader and _behind(way, leader, share == 1.0):
             break
     return _Path(first, system, at, tuple(way))

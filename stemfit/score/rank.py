@@ -85,6 +85,25 @@ class Score:
     tie_with: tuple[str, ...]
 
 
+class Scored(NamedTuple):
+    """Candidates of one defect against the image.
+
+    Attributes
+    ----------
+    scores : tuple of Score
+    unknown : float
+        Posterior probability that none of the candidates is right: that they leave more than is allowed to them or, at
+        a single site and with half of the prior, that it holds a column of any brightness and its neighbours moved
+        further.
+    free : float
+        Natural logarithm of the evidence of that, comparable with the candidates'.
+    """
+
+    scores: tuple[Score, ...]
+    unknown: float
+    free: float
+
+
 class Ranking(NamedTuple):
     """Scores (one per candidate, in their order), and the defects restated: still claimed, or suspects now."""
 
@@ -97,7 +116,7 @@ def score_defect(
     defect: Defect, candidates: Sequence[Candidate], relaxed: Sequence[Relaxed], micrograph_image: FloatArray,
     columns: Columns, imaging: Imaging, lattice: Lattice, unknown_prior: float, others: Others,
     lights: Mapping[str, Light] | None = None,
-) -> tuple[tuple[Score, ...], float]:
+) -> Scored:
     """Score the candidates of one defect.
 
     The evidence of a candidate is the likelihood of the patch with everything integrated out that the candidate does
@@ -105,14 +124,6 @@ def score_defect(
     position as measured on the pristine crystal. All of that is linear, so the integral is exact (Gaussian). Positions
     are those of the relaxer or, with probability `MISLED`, the ideal ones within what atoms move. Columns have the
     brightness of their types or, by candidate, that of `lights`.
-
-    Returns
-    -------
-    scores : tuple of Score
-    unknown : float
-        Posterior probability that none of the candidates is right: that they leave more than is allowed to them or, at
-        a single site and with half of the prior, that it holds a column of any brightness and its neighbours moved
-        further.
     """
     scene = make_scene(defect, micrograph_image, columns, imaging, lattice, others)
     pairs = list(zip(candidates, relaxed, strict=True))
@@ -152,7 +163,7 @@ def score_defect(
             candidates, relaxed, fits, gains, evidence, posterior, chosen, log_posterior, strict=True
         )
     )
-    return scores, float(np.exp(everything[-1] - total))
+    return Scored(scores, float(np.exp(everything[-1] - total)), float(free))
 
 
 def rank(
@@ -176,22 +187,23 @@ def rank(
             continue
         cs, rs = [c for c, _ in own], [r for _, r in own]
         others = others_of(defect, defects, fields, columns, imaging, sites, brightness, FAR * lattice.a_px_iso)
-        found, unknown = score_defect(defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others)
+        scored = score_defect(defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others)
         if engine is not None:
-            lights = simulated(cs, rs, found, engine)
+            lights = simulated(cs, rs, scored.scores, engine)
             if lights:
-                found, unknown = score_defect(
+                scored = score_defect(
                     defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others, lights
                 )
+        found = scored.scores
         scores.update({s.candidate: s for s in found})
         if any(s[2] in imaging.mixtures for s in defect.sites):
             said[defect.id] = with_best_structure(defect, cs, found)
             if said[defect.id].best_candidate is None:
                 fields[defect.id] = without_structure(defect)
             continue
-        after = restated(defect, cs, found, unknown, unknown_prior, (sites, lattice))
+        after = restated(defect, cs, found, scored.unknown, scored.free, (sites, lattice))
         untaught = {c.label for c, r in own if r.caution}
-        said[defect.id] = with_odds_kept(defect, after, cs, untaught)
+        said[defect.id] = with_odds_kept(defect, after, cs, found, untaught)
         if untaught:
             scores.update({s.candidate: s for s in shared_out(said[defect.id], cs, found)})
         if max(found, key=lambda s: s.posterior).evidence_relaxed_minus_unrelaxed < 0:
@@ -260,7 +272,8 @@ def _alike(candidates: Sequence[Candidate], unrelaxed: Sequence[Fit]) -> FloatAr
 class _Fitter:
     """Fits structures to one scene; what looks the same from above (top and bottom, not moved) is fitted once.
 
-    Those that fall behind the best so far are not followed to their end.
+    Those that fall behind the best so far are not followed to their end, but for the perfect crystal, which others are
+    held against.
     """
 
     def __init__(
@@ -276,7 +289,8 @@ class _Fitter:
         seen = self._seen(candidate, relaxed)
         looks = seen.looks()
         if looks not in self._known:
-            found = fit(seen, self._scene, self._sigma_px, self._lattice, leader=self._leader)
+            leader = self._leader if candidate.structure.sites else ()
+            found = fit(seen, self._scene, self._sigma_px, self._lattice, leader=leader)
             self._known[looks] = found
             self._leader = max(self._leader, found.way, key=lambda way: way[-1] if way else -np.inf)
         return self._known[looks]

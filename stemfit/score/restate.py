@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 def restated(
     defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score], unknown: float,
-    unknown_prior: float, where: tuple[SiteMap, Lattice],
+    free: float, where: tuple[SiteMap, Lattice],
 ) -> Defect:
-    """A defect with the probabilities of its candidates, and the name, type and sites of the most probable one."""
+    """A defect with the probabilities of its candidates, and the name, type and sites of the most probable one.
+
+    `unknown` and `free` are the probability and the log evidence that none of them is right.
+    """
     weight = _alike_from_above(defect, candidates)
     told = 1 - sum(weight.values())
     for c, s in zip(candidates, scores, strict=True):
@@ -40,20 +43,13 @@ def restated(
     if label != defect.label and best is not None and several:
         own, extent = sites_of(next(c for c in candidates if c.id == best), *where)
         defect = replace(defect, sites=own, extent_px=extent, center_px=extent.mean(0))
-    evidence["UNKNOWN"] = _unknown_evidence(candidates, scores, unknown) - float(np.log(unknown_prior))
+    evidence["UNKNOWN"] = free
     factor = evidence.get(label, max(evidence.values())) - evidence["pristine"]
     kinds = {c.label: c.type for c in candidates}
     return replace(
         defect, type=kinds.get(label) or type_of(label, defect.type), label=label, probability=weight[label],
         alternatives=tuple(others), log_bayes_factor=float(factor), best_candidate=best,
     )
-
-
-def _unknown_evidence(candidates: Sequence[Candidate], scores: Sequence[Score], unknown: float) -> float:
-    """Logarithm of what makes "none of the candidates" as probable as it is: its evidence times its prior."""
-    candidate, score = max(zip(candidates, scores, strict=True), key=lambda pair: pair[1].posterior)
-    all_candidates = score.log_likelihood + candidate.log_prior - float(np.log(score.posterior))
-    return all_candidates + float(np.log(max(unknown, 1e-300)) - np.log(max(1 - unknown, 1e-16)))
 
 
 def with_best_structure(defect: Defect, candidates: Sequence[Candidate], scores: Sequence[Score]) -> Defect:
@@ -91,7 +87,8 @@ def with_structure_of_label(
 
 
 def with_odds_kept(
-    before: Defect, after: Defect, candidates: Sequence[Candidate], unknown_structure: Collection[str]
+    before: Defect, after: Defect, candidates: Sequence[Candidate], scores: Sequence[Score],
+    unknown_structure: Collection[str],
 ) -> Defect:
     """Let names keep the odds that they had before structures were compared, where nobody knows their structure.
 
@@ -102,8 +99,9 @@ def with_odds_kept(
     ----------
     before, after : Defect
         As found, and as the comparison has it.
-    candidates : sequence of Candidate
-        Of this defect.
+    candidates, scores : sequence of Candidate, of Score
+        Of this defect. A name that comes first now has the Bayes factor of its own structure; without one, as of an
+        added atom, that which brightness had for it.
     unknown_structure : collection of str
         Labels.
     """
@@ -129,9 +127,14 @@ def with_odds_kept(
     label = max(named, key=lambda name: named[name])
     others = sorted(((n, p / total) for n, p in weight.items() if n != label), key=lambda item: -item[1])
     if label != after.label:
-        own = [c for c in candidates if c.label == label]
-        kind = own[0].type if own else type_of(label, before.type)
-        after = replace(after, type=kind, label=label, best_candidate=own[0].id if own else None)
+        own = [(s.log_likelihood, c) for c, s in zip(candidates, scores, strict=True) if c.label == label]
+        kind = own[0][1].type if own else type_of(label, before.type)
+        best, factor = None, before.log_bayes_factor
+        if own:
+            intact = [s.log_likelihood for c, s in zip(candidates, scores, strict=True) if c.label == "pristine"]
+            evidence, first = max(own, key=lambda one: one[0])
+            best, factor = first.id, evidence - max(intact)
+        after = replace(after, type=kind, label=label, best_candidate=best, log_bayes_factor=float(factor))
     return replace(after, probability=weight[label] / total, alternatives=tuple(others))
 
 

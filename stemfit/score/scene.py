@@ -20,6 +20,7 @@ from stemfit.lattice.types import deformation
 from stemfit.relax import Relaxed
 from stemfit.score.lights import Light
 from stemfit.score.others import Field, Others, superposed
+from stemfit.simulate.field import in_image
 from stemfit.simulate.image import STACK_A, project
 
 FloatArray = NDArray[np.float64]
@@ -80,6 +81,7 @@ class Scene(NamedTuple):
     a_px: float  # lattice constant
     relaxation_A: float = RESIDUAL_A  # error of relaxed positions beside the defect, per axis
     upright: FloatArray = np.eye(2)  # undoes what shears and stretches the crystal
+    shape_px: tuple[int, ...] = ()  # of the image
     columns: FloatArray = np.empty((0, 2))  # (M, 2) by the joint fit of all, relative to the corner, on these pixels
 
 
@@ -102,7 +104,7 @@ def make_scene(
     n = max(1, int(imaging.profile.width_px / 1.5))
     (x0, y0), (w, h) = _box(defect, size, upright, image.shape, n)
     away = _away(columns.xy_px, defect.extent_px, upright)
-    use = (away > size + rim) & (away < size + 10 * columns.profile.width_px)
+    use = ((away > size + rim) | ~in_image(columns.xy_px, image.shape)) & (away < size + 10 * columns.profile.width_px)
     around = render(columns.xy_px[use] - [x0, y0], columns.intensity[use], columns.profile, (h, w))
     box = slice(y0, y0 + h), slice(x0, x0 + w)
     variance = imaging.noise.variance(columns.model[box]) * imaging.noise.pixels_per_sample
@@ -118,6 +120,7 @@ def make_scene(
         profile=averaged_profile(imaging.profile, n), gain=float(imaging.gain[middle[1], middle[0]]), extent=extent,
         others=near, moves=superposed(near.fields, extent, size / n + a_px, NEIGHBOUR_REACH * a_px), a_px=a_px,
         columns=(columns.xy_px[away < size + lattice.a_px_iso] - corner) / n, upright=upright,
+        shape_px=image.shape,
     )
 
 
@@ -181,7 +184,7 @@ def columns_of(
     shift_px = (relaxed.positions_A - candidate.structure.nodes_A)[atoms, :2] @ candidate.matrix.T
     count = np.bincount(seen.column_of_atom)
     moved_px = np.column_stack([np.bincount(seen.column_of_atom, axis) / count for axis in shift_px.T])
-    inside = _away(seen.xy_px - moved_px, sites, scene.upright) <= reach
+    inside = (_away(seen.xy_px - moved_px, sites, scene.upright) <= reach) & in_image(seen.xy_px, scene.shape_px)
     types = [t for t, k in zip(seen.types, inside, strict=True) if k]
     each = {t: (imaging.amplitude(t), imaging.scatter_of(t)) for t in set(types)}
     known = [each[t][0] for t in types]

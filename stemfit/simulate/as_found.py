@@ -20,7 +20,7 @@ from stemfit.errors import InputError
 from stemfit.lattice import RowOffsets
 from stemfit.lattice.types import interpolate, iso
 from stemfit.result.fields import Fields
-from stemfit.simulate.field import ON_SITE, Territory, gain_at
+from stemfit.simulate.field import Territory, gain_at
 from stemfit.simulate.image import CENTRE_EXPONENT, project
 from stemfit.simulate.like import brightness, profile_of
 from stemfit.simulate.specimen import read_specimen
@@ -74,7 +74,8 @@ def image_as_found(structure: Path, folder: Path, result: Mapping[str, Any], fie
         measured = measured[free]
     if len(measured) and (on_site := measured[:, 3] > 0).any():
         off = np.asarray(cKDTree(measured[on_site, :2]).query(seen.xy_px)[0])
-        seen = seen.where(off > ON_SITE * a_px)
+        apart = float(np.median(np.asarray(cKDTree(seen.xy_px).query(seen.xy_px, k=2)[0])[:, 1]))
+        seen = seen.where(off > apart / 3)
     value = {str(name): brightness(str(name), imaging["amplitudes"]) for name in set(seen.types)}
     light = np.array([value[str(t)] for t in seen.types]) * gain_at(fields.gain, seen.xy_px)
     return _drawn(np.vstack([seen.xy_px, measured[:, :2]]), np.r_[light, measured[:, 2]], profile, fields, rows)

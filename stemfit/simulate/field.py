@@ -124,7 +124,7 @@ def drawn(
         together = np.bincount(site[shown], value[shown], len(alloyed))[site]  # of a pair that is torn in two
         light = np.where(shown, on_sites.light[site] * value / np.where(shown, together, 1.0), value)
         told = np.where(on, on_sites.told[site], added)
-        parts.append(Drawn(xy, light, told, on).where(own))
+        parts.append(Drawn(xy, light, told, on).where(own & (on | in_image(xy, lattice.shape_px))))
     return _together(parts)
 
 
@@ -246,6 +246,11 @@ def _columns(
     added = np.bincount(seen.column_of_atom, candidate.structure.marker[atoms] == CHANGED) > 0
     value = np.array([imaging.amplitude(t).value for t in seen.types])
     return ideal, seen.xy_px, value * gain_at(imaging.gain, seen.xy_px), added
+
+
+def in_image(xy_px: FloatArray, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which columns (N,) lie in an image: the light of others is in its background, or was measured with it."""
+    return np.asarray((xy_px > -0.5).all(1) & (xy_px < np.array(shape)[::-1] - 0.5).all(1))
 
 
 def gain_at(gain: FloatArray, xy_px: FloatArray) -> FloatArray:
