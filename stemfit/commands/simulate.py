@@ -114,8 +114,12 @@ def _simulate(
     structure: Path, out: Path, like: Path | None, given: dict[str, Any], common: dict[str, Any], verbose: bool
 ) -> str:
     """Simulate and write; what is said of it."""
-    if like is not None and (given or common["simulator"] != "fast" or common["centre_A"]):
-        named = next(iter(given), "simulator" if common["simulator"] != "fast" else "centre_A")
+    if common["seed"] < 0:
+        raise UsageError(f"--seed {common['seed']} is negative", remedy="give 0 or more")
+    own = {"simulator": common["simulator"] != "fast", "centre_A": common["centre_A"] is not None,
+           "thermal_A": common["thermal_A"] is not None, "seed": common["seed"] > 0}  # fmt: skip
+    if like is not None and (given or any(own.values())):
+        named = next(iter(given), next((name for name, asked in own.items() if asked), ""))
         option = "dose" if named == "dose_per_A2" else named.rsplit("_", 1)[0].replace("_", "-")
         raise UsageError(f"--{option} does not go with --like", remedy="leave one of them out")
     with exits.progress(verbose) as progress:

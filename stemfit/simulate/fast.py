@@ -35,8 +35,9 @@ TORN_A = 0.8
 """Atoms of two columns closer than this in projection were one column: bonds are longer (1.4 A in graphene), and beside
 lines of vacancies the atoms of a pair part by 0.6 A."""
 
-OFF, OFF_TORN = 0.06, 0.15
-"""What columns, and those of a torn pair, were at most off multislice (5.6 and 14.3 %; `benchmarks/simulate.py`)."""
+SCALE, OFF, OFF_TORN, OFF_UNLIKE = 0.05, 0.06, 0.15, 0.09
+"""How much brighter multislice was in all, how far columns and those of a torn pair were off beside that (5.6 and
+14.3 %; `benchmarks/simulate.py`), and what it matters which of two unlike atoms is on top."""
 
 
 class Scatterers(NamedTuple):
@@ -151,11 +152,14 @@ def _torn(
 
 def doubt(specimen: Specimen, probe: Probe, detector_mrad: Detector, view: View) -> str:
     """How far columns of the fast image may be from multislice, as measured (`benchmarks/simulate.py`)."""
-    places = scatterers(specimen, probe, detector_mrad, view).xy_A
-    places = places[(np.abs(places) <= np.array(view.shape)[::-1] * view.pixel_A / 2).all(1)]
-    torn = len(cKDTree(places).query_pairs(TORN_A))
-    pairs = f"; pairs of atoms side by side ({torn}) to {100 * OFF_TORN:.0f} %: take --simulator multislice for them"
-    return f"columns to {100 * OFF:.0f} % of multislice{pairs if torn else ''}"
+    seen = scatterers(specimen, probe, detector_mrad, view)
+    inside = np.all(np.abs(seen.xy_A) <= np.array(view.shape)[::-1] * view.pixel_A / 2, axis=1)
+    torn = len(cKDTree(seen.xy_A[inside]).query_pairs(TORN_A))
+    unlike = any(len(set(column_elements(seen.types[k]))) > 1 for k in np.flatnonzero(inside))
+    said = [f"columns to {100 * OFF:.0f} % of multislice, beside up to {100 * SCALE:.0f} % in all of them"]
+    said += [f"unlike pairs to {100 * OFF_UNLIKE:.0f} %"] if unlike else []
+    said += [f"pairs of atoms side by side ({torn}) to {100 * OFF_TORN:.0f} %"] if torn else []
+    return "; ".join(said) + (": take --simulator multislice for them" if torn or unlike else "")
 
 
 def check_detector(detector_mrad: Detector, probe: Probe) -> None:
