@@ -157,3 +157,16 @@ def test_columns_nearer_than_others_are_neighbours(tmp_path: Path) -> None:
     image = simulated(folder)
     drawn = again(folder / "structure.extxyz", folder, tmp_path / "p.tif")
     assert np.nanmax(np.abs(drawn - image)) < 1e-3 * np.nanmax(np.abs(image))
+
+
+def test_results_that_cannot_be_drawn_again_are_refused(folder: Path, tmp_path: Path) -> None:
+    """Arrays that do not belong together, and a candidate of a result that never said how it lies."""
+    bad = altered(folder, tmp_path / "bad", measured=np.zeros((3, 3)))
+    old = shutil.copytree(folder, tmp_path / "old")
+    (old / NAME).unlink()
+    for structure, where, word in (
+        (bad / "structure.extxyz", bad, "belong together"), (next((old / "candidates").glob("*.cif")), old, NAME),
+    ):  # fmt: skip
+        arguments = ["simulate", str(structure), "--like", str(where), "--out", str(tmp_path / "x.tif")]
+        done = typer.testing.CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+        assert done.exit_code == 3 and done.stderr.count("\n") == 1 and word in done.stderr

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from stemfit.commands import asking, exits, options
-from stemfit.errors import UsageError
+from stemfit.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -236,6 +236,9 @@ def _like(specimen: Specimen, structure: Path, folder: Path) -> tuple[FloatArray
     view = view_like(result, whole or one)
     if fields is not None and (whole or one):
         return image_as_found(structure, folder, result, fields), view
+    if one:
+        what = "without fields.npz, which says how its candidates lie in the image"
+        raise InputError(what, remedy="analyse the image again", subject=folder)
     if whole:  # its cell is a box round the field, not a period
         specimen = replace(specimen, plane_A=None)
     return image_like(specimen, result, view if whole else view_like(result, False), whole), view

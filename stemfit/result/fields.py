@@ -64,9 +64,16 @@ def read_fields(folder: Path) -> Fields | None:
         return None
     try:
         with np.load(path) as stored:
-            return Fields(*(np.asarray(stored[name], dtype=np.float64) for name in Fields._fields))
+            found = Fields(*(np.asarray(stored[name], dtype=np.float64) for name in Fields._fields))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise InputError(f"cannot be read ({error})", remedy="analyse the image again", subject=path) from None
+        what = f"cannot be read ({type(error).__name__})"
+        raise InputError(what, remedy="analyse the image again", subject=path) from None
+    whole = found.background.shape
+    if len(whole) != 2 or found.gain.shape != whole or found.measured.shape[1:] != (4,) or len(
+        found.row_offset_px
+    ) != whole[0]:
+        raise InputError("its arrays do not belong together", remedy="analyse the image again", subject=path)
+    return found
 
 
 def _rounded(field: FloatArray) -> FloatArray:
