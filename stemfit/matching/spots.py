@@ -16,7 +16,7 @@ from stemfit.matching.held import Held
 from stemfit.matching.places import Placement, in_lattice, left_over, placements
 from stemfit.matching.ways import places_of
 from stemfit.observed import Observed
-from stemfit.simulate.field import whole_field
+from stemfit.simulate.field import drawn, painted
 
 FloatArray = NDArray[np.float64]
 
@@ -65,7 +65,7 @@ def look_for(v: Observed, givens: Sequence[Given], at_px: tuple[float, float] | 
         If a structure has no room there.
     """
     host = v.identity.host
-    perfect = whole_field(v.sites, v.imaging, host, v.lattice, (), (), (), v.brightness, v.columns)
+    perfect = painted(drawn(v.sites, v.imaging, host, v.lattice, (), (), (), v.brightness, v.columns), v.imaging)
     variance = v.imaging.noise.variance(v.columns.model) * v.imaging.noise.pixels_per_sample
     left = left_over(v.image, perfect, variance, v.imaging, v.region_map > 0)
     held = Held(v.posteriors, host.sublattices, v.sites)

@@ -55,22 +55,6 @@ class Drawn(NamedTuple):
         return Drawn(self.xy_px[chosen], self.light[chosen], self.told[chosen], self.on_site[chosen])
 
 
-def whole_field(
-    sites: SiteMap,
-    imaging: Imaging,
-    host: ProjectedHost,
-    lattice: Lattice,
-    defects: Sequence[Defect],
-    candidates: Sequence[Candidate],
-    relaxed: Sequence[Relaxed],
-    brightness: Brightness,
-    columns: Columns,
-) -> FloatArray:
-    """Image (H, W): background, and the columns that `drawn` draws."""
-    drawing = drawn(sites, imaging, host, lattice, defects, candidates, relaxed, brightness, columns)
-    return painted(drawing, imaging)
-
-
 def painted(drawing: Drawn, imaging: Imaging) -> FloatArray:
     """Image (H, W) of columns on the background."""
     return np.asarray(
