@@ -71,7 +71,7 @@ def analyze(
         names = otherwise(v.identity, v.columns, v.sites, v.brightness, *optics, settings.convergence_mrad)
         claimed, suspects = (
             tuple(
-                with_structure_of_label(now, then, candidates, ranking.scores)
+                with_structure_of_label(now, then, candidates, ranking.scores, ranking.free)
                 for now, then in zip(with_naming_doubt(some, v.found, v.identity, names, v.measured), some, strict=True)
             )
             for some in (ranking.claimed, ranking.doubted + v.suspects)

@@ -169,3 +169,25 @@ def test_a_line_among_the_alternatives_of_a_site_keeps_its_probability() -> None
     for p in (0.5, 0.2):
         (one,) = shared([line], called(("MoS2", THIRD, p), ("WS2", THIRD, 1 - p)))
         assert odds(one)["SVL-3"] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_names_of_one_type_speak_together_for_it() -> None:
+    """Two foreign atoms under either name of the host: more than any antisite, each of which is more than one."""
+    found = replace(
+        of_metal(), type="ANTI", label="S2_Mo", probability=0.4, alternatives=(("Cr_Mo", 0.3), ("vanadium_Mo", 0.3))
+    )
+    (one,) = shared([found], called(("MoS2", THIRD, 0.999), ("WS2", THIRD, 0.001)), [found])
+    assert (one.type, one.label, one.best_candidate) == ("SUB", "Cr_Mo", None)
+    assert odds(one)["S2_Mo"] > odds(one)["Cr_Mo"]
+
+
+def test_no_name_is_claimed_where_it_is_more_probable_than_every_type() -> None:
+    found = replace(
+        of_metal(), type="VM", label="V_Mo", probability=0.55, alternatives=(("UNKNOWN", 0.4), ("pristine", 0.05))
+    )
+    nobody = called(("MoS2", THIRD, 0.6))  # 0.4 that the crystal has no name
+    (one,) = shared([found], nobody, [found])
+    assert (one.type, one.label, one.best_candidate) == ("UNKNOWN", "UNKNOWN", None)
+    assert one.probability == pytest.approx(0.6 * 0.4 + 0.4 * 0.95)
+    (sure,) = shared([found], called(("MoS2", THIRD, 0.999)), [found])
+    assert sure.label == "V_Mo"

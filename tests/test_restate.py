@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
 import pytest
 
+from stemfit.candidates import Candidate
 from stemfit.defects import Defect
-from stemfit.score.restate import with_odds_kept
+from stemfit.score import Score
+from stemfit.score.restate import with_odds_kept, with_structure_of_label
 
 
 def said(label: str, probability: float, **others: float) -> Defect:
@@ -46,3 +51,16 @@ def test_where_nothing_known_was_likely_all_odds_are_kept() -> None:
 def test_what_was_compared_stays_as_it_is() -> None:
     before, after = said("V_Se", 0.8, O_Se=0.2), said("O_Se", 0.7, V_Se=0.3)
     assert with_odds_kept(before, after, (), (), ()) is after
+
+
+def test_the_bayes_factor_is_that_of_the_name() -> None:
+    """Of the structure with the new name; of no structure at all where there is no name."""
+    logs = {"W_S2": 10.0, "Mo_S2": 8.5, "pristine": -4.0}
+    candidates = [cast(Candidate, SimpleNamespace(id=f"1-{k}", defect=1, label=name)) for k, name in enumerate(logs, 1)]
+    scores = [Score(c.id, logs[c.label], 0.3, True, 0.9, 0.9, 1.0, 0.0, 0.1, ()) for c in candidates]
+    before = said("W_S2", 0.5)
+    answers = {
+        label: with_structure_of_label(said(label, 0.5), before, candidates, scores, {1: 6.0}).log_bayes_factor
+        for label in ("Mo_S2", "UNKNOWN", "Cr_Mo")
+    }
+    assert answers == {"Mo_S2": 12.5, "UNKNOWN": 10.0, "Cr_Mo": 3.0}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,13 +44,16 @@ class Otherwise:
         Of that name.
     elements : mapping of str to str or None
         Element of the host in use to that of this one; None where their columns are of different kinds.
-    sites : tuple of mapping of label to float
-        One per sublattice and site, by row of the SiteMap.
+    sites : mapping of int to mapping of label to float
+        Odds of what a site holds, by row of the SiteMap.
+    types : mapping of str to str
+        Contract type by label.
     """
 
     probability: float
     elements: Mapping[str, str] | None
     sites: Mapping[int, Mapping[str, float]]
+    types: Mapping[str, str]
 
 
 def otherwise(
@@ -71,12 +74,13 @@ def otherwise(
         imaging = fit_imaging(
             columns, renamed, brightness, naming.host, voltage_kV, detector_mrad, convergence_mrad=convergence_mrad
         )
+        asked = occupancies(renamed, brightness, imaging, naming.host, places)
         each = {
             int(row): {h.label: float(p) for h, p in zip(one.hypotheses, odds, strict=True)}
-            for one in occupancies(renamed, brightness, imaging, naming.host, places)
-            for row, odds in zip(one.site, one.probability, strict=True)
+            for one in asked for row, odds in zip(one.site, one.probability, strict=True)
         }
-        found.append(Otherwise(naming.probability, _elements(host, naming.host, turned), each))
+        types = {h.label: h.type for one in asked for h in one.hypotheses}
+        found.append(Otherwise(naming.probability, _elements(host, naming.host, turned), each, types))
     return tuple(found)
 
 
@@ -86,10 +90,12 @@ def with_naming_doubt(
 ) -> tuple[Defect, ...]:
     """Share the probability of every name with those that it has if the crystal is another one.
 
-    A name belongs to a host: the same dim column is V_W or V_Mo. What is claimed stays the most probable of the names
-    that the host in use has, whose structures were compared with the image, with the probability that is left to it;
-    names under other hosts are alternatives. What the comparison did to a name holds for its namesakes, which relax
-    alike. Neither that a site is not pristine, nor that no name fits it, becomes less sure if the host is another.
+    A name belongs to a host: the same dim column is V_W or V_Mo, of one type. What is claimed is the most probable of
+    the names that the host in use has, whose structures were compared with the image, of the type that is the most
+    probable with the names of all hosts, or none (UNKNOWN) where that is more probable than every type. It has the
+    probability that is left to it; names under other hosts are alternatives. What the comparison did to a name holds
+    for its namesakes, which relax alike. Neither that a site is not pristine, nor that no name fits it, becomes less
+    sure if the host is another.
 
     Parameters
     ----------
@@ -129,21 +135,36 @@ def _shared(
         kept.append(fits)
     total = sum(share * fits for share, fits in zip(shares, kept, strict=True))
     shares = [share * fits / total for share, fits in zip(shares, kept, strict=True)]
-    kinds = {h.label: h.type for one in evidence.posteriors for h in one.hypotheses}
+    kinds = {label: kind for other in others for label, kind in other.types.items()}
+    kinds |= {h.label: h.type for one in evidence.posteriors for h in one.hypotheses}
     weight = dict.fromkeys(said, 0.0)
     for share, odds in zip(shares, readings, strict=True):
         for label, p in odds.items():
             weight[label] = weight.get(label, 0.0) + share * p
-    named = [label for label in said if label not in ("pristine", NO_NAME)]
-    label = max(named, key=lambda name: weight[name]) if named and defect.label != NO_NAME else defect.label
+    kind = {name: kinds.get(name) or type_of(name, defect.type) for name in weight} | {defect.label: defect.type}
+    kind[NO_NAME] = NO_NAME
+    label = defect.label if defect.label == NO_NAME else _claimed(weight, said, kind)
     p = weight.pop(label)
     alternatives = sorted(((n, q) for n, q in weight.items() if q > 0.0 or n in said), key=lambda item: -item[1])
-    kind, best = defect.type, defect.best_candidate
-    if label != defect.label:
-        kind, best = kinds.get(label, type_of(label, defect.type)), None
+    best = defect.best_candidate if label == defect.label else None
     return replace(
-        defect, type=kind, label=label, probability=p, alternatives=tuple(alternatives), best_candidate=best
+        defect, type=kind[label], label=label, probability=p, alternatives=tuple(alternatives), best_candidate=best
     )
+
+
+def _claimed(weight: Mapping[str, float], said: Collection[str], kind: Mapping[str, str]) -> str:
+    """The most probable name in the host in use, of the most probable type, or that there is no name.
+
+    A type holds whatever the host is called, so that names of all hosts speak for it.
+    """
+    mass: dict[str, float] = {}
+    for name, p in weight.items():
+        mass[kind[name]] = mass.get(kind[name], 0.0) + p
+    named = [name for name in said if name not in ("pristine", NO_NAME)]
+    first = max((mass[kind[name]] for name in named), default=0.0)
+    if not named or mass.get(NO_NAME, 0.0) > first:
+        return NO_NAME
+    return max((name for name in named if mass[kind[name]] == first), key=lambda name: weight[name])
 
 
 def _odds(defect: Defect) -> dict[str, float]:

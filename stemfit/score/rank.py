@@ -105,11 +105,15 @@ class Scored(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """Scores (one per candidate, in their order), and the defects restated: still claimed, or suspects now."""
+    """Scores (one per candidate, in their order), and the defects restated: still claimed, or suspects now.
+
+    `free`, by id of a defect, is the log evidence that none of its candidates is right (`Scored.free`).
+    """
 
     scores: tuple[Score, ...]
     claimed: tuple[Defect, ...]
     doubted: tuple[Defect, ...]
+    free: Mapping[int, float]
 
 
 def score_defect(
@@ -179,6 +183,7 @@ def rank(
     """
     scores: dict[str, Score] = {}
     said: dict[int, Defect] = {}
+    free: dict[int, float] = {}
     fields = {d.id: field_of(d, candidates, relaxed) for d in defects}
     for defect in sorted(defects, key=lambda d: -len(d.sites)):  # those that move the most first
         own = [(c, r) for c, r in zip(candidates, relaxed, strict=True) if c.defect == defect.id]
@@ -194,7 +199,7 @@ def rank(
                 scored = score_defect(
                     defect, cs, rs, image, columns, imaging, lattice, unknown_prior, others, lights
                 )
-        found = scored.scores
+        found, free[defect.id] = scored.scores, scored.free
         scores.update({s.candidate: s for s in found})
         if any(s[2] in imaging.mixtures for s in defect.sites):
             said[defect.id] = with_best_structure(defect, cs, found)
@@ -213,6 +218,7 @@ def rank(
         tuple(scores[c.id] for c in candidates),
         tuple(said[d.id] for d in defects if pristine[d.id] < CLAIM),
         tuple(said[d.id] for d in defects if pristine[d.id] >= CLAIM),
+        free,
     )
 
 

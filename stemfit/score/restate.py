@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -72,14 +72,19 @@ def with_best_structure(defect: Defect, candidates: Sequence[Candidate], scores:
 
 
 def with_structure_of_label(
-    defect: Defect, before: Defect, candidates: Sequence[Candidate], scores: Sequence[Score]
+    defect: Defect, before: Defect, candidates: Sequence[Candidate], scores: Sequence[Score], free: Mapping[int, float]
 ) -> Defect:
-    """A defect that got another of its names (`stemfit.defects.with_naming_doubt`) with the structure of that name."""
+    """A defect that got another of its names (`stemfit.defects.with_naming_doubt`) with the structure of that name.
+
+    `free` is that of the ranking, by id: what speaks for no name.
+    """
     if defect.label == before.label:
         return defect
     own = [(c, s) for c, s in zip(candidates, scores, strict=True) if c.defect == defect.id]
     named = [(round(s.posterior, 6), s.ncc, c.id, s.log_likelihood) for c, s in own if c.label == defect.label]
     intact = [s.log_likelihood for c, s in own if c.label == "pristine"]
+    if defect.label == "UNKNOWN" and intact:
+        return replace(defect, log_bayes_factor=float(free[defect.id] - max(intact)))
     if not named or not intact:
         return defect
     *_, best, evidence = max(named)
