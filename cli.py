@@ -9,6 +9,7 @@ import typer
 
 import stemfit
 from stemfit.commands import asking, exits, match, model, options, relax, saying, simulate, training
+from stemfit.wording import log_bayes
 
 app = typer.Typer(
     name="stemfit",
@@ -172,7 +173,7 @@ def _table(defects: list[dict[str, Any]]) -> list[str]:
         rows.append(
             (
                 str(defect["id"]), defect["type"], defect["label"], saying.sure(defect["probability"]),
-                f"{x:.1f}", f"{y:.1f}", saying.number(defect["log_bayes_factor"], ".1f"),
+                f"{x:.1f}", f"{y:.1f}", log_bayes(defect["log_bayes_factor"]),
                 line + ", ".join(f"{other['label']} {other['probability']:.2g}" for other in others[:2]),
             )
         )  # fmt: skip

@@ -17,6 +17,7 @@ import numpy as np
 import stemfit
 from stemfit.defects import Defect, names_in
 from stemfit.result.types import Analysis
+from stemfit.wording import log_bayes
 
 Cells = Sequence[str]
 """Cells of one row, ready-made HTML."""
@@ -159,7 +160,7 @@ def _defect(defect: Defect) -> Cells:
         f"<b>{_label(defect.label)}</b>",
         _probability(defect.probability),
         _vector(defect.center_px, 1),
-        _number(defect.log_bayes_factor, 1),
+        escape(log_bayes(defect.log_bayes_factor)),
         others,
         escape(defect.best_candidate or "–"),
     )
@@ -176,7 +177,7 @@ def _matches(analysis: Analysis) -> str:
             escape(match.structure), _label(match.label), escape(match.candidate), "yes" if match.found else "no",
             _probability(match.probability), _vector(match.center_px, 1),
             f"{round(match.turn_deg, 1) % 360:.1f}°{', turned over' if match.turned_over else ''}",
-            _number(match.log_bayes_factor, 1), _probability(match.pristine), _probability(match.unknown),
+            escape(log_bayes(match.log_bayes_factor)), _probability(match.pristine), _probability(match.unknown),
             _probability(match.other), escape(", ".join(match.ties)),
         )
         for match in analysis.matches
