@@ -100,45 +100,25 @@ def analyze(
 ) -> None:
     """Find the defects of one image and the structures behind them."""
     with exits.errors(image, verbose, debug):
-        asked = {
-            "host": host,
-            "pixel_size_A": asking.pixel_size("--pixel-size", pixel_size),
-            "voltage_kV": asking.positive("--voltage", voltage),
-            "convergence_mrad": asking.positive("--convergence", convergence),
-            "detector_mrad": asking.angles("--detector", detector),
-            "roi": asking.rectangle("--roi", roi),
-            "mask": None if mask is None else str(mask),
-            "device": device,
-            "simulator": simulator,
-            "temperature_K": asking.positive("--temperature", temperature),
-        }
         folder = Path(f"{image.stem}.stemfit") if out is None else out
-        document = _analyze(image, frame, asked, (relaxer, device, checkpoint), folder, verbose)
+        asked: dict[str, Any] = {
+            "host": host,
+            "pixel_size": asking.pixel_size("--pixel-size", pixel_size),
+            "voltage": asking.positive("--voltage", voltage),
+            "convergence": asking.positive("--convergence", convergence),
+            "detector": asking.angles("--detector", detector),
+            "roi": asking.rectangle("--roi", roi),
+            "temperature": asking.positive("--temperature", temperature),
+        }
+        from stemfit import api
+
+        with exits.progress(verbose) as progress:
+            found = api.analyze(
+                image, **asked, mask=mask, frame=frame, relaxer=relaxer, checkpoint=checkpoint, simulator=simulator,
+                device=device, out=folder, progress=progress,
+            )  # fmt: skip
+        document = dict(found.document)
         typer.echo(exits.as_text({"output": str(folder), **document}) if as_json else _summary(document, folder))
-
-
-def _analyze(
-    image: Path, frame: int | None, asked: dict[str, Any], chosen: tuple[Any, ...], folder: Path, verbose: bool
-) -> dict[str, Any]:
-    """Everything that can fail early does so before the slow imports; the answer is what the file says."""
-    from stemfit import crystal_file, mask_file, micrograph, result
-
-    crystal_file.asked_host(asked["host"])
-    asking.check_microscope(asked["voltage_kV"], asked["convergence_mrad"], asked["detector_mrad"], asked["simulator"])
-    recorded = micrograph.read(image, pixel_size_A=asked["pixel_size_A"], frame=frame)
-    if asked["mask"] is not None:
-        mask_file.read_mask(Path(asked["mask"]), recorded.image.shape)
-    result.check_place(folder, recorded.sha256)
-    with exits.progress(verbose) as progress:
-        progress("loading")
-        from stemfit import pipeline
-        from stemfit import relax as relaxing
-
-        relaxation = relaxing.relaxer(*chosen)
-        analysis = pipeline.analyze(recorded, pipeline.Settings(**asked), relaxation, progress=progress)
-        progress("writing")
-        result.write(analysis, folder, extras=asking.pages)
-    return result.read(folder)
 
 
 app.command(epilog=match.EXAMPLES)(match.match)

@@ -35,7 +35,7 @@ from stemfit.errors import StemfitError
 from stemfit.matching.given import Given, read_given
 from stemfit.matching.places import patch_cells
 from stemfit.matching.ways import centre_of, embedded, places_of, reach_cells, turned, ways_of
-from stemfit.result import Analysis
+from stemfit.result import Findings
 from stemfit.simulate.image import project
 from stemfit.synthetic import as_micrograph
 
@@ -137,7 +137,7 @@ def _given(folder: Path, label: str, host: str) -> Given:
     return read_given(path, host)
 
 
-def _asked(given: Given, near_miss: bool, shot: Shot, analysis: Analysis) -> Asked:
+def _asked(given: Given, near_miss: bool, shot: Shot, analysis: Findings) -> Asked:
     label = given.path.stem
     true = [d.sites_px for d in shot.defects if d.label == label]
     reach = SAME * analysis.lattice.a_px_iso
@@ -166,7 +166,7 @@ def _same(one: FloatArray, other: FloatArray, reach_px: float) -> bool:
     return len(one) == len(other) and bool((np.asarray(cKDTree(one).query(other)[0]) < reach_px).all())
 
 
-def _correlated(given: Given, analysis: Analysis) -> tuple[float, FloatArray]:
+def _correlated(given: Given, analysis: Findings) -> tuple[float, FloatArray]:
     """Highest cross-correlation over all ways and pixels, and the places that it puts the structure to."""
     image, crystal, best = analysis.micrograph.image, given.crystal, (-1.0, np.empty((0, 2)))
     frame = crystal_axes(analysis.lattice) @ np.linalg.inv(crystal.plane_A().T)

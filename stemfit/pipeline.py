@@ -24,7 +24,7 @@ from stemfit.micrograph import Micrograph
 from stemfit.observed import Clock, Observed, observe
 from stemfit.observed import Settings as Settings
 from stemfit.relax import Relaxed, Relaxer
-from stemfit.result import Analysis, HostCall
+from stemfit.result import Findings, HostCall
 from stemfit.score import Score, engine_of, rank, with_energies, with_structure_of_label
 from stemfit.simulate.field import drawn, painted
 
@@ -32,7 +32,7 @@ from stemfit.simulate.field import drawn, painted
 def analyze(
     micrograph: Micrograph, settings: Settings, relaxer: Relaxer, *,
     progress: Callable[[str], None] = lambda stage: None,
-) -> Analysis:
+) -> Findings:
     """Find the defects of an image and the structures behind them.
 
     Parameters
@@ -82,7 +82,7 @@ def analyze(
 def match(
     micrograph: Micrograph, settings: Settings, givens: Sequence[Given], relaxer: Relaxer | None, others: Relaxer, *,
     at_px: tuple[float, float] | None = None, progress: Callable[[str], None] = lambda stage: None,
-) -> Analysis:
+) -> Findings:
     """Find structures of the user's own in an image, and say how well they explain it.
 
     Parameters
@@ -129,7 +129,7 @@ def told(
     v: Observed, settings: Mapping[str, Any], clock: Clock, claimed: tuple[Defect, ...], suspects: tuple[Defect, ...],
     explained: tuple[tuple[Candidate, ...], tuple[Relaxed, ...], tuple[Score, ...]],
     elsewhere: tuple[Defect, ...] = (),
-) -> Analysis:
+) -> Findings:
     """Everything that is said of an image; what was found `elsewhere` is drawn as it was measured."""
     candidates, relaxed, scores = explained
     with clock("simulate"):
@@ -150,7 +150,7 @@ def told(
     call = HostCall(
         v.identity.host, v.identity.source, v.identity.probability, v.identity.alternatives, fractions
     )
-    return Analysis(
+    return Findings(
         v.micrograph, v.units.columns(seen), call, v.calibration, v.lattice, sites, v.regions, v.region_map,
         v.units.imaging(v.imaging), claimed, suspects, candidates, relaxed, scores, simulated, warnings, settings,
         _environment(), clock.seconds, tuple(p for p in v.posteriors if p.species), (), v.rows, measured,

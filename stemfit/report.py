@@ -16,7 +16,7 @@ import numpy as np
 
 import stemfit
 from stemfit.defects import Defect, names_in
-from stemfit.result.types import Analysis
+from stemfit.result.findings import Findings
 from stemfit.wording import log_bayes
 
 Cells = Sequence[str]
@@ -39,12 +39,12 @@ sub sub { font-size: .85em; }
 """
 
 
-def html(analysis: Analysis, overlay_png: bytes) -> str:
+def html(analysis: Findings, overlay_png: bytes) -> str:
     """Page about one analysis.
 
     Parameters
     ----------
-    analysis : Analysis
+    analysis : Findings
     overlay_png : bytes
         The overlay as a PNG file; it becomes part of the page.
 
@@ -83,7 +83,7 @@ def html(analysis: Analysis, overlay_png: bytes) -> str:
 # -- sections ------------------------------------------------------------------------------------------------------
 
 
-def _summary(analysis: Analysis) -> str:
+def _summary(analysis: Findings) -> str:
     height, width = analysis.micrograph.image.shape
     pixel_A = analysis.calibration.pixel_size_A
     share = float(np.mean(analysis.region_map == 0))
@@ -107,7 +107,7 @@ def _overlay(png: bytes) -> str:
     return f'<img alt="Overlay: columns, unit cell and defects on the image" src="data:image/png;base64,{data}">'
 
 
-def _constants(analysis: Analysis) -> str:
+def _constants(analysis: Findings) -> str:
     """What the scale rests on."""
     lattice, host = analysis.lattice, analysis.host.host
     if host.honeycomb:
@@ -118,7 +118,7 @@ def _constants(analysis: Analysis) -> str:
     return f"a = {a:.3f} Å, b = {b:.3f} Å: a cell of {host.cell.area:.3f} Å² covers {area_px:.2f} px²"
 
 
-def _lattice(analysis: Analysis) -> dict[str, str]:
+def _lattice(analysis: Findings) -> dict[str, str]:
     calibration, lattice = analysis.calibration, analysis.lattice
     stated = calibration.metadata_pixel_size_A
     return {
@@ -137,7 +137,7 @@ def _lattice(analysis: Analysis) -> dict[str, str]:
     }
 
 
-def _host(analysis: Analysis) -> str:
+def _host(analysis: Findings) -> str:
     call = analysis.host
     rows = [(call.host.name, call.probability), *call.alternatives]
     return _table(("host", "probability"), [(escape(name), _probability(p)) for name, p in rows], numeric=(1,))
@@ -166,7 +166,7 @@ def _defect(defect: Defect) -> Cells:
     )
 
 
-def _matches(analysis: Analysis) -> str:
+def _matches(analysis: Findings) -> str:
     """Every structure of the user's own at every place where it may be."""
     head = (
         "structure", "label", "candidate", "found", "P", "x, y (px)", "turned", "ln Bayes factor", "perfect crystal",
@@ -189,7 +189,7 @@ def _matches(analysis: Analysis) -> str:
     return _table(head, rows, numeric=(4, 6, 7, 8, 9, 10)) + note
 
 
-def _candidates(analysis: Analysis) -> str:
+def _candidates(analysis: Findings) -> str:
     if not analysis.candidates:
         return '<p class="quiet">None was needed.</p>'
     head = (
@@ -221,7 +221,7 @@ def _candidates(analysis: Analysis) -> str:
     return _table(head, rows, numeric=range(2, 10)) + note
 
 
-def _regions(analysis: Analysis) -> str:
+def _regions(analysis: Findings) -> str:
     if not analysis.regions:
         return '<p class="quiet">Everything was analysed.</p>'
     rows = [
@@ -237,7 +237,7 @@ def _regions(analysis: Analysis) -> str:
     return _table(("region", "kind", "share", "reason", "orientation"), rows, numeric=(0, 2))
 
 
-def _imaging(analysis: Analysis) -> dict[str, str]:
+def _imaging(analysis: Findings) -> dict[str, str]:
     imaging, pixel_A = analysis.imaging, analysis.calibration.pixel_size_A
     profile, noise = imaging.profile, imaging.noise
     wide, narrow = np.sqrt(np.linalg.eigvalsh(profile.core_cov_px2)[::-1]) * pixel_A
@@ -250,7 +250,7 @@ def _imaging(analysis: Analysis) -> dict[str, str]:
     }
 
 
-def _amplitudes(analysis: Analysis) -> str:
+def _amplitudes(analysis: Findings) -> str:
     rows = [
         (escape(column), _number(a.value), _number(a.sigma), "this image" if a.source == "image" else escape(a.source))
         for column, a in analysis.imaging.amplitudes.items()

@@ -1,4 +1,4 @@
-"""An `Analysis` of a made-up image, for what draws and writes results: no stage of the chain is involved."""
+"""An `Findings` of a made-up image, for what draws and writes results: no stage of the chain is involved."""
 
 import hashlib
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from stemfit.imaging import USUAL_TAIL, Amplitude, Imaging
 from stemfit.lattice import Region, SiteMap
 from stemfit.micrograph import Micrograph
 from stemfit.relax import Relaxed
-from stemfit.result import Analysis, HostCall
+from stemfit.result import Findings, HostCall
 from stemfit.score import Score
 
 HOST = ProjectedHost("WSe2", 3.282, ("M", "X"), ("W", "Se2"))
@@ -160,7 +160,7 @@ def fake_analysis(
         for k, c in enumerate(candidates)
     )
     relaxed = tuple(Relaxed(np.zeros((1, 3)), None, "keep", None) for _ in candidates)
-    return Analysis(
+    return Findings(
         Micrograph(image, Path("fake <image> & co.tif"), hashlib.sha256(image.tobytes()).hexdigest(), "float32",
                    0.11, "ImageJ", None, None),
         columns, HostCall(HOST, "inferred", 0.97, (("WS2", 0.02), ("MoSe2", 0.01))),

@@ -17,7 +17,7 @@ from stemfit.imaging import USUAL_TAIL, Amplitude, Imaging
 from stemfit.lattice import Lattice, Region, SiteMap
 from stemfit.micrograph import Micrograph
 from stemfit.relax import Relaxed
-from stemfit.result import Analysis, HostCall
+from stemfit.result import Findings, HostCall
 from stemfit.score import Score
 
 FloatArray = NDArray[np.float64]
@@ -98,7 +98,7 @@ def candidate(name: str, label: str, at_px: FloatArray, crystal: Lattice, turn: 
     return patch, Relaxed(positions, np.full(len(positions), 0.02), "definet", "c0ffee")
 
 
-def analysis(path: Path = Path("image.tif"), sha256: str = "ab" * 32, polarity: int = 1) -> Analysis:
+def analysis(path: Path = Path("image.tif"), sha256: str = "ab" * 32, polarity: int = 1) -> Findings:
     """MoSe2 with a single and a double vacancy, something unexplained off the lattice, one suspect, one region."""
     crystal = lattice(polarity)
     site_map = sites(crystal)
@@ -120,7 +120,7 @@ def analysis(path: Path = Path("image.tif"), sha256: str = "ab" * 32, polarity: 
     suspect = Defect(4, "SV", "V_Se", 0.2, site_map.xy_px[index(site_map, doubt)], (doubt,),
                      site_map.xy_px[index(site_map, doubt)][None], (("pristine", 0.8),), -1.4)  # fmt: skip
     amplitudes = {"Mo": Amplitude(250.0, 3.0, "image"), "Se2": Amplitude(240.0, 3.0, "image")}
-    return Analysis(
+    return Findings(
         micrograph=Micrograph(image, path, sha256, "uint8", 0.2, "ImageJ", None, None, 0.2),
         columns=columns,
         host=HostCall(HOST, "inferred", 0.9, (("WSe2", 0.1),)),

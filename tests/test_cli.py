@@ -18,7 +18,8 @@ import typer.testing
 
 import cli
 import stemfit
-from stemfit.commands import asking, saying
+from stemfit import pages
+from stemfit.commands import saying
 from stemfit.errors import NotAnalysable
 
 RUNNER = typer.testing.CliRunner()
@@ -175,12 +176,12 @@ def chain(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         asked.append((micrograph, settings, relaxer))
         return handmade.analysis(micrograph.path, micrograph.sha256)
 
-    def pages(analysis: Any, folder: Path) -> None:
+    def draw(analysis: Any, folder: Path) -> None:
         (folder / "overlay.png").write_bytes(b"png")
 
     monkeypatch.setattr(pipeline, "analyze", analyze)
     monkeypatch.setattr(relax, "relaxer", lambda name, device, checkpoint: (name, device, checkpoint))
-    monkeypatch.setattr(asking, "pages", pages)
+    monkeypatch.setattr(pages, "draw", draw)
     return asked
 
 

@@ -14,7 +14,7 @@ from stemfit.lattice import fit_grid
 from stemfit.lattice.spots import levelled, reciprocal_cell
 from stemfit.pipeline import Settings, analyze
 from stemfit.relax import relaxer
-from stemfit.result import Analysis
+from stemfit.result import Findings
 from stemfit.synthetic import as_micrograph
 
 PLACES = ((0.22, 0.72), (0.28, 0.55), (0.5, 0.47), (0.67, 0.52))
@@ -34,7 +34,7 @@ def drawn(counts: float, light: float) -> Any:
 
 
 @cache
-def analysed() -> Analysis:
+def analysed() -> Findings:
     return analyze(as_micrograph(drawn(0.6, 6.0).image, None), Settings(host="graphene"), relaxer("keep"))
 
 

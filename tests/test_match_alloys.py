@@ -20,7 +20,7 @@ from stemfit.matching.given import read_given
 from stemfit.matching.spots import look_for
 from stemfit.observed import Clock, Observed, Settings, observe
 from stemfit.relax import keep
-from stemfit.result import Analysis
+from stemfit.result import Findings
 from stemfit.synthetic import as_micrograph
 
 
@@ -36,7 +36,7 @@ def seen() -> Observed:
     return observe(as_micrograph(image, PIXEL_A), told, Clock(lambda stage: None))
 
 
-def matched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Analysis:
+def matched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Findings:
     monkeypatch.setattr(pipeline, "observe", lambda *asked: seen())
     host = seen().identity.host.name
     x = host[1:].rstrip("2")

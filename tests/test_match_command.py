@@ -20,7 +20,7 @@ from stemfit import pipeline, result
 from stemfit.micrograph import read
 from stemfit.observed import Clock, observe
 from stemfit.relax import keep
-from stemfit.result import Analysis
+from stemfit.result import Findings
 from stemfit.synthetic import TrueDefect, crystal
 
 SHAPE = (200, 220)
@@ -48,7 +48,7 @@ def run(*arguments: object) -> Any:
 @pytest.fixture(scope="module")
 def analysed(image: tuple[Path, TrueDefect], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `analyze` makes of it."""
-    analysis: Analysis = pipeline.analyze(read(image[0]), pipeline.Settings(host="MoS2"), keep)
+    analysis: Findings = pipeline.analyze(read(image[0]), pipeline.Settings(host="MoS2"), keep)
     return result.write(analysis, tmp_path_factory.mktemp("analysed") / "image.stemfit")
 
 

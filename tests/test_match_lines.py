@@ -21,7 +21,7 @@ from stemfit.matching.given import Given, read_given
 from stemfit.matching.held import Held
 from stemfit.observed import Clock, Observed, Settings, observe
 from stemfit.relax import keep
-from stemfit.result import Analysis
+from stemfit.result import Findings
 from stemfit.synthetic import as_micrograph
 
 FloatArray = NDArray[np.float64]
@@ -56,7 +56,7 @@ def given(number: int, folder: Path) -> Given:
     return read_given(path, "MoS2")
 
 
-def matched(number: int, folder: Path) -> Analysis:
+def matched(number: int, folder: Path) -> Findings:
     return pipeline.match(seen().micrograph, Settings(host="MoS2"), [given(number, folder)], None, keep)
 
 

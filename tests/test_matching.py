@@ -23,7 +23,7 @@ from stemfit.matching.places import patch_cells
 from stemfit.matching.ways import centre_of, embedded, places_of, reach_cells, turned, ways_of
 from stemfit.observed import Clock, Observed, Settings, observe
 from stemfit.relax import keep
-from stemfit.result import Analysis
+from stemfit.result import Findings
 from stemfit.synthetic import Crystal, as_micrograph, crystal, fit_cell
 
 FloatArray = NDArray[np.float64]
@@ -132,7 +132,7 @@ def seen_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @cache
-def matched(folder: Path, names: tuple[str, ...], at_px: tuple[float, float] | None = None) -> Analysis:
+def matched(folder: Path, names: tuple[str, ...], at_px: tuple[float, float] | None = None) -> Findings:
     some = [given(name, folder) for name in names]
     return pipeline.match(micrograph(), Settings(host="MoS2"), some, None, keep, at_px=at_px)
 

@@ -11,11 +11,10 @@ import pytest
 from patterns import BLACK_P, OBLIQUE, Pattern, Shot, honeycomb, shoot, write_cif
 
 from definet.crystals import unit_cell
-from stemfit import result
-from stemfit.commands import asking
+from stemfit import pages, result
 from stemfit.pipeline import Settings, analyze
 from stemfit.relax import keep, relaxer
-from stemfit.result import Analysis
+from stemfit.result import Findings
 from stemfit.synthetic import as_micrograph
 
 GASE = honeycomb(3.75, ("Ga2", 0.80), ("Se2", 1.0))
@@ -32,7 +31,7 @@ OBLIQUE_CIF = (
 
 
 @cache
-def analysed(host: str, shot_of: str) -> tuple[Analysis, Shot]:
+def analysed(host: str, shot_of: str) -> tuple[Findings, Shot]:
     shot = {
         "GaSe": lambda: shoot(GASE, turn_deg=17.3, removed=REMOVED),
         "InSe": lambda: shoot(INSE, turn_deg=48.1, shear=-0.03, removed=REMOVED),
@@ -63,7 +62,7 @@ def expected_label(shot: Shot, k: int) -> str:
     return f"V_{column}" if shot.left[k] == 0 else f"V_{column.rstrip('2')}"
 
 
-def assert_found(analysis: Analysis, shot: Shot, unjudged: int = 0) -> None:
+def assert_found(analysis: Findings, shot: Shot, unjudged: int = 0) -> None:
     """Every vacancy that is judged has its name, nothing else is claimed, and the scale is that of the crystal."""
     missing = np.flatnonzero(shot.left < 1)
     sites = analysis.sites
@@ -125,7 +124,7 @@ def test_where_both_columns_are_equally_bright_the_names_carry_the_doubt() -> No
 
 def test_the_result_folder_of_a_crystal_from_a_file(files: dict[str, str], tmp_path: Path) -> None:
     analysis, shot = analysed(files["oblique"], "oblique")
-    out = result.write(analysis, tmp_path / "x.stemfit", extras=asking.pages)
+    out = result.write(analysis, tmp_path / "x.stemfit", extras=pages.draw)
     assert (out / "overlay.png").stat().st_size > 10_000
     document = json.loads((out / "analysis.json").read_text())
     lattice = document["lattice"]

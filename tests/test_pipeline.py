@@ -16,7 +16,7 @@ from stemfit.errors import NotAnalysable
 from stemfit.micrograph import read
 from stemfit.pipeline import Settings, analyze
 from stemfit.relax import keep
-from stemfit.result import Analysis
+from stemfit.result import Findings
 from stemfit.synthetic import Crystal, TrueDefect, as_micrograph, crystal
 
 FloatArray = NDArray[np.float64]
@@ -25,7 +25,7 @@ SAMPLES = Path(__file__).parents[1] / "sample_images"
 
 
 @cache
-def small() -> tuple[Analysis, Crystal]:
+def small() -> tuple[Findings, Crystal]:
     """MoS2 with a V_S, a V_S2 and a V_Mo, a hole at the left edge, and a stated scale 9 % too large."""
     whole = crystal((230, 270), pixel_size_A=PIXEL_A, rotation_deg=34.2, polarity=-1, half_share=0.42, seed=11)
     places = {"V_S": (90.0, 60.0), "V_S2": (175.0, 90.0), "V_Mo": (190.0, 170.0)}
@@ -54,12 +54,12 @@ def small() -> tuple[Analysis, Crystal]:
 
 
 @cache
-def sample(name: str) -> tuple[Analysis, dict[str, Any]]:
+def sample(name: str) -> tuple[Findings, dict[str, Any]]:
     truth = json.loads((SAMPLES / f"{name}.json").read_text())
     return analyze(read(SAMPLES / f"{name}.tif"), Settings(host=truth["host"]), keep), truth
 
 
-def everything() -> list[Analysis]:
+def everything() -> list[Findings]:
     return [small()[0], sample("mos2_sv")[0]]
 
 
@@ -80,7 +80,7 @@ def test_the_sample_image_shows_what_was_put_in() -> None:
     assert analysis.lattice.rotation_deg == pytest.approx(turned, abs=1.0)
 
 
-def _assert_found(analysis: Analysis, true: list[tuple[str, str, FloatArray]]) -> None:
+def _assert_found(analysis: Findings, true: list[tuple[str, str, FloatArray]]) -> None:
     """Each within 1 Angstrom and under its name; nothing else is claimed but what is missing at the rim of the hole."""
     reach = 1.0 / analysis.calibration.pixel_size_A
     left = [d for d in analysis.defects if not (analysis.regions and np.linalg.norm(d.center_px - HOLE) < HOLE_RADIUS)]

@@ -18,7 +18,7 @@ import pytest
 import tifffile
 
 from stemfit.errors import InputError, OutputError
-from stemfit.result import Analysis, check_place, read, write
+from stemfit.result import Findings, check_place, read, write
 from stemfit.result.document import to_json
 from stemfit.result.field import field, frame
 from stemfit.result.species import species
@@ -30,12 +30,12 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def analysis() -> Analysis:
+def analysis() -> Findings:
     return handmade.analysis()
 
 
 @pytest.fixture(scope="module")
-def folder(analysis: Analysis, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(analysis: Findings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(analysis, tmp_path_factory.mktemp("result") / "deep" / "image.stemfit")
 
 
@@ -51,7 +51,7 @@ def test_all_files_and_no_other(folder: Path) -> None:
     assert os.listdir(folder.parent) == [folder.name]
 
 
-def test_document_is_strict_json(folder: Path, analysis: Analysis) -> None:
+def test_document_is_strict_json(folder: Path, analysis: Findings) -> None:
     def refuse(name: str) -> None:
         raise AssertionError(name)
 
@@ -74,7 +74,7 @@ def test_nan_never_reaches_the_file() -> None:
         to_json({"a": float("nan")})
 
 
-def test_images(folder: Path, analysis: Analysis) -> None:
+def test_images(folder: Path, analysis: Findings) -> None:
     simulated, residual, mask = (tifffile.imread(folder / f"{name}.tif") for name in ("simulated", "residual", "mask"))
     assert (simulated.dtype, residual.dtype, mask.dtype) == ("float32", "float32", "uint8")
     assert simulated.shape == residual.shape == mask.shape == handmade.SHAPE
@@ -89,7 +89,7 @@ def test_images(folder: Path, analysis: Analysis) -> None:
 # -- tables --------------------------------------------------------------------------------------------------------
 
 
-def test_columns_table(folder: Path, analysis: Analysis) -> None:
+def test_columns_table(folder: Path, analysis: Findings) -> None:
     with (folder / "columns.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(analysis.columns) and [row["id"] for row in rows[:3]] == ["1", "2", "3"]
@@ -164,7 +164,7 @@ def test_structure_lies_on_the_image(tmp_path: Path, polarity: int) -> None:
         assert np.linalg.norm(mine[:, None] - at[None], axis=2).min(axis=1).max() < 1e-3
 
 
-def test_structure_is_a_crystal(analysis: Analysis, folder: Path) -> None:
+def test_structure_is_a_crystal(analysis: Findings, folder: Path) -> None:
     """Bonds are those of MoSe2 but at the edge: no distortion of the scan has entered, no atom is doubled."""
     atoms: Any = ase.io.read(folder / "structure.extxyz")
     nearest = np.sort(atoms.get_all_distances() + np.eye(len(atoms)) * 99, axis=1)[:, 0]
@@ -175,7 +175,7 @@ def test_structure_is_a_crystal(analysis: Analysis, folder: Path) -> None:
     assert np.all(margin > 4.9) and np.isclose(margin[[0, 1, 3, 4]].min(), 5.0, atol=0.05)
 
 
-def test_vacancies_are_missing_and_relaxed(analysis: Analysis) -> None:
+def test_vacancies_are_missing_and_relaxed(analysis: Findings) -> None:
     atoms = field(analysis)
     site_map = analysis.sites
     pristine_count = np.where(site_map.sublattice == "M", 1, 2)[site_map.analysed].sum()
@@ -188,7 +188,7 @@ def test_vacancies_are_missing_and_relaxed(analysis: Analysis) -> None:
     assert set(atoms.sigma_A.round(6)) == {round(scatter, 6), round(float(np.hypot(scatter, 0.02)), 6)}
 
 
-def test_the_neighbours_of_a_vacancy_moved_toward_it(analysis: Analysis) -> None:
+def test_the_neighbours_of_a_vacancy_moved_toward_it(analysis: Findings) -> None:
     """The hand-made candidates shrink by 1 %, one of them in a patch turned by 120 degrees."""
     atoms, centers = field(analysis), frame(analysis).to_A(np.array([d.center_px for d in analysis.defects[:2]]))
     still = field(replace(analysis, relaxed=tuple(
@@ -211,7 +211,7 @@ def _site_near(atoms: Any, center: np.ndarray) -> np.ndarray:
     return metals[np.argsort(np.linalg.norm(metals - center, axis=1))[:3]].mean(axis=0)
 
 
-def test_without_defects_the_field_is_the_crystal(analysis: Analysis) -> None:
+def test_without_defects_the_field_is_the_crystal(analysis: Findings) -> None:
     atoms = field(replace(analysis, defects=(), candidates=(), relaxed=(), scores=()))
     assert np.all(atoms.defect == 0) and np.all(atoms.marker == 0)
     assert Counter(atoms.element.tolist())["Mo"] == np.sum(analysis.sites.analysed & (analysis.sites.sublattice == "M"))
@@ -224,7 +224,7 @@ def test_both_structure_files_agree(folder: Path) -> None:
     assert set(first.arrays["defect_id"]) == {0, 1} and set(first.arrays["marker"]) == {0}
 
 
-def test_candidate_file_holds_the_relaxed_atoms(folder: Path, analysis: Analysis) -> None:
+def test_candidate_file_holds_the_relaxed_atoms(folder: Path, analysis: Findings) -> None:
     atoms: Any = ase.io.read(folder / "candidates/2-1.cif")
     candidate, relaxed = analysis.candidates[1], analysis.relaxed[1]
     there = candidate.structure.occupied
@@ -238,7 +238,7 @@ def test_candidate_file_holds_the_relaxed_atoms(folder: Path, analysis: Analysis
 # -- the place -----------------------------------------------------------------------------------------------------
 
 
-def test_same_image_is_replaced(tmp_path: Path, analysis: Analysis) -> None:
+def test_same_image_is_replaced(tmp_path: Path, analysis: Findings) -> None:
     out = write(analysis, tmp_path / "r")
     (out / "old.txt").write_text("old")
     write(replace(analysis, warnings=()), out)
@@ -263,7 +263,7 @@ def put_dead_link(out: Path) -> None:
 
 
 @pytest.mark.parametrize("put", [put_file, put_folder, put_other_result, put_dead_link])
-def test_anything_else_stays(tmp_path: Path, analysis: Analysis, put: Callable[[Path], None]) -> None:
+def test_anything_else_stays(tmp_path: Path, analysis: Findings, put: Callable[[Path], None]) -> None:
     out = tmp_path / "r"
     put(out)
     before = everything_below(tmp_path)
@@ -272,7 +272,7 @@ def test_anything_else_stays(tmp_path: Path, analysis: Analysis, put: Callable[[
     assert caught.value.exit_code == 5 and everything_below(tmp_path) == before
 
 
-def test_parent_that_is_a_file(tmp_path: Path, analysis: Analysis) -> None:
+def test_parent_that_is_a_file(tmp_path: Path, analysis: Findings) -> None:
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "r"
     for attempt in (lambda: check_place(out, "x"), lambda: write(analysis, out)):
@@ -281,18 +281,18 @@ def test_parent_that_is_a_file(tmp_path: Path, analysis: Analysis) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_folder_without_permission(tmp_path: Path, analysis: Analysis) -> None:
+def test_folder_without_permission(tmp_path: Path, analysis: Findings) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="not a writable folder"):
         check_place(tmp_path / "r", "x")
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), RuntimeError("x"), KeyboardInterrupt()])
-def test_failure_leaves_the_old_result(tmp_path: Path, analysis: Analysis, failure: BaseException) -> None:
+def test_failure_leaves_the_old_result(tmp_path: Path, analysis: Findings, failure: BaseException) -> None:
     out = write(analysis, tmp_path / "r")
     before = (out / "analysis.json").read_bytes()
 
-    def fail(_: Analysis, folder: Path) -> None:
+    def fail(_: Findings, folder: Path) -> None:
         assert (folder / "analysis.json").exists() and folder.name.startswith(".tmp-")
         raise failure
 
@@ -303,7 +303,7 @@ def test_failure_leaves_the_old_result(tmp_path: Path, analysis: Analysis, failu
 
 
 def test_failed_rename_brings_the_old_result_back(
-    tmp_path: Path, analysis: Analysis, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, analysis: Findings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = write(analysis, tmp_path / "r")
     rename = Path.rename
@@ -331,7 +331,7 @@ def test_failed_rename_brings_the_old_result_back(
     ],
 )
 def test_reading_checks_the_schema(
-    tmp_path: Path, analysis: Analysis, change: Callable[[dict[str, Any]], object], problem: str
+    tmp_path: Path, analysis: Findings, change: Callable[[dict[str, Any]], object], problem: str
 ) -> None:
     out = write(analysis, tmp_path / "r")
     content = read(out)
@@ -350,7 +350,7 @@ def test_reading_what_is_no_document(tmp_path: Path, text: str) -> None:
         read(tmp_path)
 
 
-def test_a_bright_column_that_was_not_judged_is_no_pristine_one(analysis: Analysis) -> None:
+def test_a_bright_column_that_was_not_judged_is_no_pristine_one(analysis: Findings) -> None:
     """In a region, or at the edge: what stands on its site is not known; its neighbour there is as the crystal is."""
     from stemfit.result.tables import columns_csv
 

@@ -13,7 +13,7 @@ from stemfit.candidates import propose
 from stemfit.columns.stamps import render
 from stemfit.defects import Defect
 from stemfit.relax import keep
-from stemfit.result import Analysis
+from stemfit.result import Findings
 from stemfit.score import Scene, columns_of, make_scene
 from stemfit.score.fit import BEHIND, SLOWING, fit
 from stemfit.score.others import Others
@@ -26,7 +26,7 @@ SHEARS = ([[1.0, 0.0], [0.0, 1.0]], [[1.06, 0.05], [0.0, 0.94]], [[0.93, 0.0], [
 
 def crystal_of(
     shear: list[list[float]], named: tuple[tuple[int, int, str], ...], jitter: float = 0.0
-) -> tuple[Analysis, Defect]:
+) -> tuple[Findings, Defect]:
     """A crystal exactly as bright as its columns are said to be, and a claim about some sites.
 
     Its columns stand off their sites by up to `jitter` lattice constants per axis.
@@ -53,7 +53,7 @@ def crystal_of(
     return replace(made, columns=columns, lattice=crystal, sites=site_map), claim
 
 
-def scene_of(made: Analysis, claim: Defect) -> Scene:
+def scene_of(made: Findings, claim: Defect) -> Scene:
     nobody = Others(np.zeros((0, 2)), np.zeros(0), np.zeros(0))
     return make_scene(claim, made.columns.model, made.columns, made.imaging, made.lattice, nobody)
 

@@ -21,7 +21,7 @@ from stemfit.imaging import USUAL_TAIL, Amplitude, Imaging
 from stemfit.lattice import Lattice, SiteMap
 from stemfit.pipeline import Settings, analyze
 from stemfit.relax import relaxer
-from stemfit.result import Analysis
+from stemfit.result import Findings
 from stemfit.synthetic import as_micrograph
 
 pytestmark = pytest.mark.usefixtures("drawings")
@@ -213,7 +213,7 @@ def test_the_ends_of_a_closed_divacancy_are_bound(at: Cell | None) -> None:
 
 
 @cache
-def analysed(host: str) -> tuple[Analysis, Any]:
+def analysed(host: str) -> tuple[Findings, Any]:
     from sheets import sheet
 
     kinds = {"graphene": ("SW", "filled", "V_2", "V_2c"), "hBN": ("SW", "V_B", "V_2", "V_3")}[host]

@@ -9,7 +9,7 @@ import pytest
 
 from stemfit.pipeline import Settings, analyze
 from stemfit.relax import keep
-from stemfit.result import Analysis
+from stemfit.result import Findings
 from stemfit.synthetic import as_micrograph
 
 SHAPE, PIXEL_A, A_A = (280, 300), 0.14, 3.16
@@ -37,7 +37,7 @@ def twin(opened_A: float = 0.4, counts: float = 60.0) -> np.ndarray:
 
 
 @cache
-def analysed() -> Analysis:
+def analysed() -> Findings:
     return analyze(as_micrograph(twin(), None), Settings(host="MoS2"), keep)
 
 

@@ -10,13 +10,13 @@ from chain import taken
 
 from stemfit.pipeline import Settings, analyze
 from stemfit.relax import relaxer
-from stemfit.result import Analysis
+from stemfit.result import Findings
 from stemfit.synthetic import as_micrograph, crystal
 from stemfit.units import units_of
 
 
 @cache
-def analysed(zero: float, unit: float) -> Analysis:
+def analysed(zero: float, unit: float) -> Findings:
     image, _ = taken(crystal((170, 190), pixel_size_A=0.16, seed=2, removed=2, halved=2), 100.0, 2)
     return analyze(as_micrograph(zero + unit * image, None), Settings(host="MoS2"), relaxer("keep"))
 

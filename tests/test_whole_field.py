@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from stemfit import micrograph, pipeline, relax
 from stemfit.lattice import RowOffsets
-from stemfit.result import Analysis
+from stemfit.result import Findings
 from stemfit.result.document import document
 from stemfit.result.field import field, frame
 
@@ -25,7 +25,7 @@ CLOSEST_A = 1.2
 
 
 @cache
-def analysis(name: str) -> Analysis:
+def analysis(name: str) -> Findings:
     return pipeline.analyze(micrograph.read(SAMPLES / f"{name}.tif"), pipeline.Settings(), relax.relaxer("definet"))
 
 

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from stemfit.errors import UsageError
-
-if TYPE_CHECKING:
-    from stemfit.result import Analysis
 
 MOST_PX = 10**6
 SMALLEST_PIXEL_A, LARGEST_PIXEL_A = 0.005, 2.0
@@ -81,14 +75,3 @@ def rectangle(option: str, text: str | None) -> tuple[int, int, int, int] | None
         remedy = "give the left, top, right and bottom pixel as whole numbers"
         raise UsageError(f"{option} {text} is no rectangle", remedy=remedy)
     return x0, y0, x1, y1
-
-
-def pages(analysis: Analysis, folder: Path) -> None:
-    """Overlay and report."""
-    from stemfit import figures, report
-
-    overlay = figures.overlay(analysis)
-    for name in ("overlay.png", "overlay.pdf"):
-        figures.save(overlay, folder / name)
-    page = report.html(analysis, (folder / "overlay.png").read_bytes())
-    (folder / "report.html").write_text(page, encoding="utf-8")

@@ -103,7 +103,7 @@ def _match(
     with exits.progress(verbose) as progress:
         progress("loading")
         givens = _givens(structures, known)
-        from stemfit import pipeline
+        from stemfit import pages, pipeline
         from stemfit import relax as relaxing
 
         network = relaxing.relaxer("definet", asked["device"], how[1])
@@ -112,7 +112,7 @@ def _match(
             recorded, pipeline.Settings(**asked), givens, own, network, at_px=point, progress=progress
         )
         progress("writing")
-        result.write(analysis, folder, extras=asking.pages)
+        result.write(analysis, folder, extras=pages.draw)
     return result.read(folder)
 
 

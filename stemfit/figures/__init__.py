@@ -1,4 +1,4 @@
-"""Figures from an `Analysis`. The only package that imports matplotlib; it keeps no global state."""
+"""Figures from an `Findings`. The only package that imports matplotlib; it keeps no global state."""
 
 from stemfit.figures.panels import overlay, save
 

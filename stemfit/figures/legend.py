@@ -12,7 +12,7 @@ from stemfit.defects import Defect
 from stemfit.figures.marks import dot, marks_of, on_paper, species_of
 from stemfit.figures.outlines import defect_style
 from stemfit.figures.sheet import INNER_MM, POINTS_PER_MM, TEXT_PT, Sheet, formula, label_text, text_width_pt
-from stemfit.result.types import Analysis
+from stemfit.result.findings import Findings
 
 Sign = Line2D | Patch
 
@@ -24,7 +24,7 @@ MOST_LABELS = 16
 """More labels cover the image at column width; then only the close-ups are numbered and the legend counts the rest."""
 
 
-def legend_rows(analysis: Analysis) -> list[list[Sign]]:
+def legend_rows(analysis: Findings) -> list[list[Sign]]:
     """Everything that the map shows, and nothing else, in rows that fit; counted defects begin a row of their own."""
     signs: list[Sign] = [
         Line2D([], [], label=formula(marks.species) or "unnamed", **dot(on_paper(marks), 3.2))

@@ -27,7 +27,7 @@ from stemfit.figures.sheet import (
     scale_bar,
     text_width_pt,
 )
-from stemfit.result.types import Analysis
+from stemfit.result.findings import Findings
 
 FloatArray = NDArray[np.float64]
 
@@ -40,7 +40,7 @@ LEGIBLE_MARKER_PT = 2.0
 """Dots of this size show their colour."""
 
 
-def draw_map(axes: Axes, analysis: Analysis, numbered: Sequence[Defect], height_mm: float) -> None:
+def draw_map(axes: Axes, analysis: Findings, numbered: Sequence[Defect], height_mm: float) -> None:
     """Image with columns, unit cell, defects, regions and scale bar; `numbered` are the defects with a close-up."""
     image = analysis.micrograph.image
     grey(axes, image, *contrast(image[analysis.region_map == 0]))
@@ -53,7 +53,7 @@ def draw_map(axes: Axes, analysis: Analysis, numbered: Sequence[Defect], height_
     _labels(axes, analysis, numbered, taken, points_per_px)
 
 
-def _columns(axes: Axes, analysis: Analysis, points_per_px: float) -> None:
+def _columns(axes: Axes, analysis: Findings, points_per_px: float) -> None:
     """A dot on every observed column, a fifth of the nearest distance between columns wide."""
     size = _marker_pt(analysis, points_per_px)
     if size < SMALLEST_MARKER_PT:
@@ -70,11 +70,11 @@ def _columns(axes: Axes, analysis: Analysis, points_per_px: float) -> None:
         axes.scatter(xy[:, 0], xy[:, 1], s=large**2, c=shade, edgecolors="black", linewidths=edge)
 
 
-def _marker_pt(analysis: Analysis, points_per_px: float) -> float:
+def _marker_pt(analysis: Findings, points_per_px: float) -> float:
     return float(min(0.28 * analysis.lattice.nearest_px * points_per_px, 4.0))
 
 
-def _regions(axes: Axes, analysis: Analysis, points_per_px: float) -> list[FloatArray]:
+def _regions(axes: Axes, analysis: Findings, points_per_px: float) -> list[FloatArray]:
     """What was not analysed, hatched, with the reason in one word; where these words stand."""
     words = []
     for region in analysis.regions:
@@ -103,7 +103,7 @@ def _text_size(text: str, points_per_px: float) -> FloatArray:
     return np.array([text_width_pt(text) + 0.3 * TEXT_PT, 1.5 * TEXT_PT]) / points_per_px
 
 
-def _unit_cell(axes: Axes, analysis: Analysis) -> list[FloatArray]:
+def _unit_cell(axes: Axes, analysis: Findings) -> list[FloatArray]:
     """One fitted cell, drawn at the pristine place nearest to the upper left."""
     corners = cell_corners(analysis)
     if corners is None:
@@ -113,7 +113,7 @@ def _unit_cell(axes: Axes, analysis: Analysis) -> list[FloatArray]:
     return [corners]
 
 
-def cell_corners(analysis: Analysis) -> FloatArray | None:
+def cell_corners(analysis: Findings) -> FloatArray | None:
     """Corners (4, 2) of a cell whose sites are analysed and belong to no defect, None if there is none."""
     sites, lattice = analysis.sites, analysis.lattice
     taken = {site[:2] for defect in (*analysis.defects, *analysis.suspects) for site in defect.sites}
@@ -135,7 +135,7 @@ def cell_corners(analysis: Analysis) -> FloatArray | None:
 # -- defects -------------------------------------------------------------------------------------------------------
 
 
-def _defects(axes: Axes, analysis: Analysis, points_per_px: float) -> None:
+def _defects(axes: Axes, analysis: Findings, points_per_px: float) -> None:
     """Dotted outlines, thinner for what is only suspected."""
     reach = reach_px(analysis)
     width = float(np.clip(0.2 * reach * points_per_px, 0.5, 0.9))
@@ -145,13 +145,13 @@ def _defects(axes: Axes, analysis: Analysis, points_per_px: float) -> None:
         draw_outline(axes, defect.extent_px, reach, defect_style(width))
 
 
-def reach_px(analysis: Analysis) -> float:
+def reach_px(analysis: Findings) -> float:
     """Radius about a site that takes in its own column and not the next."""
     return 0.42 * float(np.sqrt(3)) * analysis.lattice.nearest_px
 
 
 def _labels(
-    axes: Axes, analysis: Analysis, numbered: Sequence[Defect], taken: Sequence[FloatArray], points_per_px: float
+    axes: Axes, analysis: Findings, numbered: Sequence[Defect], taken: Sequence[FloatArray], points_per_px: float
 ) -> None:
     """Number and name of every defect, clear of what is `taken`; of many only the numbers of the close-ups."""
     brief = len(analysis.defects) > MOST_LABELS

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from stemfit.figures.sheet import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, YELLOW
 from stemfit.optics.scattering import column_elements
+from stemfit.result.findings import Findings
 from stemfit.result.tables import columns_csv
-from stemfit.result.types import Analysis
 
 FloatArray = NDArray[np.float64]
 
@@ -33,7 +33,7 @@ class Marks(NamedTuple):
     filled: bool
 
 
-def marks_of(analysis: Analysis, species: NDArray[np.str_]) -> list[Marks]:
+def marks_of(analysis: Findings, species: NDArray[np.str_]) -> list[Marks]:
     """Filled dots for the host's own columns, rings for what is there instead, white ones for what has no name.
 
     The host's own elements come first among the guests, so that a column with a vacancy has the same colour everywhere.
@@ -53,7 +53,7 @@ def marks_of(analysis: Analysis, species: NDArray[np.str_]) -> list[Marks]:
     ]
 
 
-def mixed_colours(analysis: Analysis) -> dict[str, str]:
+def mixed_colours(analysis: Findings) -> dict[str, str]:
     """Colour of each type of full columns of the mixed sublattices, from one element to the other."""
     colours = {}
     for posterior in analysis.mixed:
@@ -65,7 +65,7 @@ def mixed_colours(analysis: Analysis) -> dict[str, str]:
     return colours
 
 
-def blended(analysis: Analysis) -> dict[int, FloatArray]:
+def blended(analysis: Findings) -> dict[int, FloatArray]:
     """Colour (3,) of each column of a mixed sublattice: those of all types that it may be, by their probabilities."""
     colours, found = mixed_colours(analysis), {}
     for posterior in analysis.mixed:
@@ -78,7 +78,7 @@ def blended(analysis: Analysis) -> dict[int, FloatArray]:
     return found
 
 
-def species_of(analysis: Analysis) -> NDArray[np.str_]:
+def species_of(analysis: Findings) -> NDArray[np.str_]:
     """Column type of every observed column as the result states it, empty where unknown."""
     return np.array([row["species"] for row in csv.DictReader(io.StringIO(columns_csv(analysis)))], dtype=np.str_)
 

@@ -31,7 +31,7 @@ from stemfit.figures.sheet import (
     shade,
     statement,
 )
-from stemfit.result.types import Analysis
+from stemfit.result.findings import Findings
 
 FloatArray = NDArray[np.float64]
 Panels = tuple[FloatArray, FloatArray, FloatArray]
@@ -48,7 +48,7 @@ STRONG_RESIDUAL = 5.0
 """End of the residual's colour scale, in standard deviations of the noise: one pixel in two million exceeds it."""
 
 
-def overlay(analysis: Analysis) -> Figure:
+def overlay(analysis: Findings) -> Figure:
     """What was found, drawn on the image; below it image, model and residual, and the most probable defects close up.
 
     Returns
@@ -77,7 +77,7 @@ def overlay(analysis: Analysis) -> Figure:
     return sheet.figure
 
 
-def _chosen(analysis: Analysis) -> list[Defect]:
+def _chosen(analysis: Findings) -> list[Defect]:
     """The defects that get a close-up, by number: the surest of every label first, then the surest of the rest."""
     by_probability = sorted(analysis.defects, key=lambda d: (-d.probability, d.id))
     first = {defect.label: defect for defect in reversed(by_probability)}.values()
@@ -99,7 +99,7 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path, metadata=dict.fromkeys(unstated), **more)
 
 
-def _residual(analysis: Analysis) -> FloatArray:
+def _residual(analysis: Findings) -> FloatArray:
     """Image minus model in standard deviations of the noise, NaN where masked."""
     variance = analysis.imaging.noise.variance(analysis.simulated)
     difference = analysis.micrograph.image - analysis.simulated
@@ -151,7 +151,7 @@ def _bar(
     bar.set_label(label, size=SMALL_PT, labelpad=0.8)
 
 
-def _close_up(sheet: Sheet, analysis: Analysis, panels: Panels, defect: Defect, left: float, top: float) -> None:
+def _close_up(sheet: Sheet, analysis: Findings, panels: Panels, defect: Defect, left: float, top: float) -> None:
     """Image, model and residual about one defect, side by side under its name."""
     text = f"{defect.id}  {label_text(defect.label)}  {statement(defect.probability)}"
     if defect.type == "LINE":
@@ -174,7 +174,7 @@ def _close_up(sheet: Sheet, analysis: Analysis, panels: Panels, defect: Defect, 
             scale_bar(axes, analysis.calibration.pixel_size_A, 0.45, SMALL_PT)
 
 
-def _view(analysis: Analysis, defect: Defect) -> list[tuple[float, float]]:
+def _view(analysis: Findings, defect: Defect) -> list[tuple[float, float]]:
     """The defect with two cells around it, moved to stay inside the image: (x0, x1), (y0, y1)."""
     extent = float(np.abs(np.asarray(defect.extent_px) - defect.center_px).max())
     shape = analysis.micrograph.image.shape

@@ -4,7 +4,7 @@ A result is a folder. `write` makes it as a whole or not at all, `read` gives ba
 """
 
 from stemfit.result.document import SCHEMA, document
+from stemfit.result.findings import Findings, HostCall
 from stemfit.result.folder import check_place, read, write
-from stemfit.result.types import Analysis, HostCall
 
-__all__ = ["SCHEMA", "Analysis", "HostCall", "check_place", "document", "read", "write"]
+__all__ = ["SCHEMA", "Findings", "HostCall", "check_place", "document", "read", "write"]

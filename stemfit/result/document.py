@@ -14,7 +14,7 @@ import numpy as np
 import stemfit
 from stemfit.defects import Defect
 from stemfit.result.field import Frame
-from stemfit.result.types import Analysis
+from stemfit.result.findings import Findings
 
 if TYPE_CHECKING:
     from stemfit.matching.judge import Match
@@ -35,12 +35,12 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
 """Keys that every document of this schema has, and the keys below them."""
 
 
-def document(analysis: Analysis, frame: Frame) -> dict[str, Any]:
+def document(analysis: Findings, frame: Frame) -> dict[str, Any]:
     """The document of an analysis, ready for `to_json`.
 
     Parameters
     ----------
-    analysis : Analysis
+    analysis : Findings
     frame : Frame
         Structure frame that the structure files use.
     """
@@ -83,7 +83,7 @@ def problem(content: object) -> str | None:
     return f"without {', '.join(absent)}" if absent else None
 
 
-def _input(analysis: Analysis) -> dict[str, Any]:
+def _input(analysis: Findings) -> dict[str, Any]:
     micrograph = analysis.micrograph
     return {
         "path": micrograph.path,
@@ -95,7 +95,7 @@ def _input(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def _host(analysis: Analysis) -> dict[str, Any]:
+def _host(analysis: Findings) -> dict[str, Any]:
     call = analysis.host
     return {
         "name": call.host.name,
@@ -106,7 +106,7 @@ def _host(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def _lattice(analysis: Analysis, frame: Frame) -> dict[str, Any]:
+def _lattice(analysis: Findings, frame: Frame) -> dict[str, Any]:
     lattice, host = analysis.lattice, analysis.host.host
     return {
         "a_px": lattice.a_px,
@@ -125,7 +125,7 @@ def _lattice(analysis: Analysis, frame: Frame) -> dict[str, Any]:
     }
 
 
-def _imaging(analysis: Analysis) -> dict[str, Any]:
+def _imaging(analysis: Findings) -> dict[str, Any]:
     imaging, pixel_A = analysis.imaging, analysis.calibration.pixel_size_A
     return {
         "core_cov_px2": imaging.profile.core_cov_px2,
@@ -161,7 +161,7 @@ def _defect(defect: Defect, frame: Frame) -> dict[str, Any]:
     }
 
 
-def _candidates(analysis: Analysis) -> list[dict[str, Any]]:
+def _candidates(analysis: Findings) -> list[dict[str, Any]]:
     together = zip(analysis.candidates, analysis.relaxed, analysis.scores, strict=True)
     return [
         {
@@ -188,7 +188,7 @@ def candidate_file(name: str) -> str:
     return f"candidates/{name}.cif"
 
 
-def _match(analysis: Analysis) -> dict[str, float]:
+def _match(analysis: Findings) -> dict[str, float]:
     """Normalised cross-correlation and mean squared residual in units of the noise, over the analysed area."""
     seen = np.isfinite(analysis.simulated)
     image, model = analysis.micrograph.image[seen], analysis.simulated[seen]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stemfit.hosts import column_type
 from stemfit.optics.scattering import column_elements
-from stemfit.result.types import Analysis
+from stemfit.result.findings import Findings
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -77,14 +77,14 @@ class Field:
     cell_A: FloatArray
 
 
-def frame(analysis: Analysis) -> Frame:
+def frame(analysis: Findings) -> Frame:
     """Structure frame of a field: the lattice's own, moved so that no analysed site lies nearer than 5 A to an edge."""
     lattice_frame = Frame(*analysis.lattice.image_from_structure(analysis.host.host.a_A))
     corner = lattice_frame.to_A(_ideal_px(analysis))[analysis.sites.analysed].min(axis=0) - MARGIN_A
     return Frame(lattice_frame.matrix, lattice_frame.to_px(corner))
 
 
-def field(analysis: Analysis) -> Field:
+def field(analysis: Findings) -> Field:
     """Atoms of all analysed sites, relaxed by the best candidate of each defect where there is one."""
     layout = _layout(analysis)
     patches = [_patch(analysis, layout, *explained) for explained in _explained(analysis)]
@@ -145,7 +145,7 @@ class _Nodes(NamedTuple):
     xy_px: FloatArray
 
 
-def _layout(analysis: Analysis) -> _Layout:
+def _layout(analysis: Findings) -> _Layout:
     plane = frame(analysis).to_A(_ideal_px(analysis))
     z_A = [atom.z_A for atom in _crystal(analysis).basis]
     box = np.array([*np.ptp(plane[analysis.sites.analysed], axis=0), np.ptp(z_A)]) + 2 * MARGIN_A
@@ -155,7 +155,7 @@ def _layout(analysis: Analysis) -> _Layout:
     return _Layout(plane, box, scatter, _site_defect(analysis), owner, _drawn_relaxed(analysis), _mixed(analysis))
 
 
-def _drawn_relaxed(analysis: Analysis) -> NDArray[np.bool_]:
+def _drawn_relaxed(analysis: Findings) -> NDArray[np.bool_]:
     """(S,) sites whose column the whole-field image draws where a candidate has it."""
     from stemfit.simulate.field import Territory
 
@@ -165,11 +165,11 @@ def _drawn_relaxed(analysis: Analysis) -> NDArray[np.bool_]:
     return np.asarray(Territory(extents, analysis.sites.xy_px, analysis.lattice.a_px_iso).owner >= 0)
 
 
-def _crystal(analysis: Analysis) -> Crystal:
+def _crystal(analysis: Findings) -> Crystal:
     return analysis.host.host.structure
 
 
-def _ideal_px(analysis: Analysis) -> FloatArray:
+def _ideal_px(analysis: Findings) -> FloatArray:
     """(S, 2) position of every site on the affine cell, distortion left out."""
     lattice, sites = analysis.lattice, analysis.sites
     names = list(analysis.host.host.sublattices)
@@ -178,21 +178,21 @@ def _ideal_px(analysis: Analysis) -> FloatArray:
     return np.asarray(lattice.origin_px + cell @ np.stack([lattice.a_px, lattice.b_px]))
 
 
-def _site_defect(analysis: Analysis) -> IntArray:
+def _site_defect(analysis: Findings) -> IntArray:
     """(S,) id of the defect that a site belongs to, 0 for none."""
     ids = {site: defect.id for defect in analysis.defects for site in defect.sites}
     sites = zip(analysis.sites.ij.tolist(), analysis.sites.sublattice.tolist(), strict=True)
     return np.array([ids.get((i, j, sublattice), 0) for (i, j), sublattice in sites], dtype=np.int64)
 
 
-def _explained(analysis: Analysis) -> Iterator[tuple[Defect, Candidate, Relaxed]]:
+def _explained(analysis: Findings) -> Iterator[tuple[Defect, Candidate, Relaxed]]:
     known = {c.id: (c, r) for c, r in zip(analysis.candidates, analysis.relaxed, strict=True)}
     for defect in analysis.defects:
         if defect.best_candidate in known:
             yield defect, *known[defect.best_candidate]
 
 
-def _nearest_defect(analysis: Analysis, xy_px: FloatArray) -> IntArray:
+def _nearest_defect(analysis: Findings, xy_px: FloatArray) -> IntArray:
     """Id of the explained defect nearest to each position, 0 if there is none at all."""
     from scipy.spatial import cKDTree
 
@@ -204,7 +204,7 @@ def _nearest_defect(analysis: Analysis, xy_px: FloatArray) -> IntArray:
     return np.asarray(ids[nearest])
 
 
-def _pristine(analysis: Analysis, layout: _Layout, chosen: IntArray) -> _Part:
+def _pristine(analysis: Findings, layout: _Layout, chosen: IntArray) -> _Part:
     """Atoms of the perfect crystal on the chosen sites; in alloys those that the image shows, in any order along z."""
     crystal, sites, host = _crystal(analysis), analysis.sites, analysis.host.host
     mixed, symbols = layout.mixed, [basis.element for basis in crystal.basis]
@@ -226,7 +226,7 @@ def _pristine(analysis: Analysis, layout: _Layout, chosen: IntArray) -> _Part:
     return _Part(element, r, sites.xy_px[site], scatter, np.zeros_like(site), layout.defect[site])
 
 
-def _mixed(analysis: Analysis) -> dict[int, str]:
+def _mixed(analysis: Findings) -> dict[int, str]:
     """Column types of an alloy by site, where no structure of a defect says another."""
     from stemfit.simulate.field import likeliest_types
 
@@ -238,7 +238,7 @@ def _mixed(analysis: Analysis) -> dict[int, str]:
 
 
 def _patch(
-    analysis: Analysis, layout: _Layout, defect: Defect, candidate: Candidate, relaxed: Relaxed
+    analysis: Findings, layout: _Layout, defect: Defect, candidate: Candidate, relaxed: Relaxed
 ) -> tuple[_Part, IntArray]:
     """Atoms of one relaxed candidate that stand nearer to its defect than to any other, and the sites they replace."""
     from definet.structures import CHANGED, elements_of
@@ -262,7 +262,7 @@ def _patch(
     return part, nodes.site[mine]
 
 
-def _nodes(analysis: Analysis, layout: _Layout, candidate: Candidate, relaxed: Relaxed) -> _Nodes:
+def _nodes(analysis: Findings, layout: _Layout, candidate: Candidate, relaxed: Relaxed) -> _Nodes:
     """Bring a patch into the structure frame by the sites that its nodes stand for, so that no distortion enters."""
     to_px = Frame(candidate.matrix, candidate.offset_px)
     ideal, moved = _unwrapped(candidate, relaxed)
@@ -290,7 +290,7 @@ def _unwrapped(candidate: Candidate, relaxed: Relaxed) -> tuple[FloatArray, Floa
     return ideal, ideal + (move - np.round(move)) @ cell
 
 
-def _match(analysis: Analysis, xy_px: FloatArray) -> IntArray:
+def _match(analysis: Findings, xy_px: FloatArray) -> IntArray:
     """Site of every node, -1 where none lies within a third of the distance between neighbouring columns."""
     from scipy.spatial import cKDTree
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemfit.errors import InputError
-from stemfit.result.types import Analysis
+from stemfit.result.findings import Findings
 
 FloatArray = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ class Fields(NamedTuple):
     measured: FloatArray
 
 
-def write_fields(folder: Path, analysis: Analysis) -> None:
+def write_fields(folder: Path, analysis: Findings) -> None:
     """Write the file, where the analysis knows of rows and measured columns."""
     if analysis.rows is None or analysis.measured is None:
         return

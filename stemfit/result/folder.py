@@ -18,8 +18,8 @@ from stemfit.errors import InputError, OutputError
 from stemfit.result.document import SCHEMA, candidate_file, document, problem, to_json
 from stemfit.result.field import atoms, field, frame
 from stemfit.result.fields import write_fields
+from stemfit.result.findings import Findings
 from stemfit.result.tables import columns_csv, defects_csv
-from stemfit.result.types import Analysis
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from stemfit.candidates import Candidate
     from stemfit.relax import Relaxed
 
-Extras = Callable[[Analysis, Path], None]
+Extras = Callable[[Findings, Path], None]
 """Writes further files (overlay, report) into the folder that is given, before it gets its name."""
 
 
-def write(analysis: Analysis, out: Path, *, extras: Extras | None = None) -> Path:
+def write(analysis: Findings, out: Path, *, extras: Extras | None = None) -> Path:
     """Write a result folder.
 
     Parameters
     ----------
-    analysis : Analysis
+    analysis : Findings
     out : path
         The folder to make. A result of the same image that stands there is replaced: renamed aside first, removed
         when the new one has its name.
@@ -112,7 +112,7 @@ def read(folder: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _fill(work: Path, analysis: Analysis) -> None:
+def _fill(work: Path, analysis: Findings) -> None:
     from ase.io import write as write_atoms
 
     structure_frame, structure = frame(analysis), atoms(field(analysis))
@@ -148,7 +148,7 @@ def _text(path: Path, content: str) -> None:
     path.write_text(content, encoding="utf-8", newline="\n")
 
 
-def _tiff(path: Path, image: NDArray[Any], analysis: Analysis) -> None:
+def _tiff(path: Path, image: NDArray[Any], analysis: Findings) -> None:
     """ImageJ's flavour with the scale, so that it opens calibrated wherever micrographs are looked at."""
     import tifffile
 

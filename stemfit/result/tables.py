@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from stemfit.defects import MODEL_FLOOR, Defect, Site, SitePosterior
 from stemfit.imaging import FOREIGN
 from stemfit.result.field import Frame
+from stemfit.result.findings import Findings
 from stemfit.result.species import species
-from stemfit.result.types import Analysis
 
 COLUMNS = (
     "id", "x_px", "y_px", "sigma_x_px", "sigma_y_px", "intensity", "sigma_intensity", "width_px", "sublattice",
@@ -42,7 +42,7 @@ class _Identity(NamedTuple):
     defect: int | None = None
 
 
-def columns_csv(analysis: Analysis) -> str:
+def columns_csv(analysis: Findings) -> str:
     """One line for each observed column; a fully vacant site has none."""
     columns = analysis.columns
     sigma = np.sqrt(np.maximum(np.diagonal(columns.cov, axis1=1, axis2=2), 0.0))
@@ -55,7 +55,7 @@ def columns_csv(analysis: Analysis) -> str:
     return _csv(COLUMNS, rows)
 
 
-def defects_csv(analysis: Analysis, frame: Frame) -> str:
+def defects_csv(analysis: Findings, frame: Frame) -> str:
     """The claimed defects, one line each."""
     return _csv(DEFECTS, [_defect_row(defect, frame) for defect in analysis.defects])
 
@@ -69,7 +69,7 @@ def _defect_row(defect: Defect, frame: Frame) -> list[Cell]:
     return [*head, x_px, y_px, x_A, y_A, defect.log_bayes_factor, defect.best_candidate, sites, others]
 
 
-def _identities(analysis: Analysis) -> list[_Identity]:
+def _identities(analysis: Findings) -> list[_Identity]:
     """What each observed column is, in their order."""
     result = _off_lattice(analysis)
     host, sites = analysis.host.host, analysis.sites
@@ -91,7 +91,7 @@ def _identities(analysis: Analysis) -> list[_Identity]:
     return result
 
 
-def _strange(analysis: Analysis) -> set[int]:
+def _strange(analysis: Findings) -> set[int]:
     """Columns on sites that were not judged (in a region, at the edge), too bright or dim for the crystal's own."""
     host, sites, columns, imaging = analysis.host.host, analysis.sites, analysis.columns, analysis.imaging
     rows = np.flatnonzero(~sites.analysed & (sites.column >= 0))
@@ -129,7 +129,7 @@ def _species(
     return here, dict(doubt.alternatives).get("pristine") if doubt is not None else None, None
 
 
-def _off_lattice(analysis: Analysis) -> list[_Identity]:
+def _off_lattice(analysis: Findings) -> list[_Identity]:
     """Columns on no site belong to the defect whose extent has a point on them (nearer than two column widths)."""
     from scipy.spatial import cKDTree
 

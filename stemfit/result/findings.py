@@ -41,7 +41,7 @@ class HostCall:
 
 
 @dataclass(frozen=True)
-class Analysis:
+class Findings:
     """Everything that was found in one image.
 
     Attributes

@@ -1,0 +1,124 @@
+"""What `import stemfit` offers: `stemfit.open`, `stemfit.analyze`, `stemfit.Analysis`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from stemfit import micrograph, result
+from stemfit.analysis import Analysis
+from stemfit.commands import asking
+from stemfit.crystal_file import asked_host
+from stemfit.mask_file import read_mask
+from stemfit.micrograph import Micrograph
+
+__all__ = ["Analysis", "analyze", "open"]
+
+
+def open(path: str | Path, *, frame: int | None = None, pixel_size: float | None = None) -> Micrograph:
+    """Read an image and its scale.
+
+    Parameters
+    ----------
+    path : path
+    frame : int, optional
+        Which image of a stack, from 0.
+    pixel_size : float, optional
+        Angstrom; wins over what the file states.
+
+    Raises
+    ------
+    InputError, NotAnalysable, UsageError
+        The file is missing or damaged; holds no single grey image; an option is out of range.
+    """
+    return micrograph.read(path, frame=frame, pixel_size_A=asking.pixel_size("pixel_size", pixel_size))
+
+
+def analyze(
+    image: str | Path | Micrograph,
+    *,
+    host: str = "auto",
+    pixel_size: float | None = None,
+    voltage: float | None = None,
+    convergence: float | None = None,
+    detector: tuple[float, float] | None = None,
+    roi: tuple[int, int, int, int] | None = None,
+    mask: str | Path | None = None,
+    frame: int | None = None,
+    relaxer: Literal["definet", "teacher", "keep"] = "definet",
+    checkpoint: str | Path | None = None,
+    simulator: Literal["fast", "multislice"] = "fast",
+    temperature: float | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    out: str | Path | None = None,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Analysis:
+    """Find the defects of one image and the structures behind them: `stemfit analyze` as a function.
+
+    Parameters
+    ----------
+    image : path or Micrograph
+    host : str
+        "auto", the name of a crystal, or the path of a CIF.
+    pixel_size : float, optional
+        Angstrom; wins over the lattice.
+    voltage, convergence : float, optional
+        kV and mrad.
+    detector : (inner, outer), optional
+        mrad.
+    roi : (x0, y0, x1, y1), optional
+        px; x1, y1 exclusive.
+    mask : path, optional
+        Image whose non-zero pixels are not analysed.
+    frame : int, optional
+        Which image of a stack, from 0; for a path.
+    relaxer, checkpoint, simulator, device : optional
+        As the options of the command.
+    temperature : float, optional
+        Kelvin, at which relaxation energies weigh structures of one name.
+    out : path, optional
+        Folder to write, with overlay and report; without, nothing stays on disk.
+    progress : callable, optional
+        Called with the name of each stage as it begins.
+
+    Raises
+    ------
+    StemfitError
+        As the command ends: `UsageError`, `InputError`, `NotAnalysable`, `OutputError`; models raise `DefinetError`.
+    """
+    # Everything that can fail early does so before the slow imports.
+    asked_host(host)
+    voltage, convergence = asking.positive("voltage", voltage), asking.positive("convergence", convergence)
+    asking.check_microscope(voltage, convergence, detector, simulator)
+    pixel_size = asking.pixel_size("pixel_size", pixel_size)
+    recorded = _recorded(image, frame, pixel_size)
+    if mask is not None:
+        read_mask(Path(mask), recorded.image.shape)
+    if out is not None:
+        result.check_place(Path(out), recorded.sha256)
+    progress("loading")
+    from stemfit import pages, pipeline, relax
+
+    settings = pipeline.Settings(
+        host=host, pixel_size_A=pixel_size, voltage_kV=voltage, convergence_mrad=convergence, detector_mrad=detector,
+        roi=roi, mask=None if mask is None else str(mask), device=device,
+        temperature_K=asking.positive("temperature", temperature), simulator=simulator,
+    )  # fmt: skip
+    path = None if checkpoint is None else Path(checkpoint)
+    findings = pipeline.analyze(recorded, settings, relax.relaxer(relaxer, device, path), progress=progress)
+    progress("writing")
+    if out is not None:
+        return Analysis.load(result.write(findings, Path(out), extras=pages.draw), image=recorded.image)
+    place = Path(tempfile.mkdtemp(prefix="stemfit-"))
+    return Analysis.load(result.write(findings, place / "result"), image=recorded.image, temporary=place)
+
+
+def _recorded(image: str | Path | Micrograph, frame: int | None, pixel_size_A: float | None) -> Micrograph:
+    if not isinstance(image, Micrograph):
+        return micrograph.read(image, pixel_size_A=pixel_size_A, frame=frame)
+    if pixel_size_A is None:
+        return image
+    return replace(image, pixel_size_A=pixel_size_A, pixel_size_source="user")

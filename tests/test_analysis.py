@@ -1,0 +1,122 @@
+"""`import stemfit`: an analysis in memory is what its folder says, and says so without the folder's history."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+import stemfit
+from stemfit.errors import InputError, UsageError
+
+SAMPLE = Path(__file__).parents[1] / "sample_images" / "mos2_sv.tif"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("api")
+    shutil.copy(SAMPLE, place / "image.tif")
+    stemfit.analyze(place / "image.tif", host="MoS2", roi=(0, 0, 300, 280), out=place / "x.stemfit")
+    return place / "x.stemfit"
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> stemfit.Analysis:
+    return stemfit.Analysis.load(folder)
+
+
+def test_the_folder_is_what_the_command_writes(folder: Path, loaded: stemfit.Analysis) -> None:
+    for name in ("overlay.png", "overlay.pdf", "report.html", "structure.cif"):
+        assert (folder / name).stat().st_size > 1000
+    assert loaded.document == json.loads((folder / "analysis.json").read_text())
+    assert loaded.host == "MoS2" and loaded.name == "image.tif" and 0.05 < loaded.pixel_size_A < 0.3
+
+
+def test_arrays_are_those_of_the_files(folder: Path, loaded: stemfit.Analysis) -> None:
+    assert np.array_equal(loaded.image, tifffile.imread(SAMPLE))
+    seen = loaded.mask == 0
+    residual = tifffile.imread(folder / "residual.tif")
+    assert np.array_equal(np.isfinite(loaded.residual), seen)
+    assert np.allclose(loaded.residual[seen], residual[seen], atol=1e-5 * np.ptp(loaded.image))
+
+
+def test_tables_are_ready_for_pandas(loaded: stemfit.Analysis) -> None:
+    pandas = pytest.importorskip("pandas")
+    columns, defects = pandas.DataFrame(loaded.columns), pandas.DataFrame(loaded.defects)
+    assert list(columns)[:3] == ["id", "x_px", "y_px"] and columns["x_px"].dtype == float
+    assert set(columns["sublattice"]) <= {"M", "X", ""} and columns["defect_id"].isna().any()
+    assert len(defects) == len(loaded.defects) > 0 and {"type", "label", "probability"} <= set(defects)
+
+
+def test_defects_and_candidates_are_those_of_the_document(loaded: stemfit.Analysis) -> None:
+    for defect, stated in zip(loaded.defects, loaded.document["defects"], strict=True):
+        assert (defect.id, defect.label, defect.probability) == (stated["id"], stated["label"], stated["probability"])
+        assert defect.center_px.tolist() == stated["center_px"]
+        best = loaded.explanations(defect.id)[0]
+        assert best.posterior == max(c.posterior for c in loaded.candidates if c.defect == defect.id)
+        atoms = loaded.structures[best.id]
+        assert set(atoms.get_chemical_symbols()) <= {"Mo", "S", "W", "Se", "O"}
+    assert len(loaded.structures) == 1 + len(loaded.candidates)
+    assert "x_px" in loaded.structures["structure"].arrays
+
+
+def test_an_analysis_without_a_folder_says_the_same(
+    loaded: stemfit.Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    image = stemfit.open(SAMPLE)
+    again = stemfit.analyze(image, host="MoS2", roi=(0, 0, 300, 280))
+    assert [(d.label, d.probability) for d in again.defects] == [(d.label, d.probability) for d in loaded.defects]
+    assert np.array_equal(again.simulated, loaded.simulated, equal_nan=True)
+    assert len(again.structures["structure"]) == len(loaded.structures["structure"])  # still there
+    (left,) = tmp_path.glob("stemfit-*")
+    del again
+    gc.collect()
+    assert not left.exists()
+
+
+def test_without_the_image_masked_areas_are_unknown(folder: Path, loaded: stemfit.Analysis, tmp_path: Path) -> None:
+    alone = tmp_path / "moved.stemfit"
+    shutil.copytree(folder, alone)
+    document = json.loads((alone / "analysis.json").read_text())
+    document["input"]["path"] = str(tmp_path / "gone.tif")
+    (alone / "analysis.json").write_text(json.dumps(document))
+    found = stemfit.Analysis.load(alone)
+    seen = loaded.mask == 0
+    assert np.allclose(found.image[seen], loaded.image[seen], atol=1e-4 * np.ptp(loaded.image))
+    assert np.isnan(found.image[~seen]).all()
+    tifffile.imwrite(tmp_path / "gone.tif", np.zeros(loaded.image.shape, np.float32))  # another image of that name
+    assert np.isnan(stemfit.Analysis.load(alone).image[~seen]).all()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda f: (f / "simulated.tif").unlink(), "no such file"),
+        (lambda f: (f / "simulated.tif").write_bytes(b"II*"), "cannot be read"),
+        (lambda f: tifffile.imwrite(f / "mask.tif", np.zeros((3, 3), np.uint8)), "shape"),
+        (lambda f: (f / "columns.csv").write_text("id,x_px\n1\n"), "cannot be read"),
+        (lambda f: (f / "columns.csv").unlink(), "no such file"),
+        (lambda f: (f / "analysis.json").unlink(), "no such file"),
+    ],
+)
+def test_damaged_folders_are_refused(damage, words: str, folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    damage(copy)
+    with pytest.raises(InputError, match=words):
+        stemfit.Analysis.load(copy)
+
+
+def test_options_are_checked_before_anything_is_read() -> None:
+    for wrong in ({"voltage": -3.0}, {"pixel_size": 100.0}, {"host": "MoS3"}):
+        with pytest.raises(UsageError):
+            stemfit.analyze("no such file.tif", **wrong)
+    with pytest.raises(AttributeError, match="analyse"):
+        stemfit.analyse  # noqa: B018
