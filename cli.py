@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 import stemfit
-from stemfit.commands import asking, exits, match, model, options, relax, saying, simulate, training
-from stemfit.wording import log_bayes
+from stemfit.commands import asking, exits, export, match, model, options, relax, saying, simulate, training
+from stemfit.wording import log_bayes, sure
 
 app = typer.Typer(
     name="stemfit",
@@ -124,6 +124,7 @@ def analyze(
 app.command(epilog=match.EXAMPLES)(match.match)
 app.command(epilog=relax.EXAMPLES)(relax.relax)
 app.command(epilog=simulate.EXAMPLES)(simulate.simulate)
+app.command(epilog=export.EXAMPLES)(export.export)
 app.add_typer(model.app, name="model")
 app.command(epilog=training.TRAIN_EXAMPLES)(training.train)
 app.add_typer(training.dataset, name="dataset")
@@ -149,10 +150,10 @@ def _table(defects: list[dict[str, Any]]) -> list[str]:
         x, y = defect["center_px"]
         others = sorted(defect["alternatives"], key=lambda other: -other["probability"])
         lines = sum(other["probability"] for other in others if "VL-" in other["label"])
-        line = f"LINE {saying.sure(defect['probability'] + lines)}: " if defect["type"] == "LINE" else ""
+        line = f"LINE {sure(defect['probability'] + lines)}: " if defect["type"] == "LINE" else ""
         rows.append(
             (
-                str(defect["id"]), defect["type"], defect["label"], saying.sure(defect["probability"]),
+                str(defect["id"]), defect["type"], defect["label"], sure(defect["probability"]),
                 f"{x:.1f}", f"{y:.1f}", log_bayes(defect["log_bayes_factor"]),
                 line + ", ".join(f"{other['label']} {other['probability']:.2g}" for other in others[:2]),
             )

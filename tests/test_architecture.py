@@ -117,7 +117,7 @@ def test_light_at_the_door() -> None:
     [
         ["--help"], ["--version"], ["analyze", "--help"], ["train", "--help"], ["dataset", "make", "--help"],
         ["dataset", "check", "--help"],
-        ["match", "--help"], ["relax", "--help"], ["simulate", "--help"],
+        ["match", "--help"], ["export", "--help"], ["relax", "--help"], ["simulate", "--help"],
         ["model", "--help"], ["model", "info", "-h"], ["model", "import", "--help"],
         ["model", "judge", "--help"],
     ],

@@ -10,7 +10,7 @@ import typer
 
 from stemfit.commands import asking, exits, options, saying
 from stemfit.errors import UsageError
-from stemfit.wording import log_bayes
+from stemfit.wording import log_bayes, sure
 
 if TYPE_CHECKING:
     from stemfit.matching.given import Given
@@ -174,7 +174,7 @@ def _table(matches: Sequence[dict[str, Any]]) -> list[str]:
         rows.append(
             (
                 match["candidate"], Path(match["structure"]).name, _short(match["label"]),
-                saying.sure(match["probability"]), f"{x:.1f}", f"{y:.1f}", turned,
+                sure(match["probability"]), f"{x:.1f}", f"{y:.1f}", turned,
                 log_bayes(match["log_bayes_factor"]), saying.number(match["ncc"], ".4f"),
                 saying.number(match["reduced_chi2"], ".2f"), f"{match['max_displacement_A']:.3f}",
                 f"{others[0][1]} {others[0][0]:.2g}", " ".join(match["ties"]) or "-",
