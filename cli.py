@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 import stemfit
-from stemfit.commands import asking, exits, export, match, model, options, relax, saying, simulate, training
+from stemfit.commands import asking, config, exits, export, match, model, options, relax, saying, simulate, training
 from stemfit.wording import log_bayes, sure
 
 app = typer.Typer(
@@ -52,7 +53,6 @@ written, 6 model cannot be used.
 """
 
 
-@app.command(epilog=EXAMPLES)
 def analyze(
     image: options.Image,
     host: Annotated[
@@ -96,6 +96,7 @@ def analyze(
     device: options.ImageDevice = "auto",
     as_json: options.AsJson = False,
     verbose: options.Verbose = False,
+    config: options.Config = None,
     debug: options.Debug = False,
 ) -> None:
     """Find the defects of one image and the structures behind them."""
@@ -121,12 +122,21 @@ def analyze(
         typer.echo(exits.as_text({"output": str(folder), **document}) if as_json else _summary(document, folder))
 
 
-app.command(epilog=match.EXAMPLES)(match.match)
-app.command(epilog=relax.EXAMPLES)(relax.relax)
-app.command(epilog=simulate.EXAMPLES)(simulate.simulate)
-app.command(epilog=export.EXAMPLES)(export.export)
+COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
+    "analyze": (analyze, EXAMPLES),
+    "match": (match.match, match.EXAMPLES),
+    "relax": (relax.relax, relax.EXAMPLES),
+    "simulate": (simulate.simulate, simulate.EXAMPLES),
+    "export": (export.export, export.EXAMPLES),
+    "train": (training.train, training.TRAIN_EXAMPLES),
+}
+"""Those whose options may come from a file."""
+
+FUNCTIONS = {name: function for name, (function, _) in COMMANDS.items()}
+for _name, (_function, _examples) in COMMANDS.items():
+    app.command(_name, cls=config.configurable(FUNCTIONS), epilog=_examples)(_function)
+app.command(epilog=config.EXAMPLES)(config.command(FUNCTIONS))
 app.add_typer(model.app, name="model")
-app.command(epilog=training.TRAIN_EXAMPLES)(training.train)
 app.add_typer(training.dataset, name="dataset")
 
 

@@ -53,6 +53,7 @@ def export(
         Path | None,
         typer.Option(metavar="DIR", help="Folder to write.  [default: IMAGE.structures here]", show_default=False),
     ] = None,
+    config: options.Config = None,
     debug: options.Debug = False,
 ) -> None:
     """Write the structures of a result as CIF, POSCAR, extended XYZ or LAMMPS data."""

@@ -64,6 +64,7 @@ def match(
     device: options.ImageDevice = "auto",
     as_json: options.AsJson = False,
     verbose: options.Verbose = False,
+    config: options.Config = None,
     debug: options.Debug = False,
 ) -> None:  # fmt: skip
     """Find structures of your own in an image, and say how well they explain it."""

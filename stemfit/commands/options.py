@@ -27,3 +27,6 @@ NetworkDevice = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Whe
 AsJson = Annotated[bool, typer.Option("--json", help="Print analysis.json instead of the table.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what is being done.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Config = Annotated[
+    Path | None, typer.Option(metavar="FILE.toml", help="Options from a file (stemfit config); those given here win.")
+]
