@@ -87,6 +87,18 @@ def test_dose_gives_counts_that_the_seed_decides() -> None:
     assert d.sum() / a.sum() == pytest.approx(4, rel=0.02)
 
 
+@pytest.mark.parametrize("name", ["x.png", "x", ".tif", "x.tif.gz", "x.cif"])
+def test_what_is_no_tiff_by_its_name_is_refused(name: str) -> None:
+    assert_one_line(run("mos2.cif", "--out", name, *SMALL), 2, f"--out {name} is no TIFF", ".tif or .tiff")
+    assert not Path(name).exists()
+
+
+@pytest.mark.parametrize("name", ["x.TIF", "x.tiff"])
+def test_either_end_of_a_name_is_a_tiff(name: str) -> None:
+    assert run("mos2.cif", "--out", name, *SMALL).exit_code == 0
+    assert tifffile.imread(name).shape == (40, 52)
+
+
 def test_what_is_replaced() -> None:
     assert run("mos2.cif", "--out", "x.tif", *SMALL).exit_code == 0
     before = Path("x.tif").read_bytes()
