@@ -122,6 +122,8 @@ def test_bad_input(make: Callable[[], None], exit_code: int, words: list[str]) -
         (["--pixel-size", "1e-10"], ["--pixel-size 1e-10 is no pixel", "1 nm = 10 A"]),
         (["--convergence", "0.03"], ["convergence 0.03 mrad", "did you mean 30 mrad?"]),
         (["--convergence", "30", "--voltage", "60000"], ["voltage 60000 kV", "did you mean 60 kV?"]),
+        (["--detector", "0.06,0.18"], ["0.06 to 0.18 mrad", "did you mean 60,180?"]),
+        (["--convergence", "30", "--detector", "0.06,0.18"], ["did you mean 60,180?", "give mrad, not rad"]),
         (["--convergence", "30", "--detector", "20,200"], ["begins at 20 mrad, inside the bright field of 30 mrad"]),
         (["--simulator", "multislice", "--voltage", "60"], ["multislice needs the microscope"]),
         (["--temperature", "-5"], ["--temperature -5"]),
