@@ -44,7 +44,8 @@ Examples:
   stemfit analyze image.tif
   stemfit analyze image.tif --host WSe2 --voltage 60 --detector 60,200
   stemfit analyze image.tif --host ReS2.cif --relaxer keep
-  stemfit analyze stack.tif --frame 3 --roi 0,0,1024,900 --out run7.stemfit
+  stemfit analyze stack.dm4 --frame aligned --roi 0,0,1024,900 --out run7.stemfit
+  stemfit analyze velox.emd --signal HAADF
   stemfit analyze image.png --pixel-size 0.125 --json > summary.json
 
 Exit codes: 0 done, 2 wrong usage or unknown host, 3 input missing or damaged, 4 not analysable, 5 output cannot be
@@ -68,6 +69,7 @@ def analyze(
     detector: options.Detector = None,
     roi: options.Roi = None,
     mask: options.Mask = None,
+    signal: options.Signal = None,
     frame: options.Frame = None,
     relaxer: Annotated[
         Literal["definet", "teacher", "keep"],
@@ -113,19 +115,20 @@ def analyze(
             "temperature_K": asking.positive("--temperature", temperature),
         }
         folder = Path(f"{image.stem}.stemfit") if out is None else out
-        document = _analyze(image, frame, asked, (relaxer, device, checkpoint), folder, verbose)
+        which = (image, asking.frame(frame), signal)
+        document = _analyze(which, asked, (relaxer, device, checkpoint), folder, verbose)
         typer.echo(exits.as_text({"output": str(folder), **document}) if as_json else _summary(document, folder))
 
 
 def _analyze(
-    image: Path, frame: int | None, asked: dict[str, Any], chosen: tuple[Any, ...], folder: Path, verbose: bool
+    image: tuple[Path, Any, str | None], asked: dict[str, Any], chosen: tuple[Any, ...], folder: Path, verbose: bool
 ) -> dict[str, Any]:
     """Everything that can fail early does so before the slow imports; the answer is what the file says."""
     from stemfit import crystal_file, mask_file, micrograph, result
 
     crystal_file.asked_host(asked["host"])
     asking.check_microscope(asked["voltage_kV"], asked["convergence_mrad"], asked["detector_mrad"], asked["simulator"])
-    recorded = micrograph.read(image, pixel_size_A=asked["pixel_size_A"], frame=frame)
+    recorded = micrograph.read(image[0], pixel_size_A=asked["pixel_size_A"], frame=image[1], signal=image[2])
     if asked["mask"] is not None:
         mask_file.read_mask(Path(asked["mask"]), recorded.image.shape)
     result.check_place(folder, recorded.sha256)

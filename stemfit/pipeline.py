@@ -21,7 +21,7 @@ from stemfit.matching.given import Given
 from stemfit.matching.judge import Matching, judge, same_host
 from stemfit.matching.spots import look_for
 from stemfit.micrograph import Micrograph
-from stemfit.observed import Clock, Observed, observe
+from stemfit.observed import Clock, Observed, as_stated, observe
 from stemfit.observed import Settings as Settings
 from stemfit.relax import Relaxed, Relaxer
 from stemfit.result import Analysis, HostCall
@@ -50,6 +50,7 @@ def analyze(
         If the image shows no columns or no lattice.
     """
     clock = Clock(progress)
+    settings, read = as_stated(settings, micrograph)
     v = observe(micrograph, settings, clock)
     host, optics = v.identity.host, (settings.voltage_kV, settings.detector_mrad)
     with clock("candidates"):
@@ -76,7 +77,8 @@ def analyze(
             )
             for some in (ranking.claimed, ranking.doubted + v.suspects)
         )
-    return told(v, asdict(settings), clock, claimed, suspects, (candidates, relaxed, ranking.scores))
+    result = told(v, asdict(settings), clock, claimed, suspects, (candidates, relaxed, ranking.scores))
+    return replace(result, warnings=(*read, *result.warnings))
 
 
 def match(
@@ -108,6 +110,7 @@ def match(
         If a structure is one of another host.
     """
     clock = Clock(progress)
+    settings, read = as_stated(settings, micrograph)
     v = observe(micrograph, settings, clock)
     same_host(givens, v.identity)
     with clock("places"):
@@ -122,7 +125,7 @@ def match(
     asked = {"command": "match", **asdict(settings), "structures": [str(g.path) for g in givens], "at_px": at_px}
     result = told(v, asked, clock, answer.found, answer.doubted, answer.explained, elsewhere)
     own = (*(w for g in givens for w in g.warnings), *answer.warnings(elsewhere))
-    return replace(result, matches=answer.as_scanned(v.rows), warnings=(*own, *result.warnings))
+    return replace(result, matches=answer.as_scanned(v.rows), warnings=(*read, *own, *result.warnings))
 
 
 def told(

@@ -6,6 +6,6 @@ which frame or mean of frames (`stack`), how large a pixel is (`scale`), and whe
 
 from stemfit.micrograph.check import MIN_SIDE_PX
 from stemfit.micrograph.reading import from_array, from_signal, read
-from stemfit.micrograph.types import Micrograph
+from stemfit.micrograph.types import Frame, Micrograph
 
-__all__ = ["MIN_SIDE_PX", "Micrograph", "from_array", "from_signal", "read"]
+__all__ = ["MIN_SIDE_PX", "Frame", "Micrograph", "from_array", "from_signal", "read"]

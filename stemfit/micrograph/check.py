@@ -85,5 +85,6 @@ def damaged(path: Path, kind: str, error: Exception) -> InputError:
         return InputError(str(error), remedy="install it, or save the image without compression", subject=path)
     if isinstance(error, ImportError):
         return InputError(f"{kind} needs {error.name}", remedy=f"install {error.name}", subject=path)
-    problem = f"damaged or truncated {kind} ({str(error) or type(error).__name__})"
+    said = str(error).strip().split("\n")[0]
+    problem = f"damaged or truncated {kind} ({said or type(error).__name__})"
     return InputError(problem, remedy="copy or export the file again", subject=path)

@@ -14,7 +14,7 @@ DARK_FIELDS = tuple(
     re.compile(f"{_EDGE}(?:{names}){_END}", re.IGNORECASE)
     for names in (
         "HAADF|high[- ]angle annular dark[- ]?field",
-        "M?ADF[0-9]?|(?:medium[- ]angle )?annular dark[- ]?field",
+        "(?:MA)?ADF[0-9]?|(?:medium[- ]angle )?annular dark[- ]?field",
         "LAADF|low[- ]angle annular dark[- ]?field",
         "DF[0-9]?|DF-[SIO]|dark[- ]?field",
     )

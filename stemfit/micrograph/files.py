@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import traceback
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -37,13 +38,15 @@ def signals_of(path: Path) -> Iterator[list[Signal]]:
         If it is missing, unreadable, damaged or of no known kind: while it is opened or its pixels are read.
     """
     kind = kind_of(path)
-    try:
-        with _quiet(), kind.opened(path) as signals:
-            yield signals
-    except (StemfitError, MemoryError):
-        raise
-    except Exception as error:  # damaged files fail in the parsers in every possible way
-        raise damaged(path, kind.name, error) from error
+    with _quiet():
+        try:
+            with kind.opened(path) as signals:
+                yield signals
+        except (StemfitError, MemoryError):
+            raise
+        except Exception as error:  # damaged files fail in the parsers in every possible way
+            traceback.clear_frames(error.__traceback__)  # and leave files open, of which Python warns
+            raise damaged(path, kind.name, error) from error
 
 
 def kind_of(path: Path) -> Kind:

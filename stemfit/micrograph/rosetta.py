@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,30 +74,31 @@ def hdf5(path: Path) -> Iterator[list[Signal]]:
     """HDF5: HyperSpy's, Velox's or that of the EMD format."""
     import h5py
 
-    with h5py.File(path, "r") as file:
-        groups = [file, *(item for item in file.values() if isinstance(item, h5py.Group))]
-        hyperspy = "Experiments" in file or b"HyperSpy" in str(file.attrs.get("file_format", "")).encode()
-        velox = "Version" in file and "Data" in file
-        ncem = any({"version_major", "version"} & set(group.attrs) for group in groups)
-    if hyperspy:
-        yield _signals(path, "HyperSpy", _read("hspy", path, lazy=True, mode="r"))
-    elif velox:
-        # The frames that were taken along with a spectrum image are a stack, too.
-        documents = _read("emd", path, lazy=True, select_type="images", load_SI_image_stack=True)
-        yield _signals(path, "Velox", documents)
-    elif ncem:
-        yield _signals(path, "EMD", _read("emd", path, lazy=True))
-    else:
-        problem = "an HDF5 file, but neither EMD nor HyperSpy's"
-        raise InputError(problem, remedy="export the image as TIFF", subject=path)
+    with path.open("rb") as file:  # not by its name, for the library keeps what it opened for as long as it likes
+        with h5py.File(file, "r") as root:
+            groups = [root, *(item for item in root.values() if isinstance(item, h5py.Group))]
+            hyperspy = "Experiments" in root or "HyperSpy" in str(root.attrs.get("file_format", ""))
+            velox = "Version" in root and "Data" in root
+            ncem = any({"version_major", "version"} & set(group.attrs) for group in groups)
+        if hyperspy:
+            yield _signals(path, "HyperSpy", _read("hspy", file, lazy=True, mode="r"))
+        elif velox:
+            # The frames that were taken along with a spectrum image are a stack, too.
+            documents = _read("emd", file, lazy=True, select_type="images", load_SI_image_stack=True)
+            yield _signals(path, "Velox", documents)
+        elif ncem:
+            yield _signals(path, "EMD", _read("emd", file, lazy=True))
+        else:
+            problem = "an HDF5 file, but neither EMD nor HyperSpy's"
+            raise InputError(problem, remedy="export the image as TIFF", subject=path)
 
 
-def _read(plugin: str, path: Path, **options: Any) -> list[dict[str, Any]]:
+def _read(plugin: str, file: Path | BinaryIO, **options: Any) -> list[dict[str, Any]]:
     """What the library reads; its messages, which it writes to stdout, are switched off by whoever opens the file."""
     level = logging.getLogger("rsciio").level
     reader: Callable[..., list[dict[str, Any]]] = import_module(f"rsciio.{plugin}").file_reader
     logging.getLogger("rsciio").setLevel(max(level, logging.CRITICAL + 1))
-    return reader(os.fspath(path), **options)
+    return reader(os.fspath(file) if isinstance(file, Path) else file, **options)
 
 
 def _signals(path: Path, source: str, documents: Sequence[Mapping[str, Any]]) -> list[Signal]:
