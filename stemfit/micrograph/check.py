@@ -40,8 +40,8 @@ def check_size(path: Path, shape_px: tuple[int, int], memory_limit_bytes: int) -
 
 
 def checked(path: Path, values: NDArray[Any]) -> NDArray[np.float64]:
-    """Image (H, W) as float64, or why it cannot be analysed."""
-    image = np.ascontiguousarray(real(path, values), dtype=np.float64)
+    """A copy of an image (H, W) as float64, or why it cannot be analysed."""
+    image = np.array(real(path, values), dtype=np.float64, order="C")
     bad = 1.0 - np.isfinite(image).mean()
     if bad > 0:
         problem = f"{100 * bad:.3g} % of the pixels are NaN or infinite"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def read(
     _check_scale(pixel_size_A)
     with signals_of(path) as signals:
         chosen, told = choose(path, signals, signal)
-        return _one_image(path, chosen, pixel_size_A, frame, memory_limit_bytes, sha256(path), told)
+        return _one_image(path, chosen, pixel_size_A, frame, memory_limit_bytes, lambda: sha256(path), told)
 
 
 def from_array(image: ArrayLike, pixel_size_A: float | None = None, name: str = "array") -> Micrograph:
@@ -85,7 +86,7 @@ def from_array(image: ArrayLike, pixel_size_A: float | None = None, name: str = 
         raise UsageError(f"an array of {shape} values is no image", remedy="give (H, W)", subject=name)
     _check_scale(pixel_size_A)
     given = Signal(None, (values.shape[0], values.shape[1]), 1, lambda index: values)
-    return _one_image(Path(name), given, pixel_size_A, None, MEMORY_LIMIT_BYTES, _sha256(values))
+    return _one_image(Path(name), given, pixel_size_A, None, MEMORY_LIMIT_BYTES, lambda: _sha256(values))
 
 
 def from_signal(signal: Any, pixel_size_A: float | None = None, frame: Frame | None = None) -> Micrograph:
@@ -110,12 +111,12 @@ def from_signal(signal: Any, pixel_size_A: float | None = None, frame: Frame | N
     one = signal_in_memory(signal)
     name = Path(one.name or "signal")
     chosen, _ = choose(name, [one], None)
-    return _one_image(name, chosen, pixel_size_A, frame, MEMORY_LIMIT_BYTES, _sha256(signal.data))
+    return _one_image(name, chosen, pixel_size_A, frame, MEMORY_LIMIT_BYTES, lambda: _sha256(signal.data))
 
 
 def _one_image(
-    path: Path, chosen: Signal, pixel_size_A: float | None, frame: Frame | None, memory_limit_bytes: int, digest: str,
-    told: tuple[str, ...] = (),
+    path: Path, chosen: Signal, pixel_size_A: float | None, frame: Frame | None, memory_limit_bytes: int,
+    digest: Callable[[], str], told: tuple[str, ...] = (),
 ) -> Micrograph:
     check_size(path, chosen.shape_px, memory_limit_bytes)
     stated, source, doubts = agreed(path, chosen.scales, pixel_size_A)
@@ -123,7 +124,7 @@ def _one_image(
     return Micrograph(
         image=checked(path, values),
         path=path,
-        sha256=digest,
+        sha256=digest(),
         dtype=values.dtype.name,
         pixel_size_A=stated if pixel_size_A is None else pixel_size_A,
         pixel_size_source=source if pixel_size_A is None else "user",
