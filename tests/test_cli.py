@@ -131,6 +131,9 @@ def test_bad_input(make: Callable[[], None], exit_code: int, words: list[str]) -
         (["--roi", "10,10,5,50"], ["--roi 10,10,5,50 is no rectangle"]),
         (["--roi", "a,b,c,d"], ["--roi 'a,b,c,d' is not X0,Y0,X1,Y1"]),
         (["--frame", "3"], ["no frame 3", "leave --frame out"]),
+        (["--frame", "-1"], ["--frame -1 is no frame", "its number from 0, or mean, or aligned"]),
+        (["--frame", "median"], ["--frame median is no frame"]),
+        (["--signal", "HAADF"], ["no signal HAADF", "leave --signal out"]),
     ],
 )
 def test_bad_options(options: list[str], words: list[str]) -> None:
@@ -214,6 +217,13 @@ def test_options_arrive(chain: list[Any]) -> None:
     assert (settings.voltage_kV, settings.convergence_mrad, settings.detector_mrad) == (60.0, 32.0, (60.0, 200.0))
     assert settings.mask == "mask.npy"
     assert settings.roi == (1, 2, 90, 100) and relaxer == ("keep", "cpu", None)
+
+
+@pytest.mark.parametrize(("frame", "taken"), [("2", 2), ("mean", "mean"), ("aligned", "aligned")])
+def test_frame_and_signal_arrive(chain: list[Any], frame: str, taken: int | str) -> None:
+    tifffile.imwrite("stack.tif", np.stack([VALUES] * 3), photometric="minisblack")
+    assert run("analyze", "stack.tif", "--frame", frame, "--signal", "0").exit_code == 0
+    assert chain[0][0].frame == taken and np.allclose(chain[0][0].image, VALUES)
 
 
 def test_verbose_names_the_stages(chain: list[Any]) -> None:
