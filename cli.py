@@ -124,13 +124,15 @@ def _analyze(
     image: tuple[Path, Any, str | None], asked: dict[str, Any], chosen: tuple[Any, ...], folder: Path, verbose: bool
 ) -> dict[str, Any]:
     """Everything that can fail early does so before the slow imports; the answer is what the file says."""
-    from stemfit import crystal_file, mask_file, micrograph, result
+    from stemfit import crystal_file, mask_file, micrograph
 
     crystal_file.asked_host(asked["host"])
     asking.check_microscope(asked["voltage_kV"], asked["convergence_mrad"], asked["detector_mrad"], asked["simulator"])
     recorded = micrograph.read(image[0], pixel_size_A=asked["pixel_size_A"], frame=image[1], signal=image[2])
     if asked["mask"] is not None:
         mask_file.read_mask(Path(asked["mask"]), recorded.image.shape)
+    from stemfit import result
+
     result.check_place(folder, recorded.sha256)
     with exits.progress(verbose) as progress:
         progress("loading")

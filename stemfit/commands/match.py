@@ -93,7 +93,7 @@ def _match(
     asked: dict[str, Any], how: tuple[str, Path | None], folder: Path, verbose: bool,
 ) -> dict[str, Any]:
     """Everything that can fail early does so before the slow imports; the answer is what the file says."""
-    from stemfit import mask_file, micrograph, result
+    from stemfit import mask_file, micrograph
 
     known = _host(asked["host"])
     asking.check_microscope(asked["voltage_kV"], asked["convergence_mrad"], asked["detector_mrad"])
@@ -101,6 +101,8 @@ def _match(
     point = _inside(at, recorded)
     if asked["mask"] is not None:
         mask_file.read_mask(Path(asked["mask"]), recorded.image.shape)
+    from stemfit import result
+
     result.check_place(folder, recorded.sha256)
     with exits.progress(verbose) as progress:
         progress("loading")
