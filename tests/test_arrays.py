@@ -113,6 +113,7 @@ def test_lazy_signals_and_stacks() -> None:
     [
         (signal(GREY, units="1/nm"), "reciprocal length"), (signal(GREY, (0.01, 0.02)), "not square"),
         (signal(GREY, title="ABF"), "bright field"), (signal(STACK, counting=2), "is no image"),
+        (signal(STACK[:0], counting=1), "a signal of 0 x 70 x 90 values is no image"),
     ],
 )  # fmt: skip
 def test_signals_that_cannot_be_analysed(given: Any, words: str) -> None:

@@ -42,6 +42,7 @@ IN_NM: dict[str, Callable[[Path, np.ndarray, float], None]] = {
 SUFFIX = {"zip": "zspy", "ncem": "emd", "velox": "emd"}
 SOURCE = {"hspy": "HyperSpy", "zspy": "HyperSpy", "zip": "HyperSpy", "ncem": "EMD", "velox": "Velox", "mrc": "MRC",
           "ser": "TIA", "dm3": "DigitalMicrograph"}  # fmt: skip
+EMI = b"<ObjectInfo><Uuid>0</Uuid><ExperimentalDescription><Root></Root></ExperimentalDescription></ObjectInfo>"
 FAST = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=6, deadline=None)
 
 
@@ -164,6 +165,14 @@ def test_an_hdf5_file_of_another_kind(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.emd", "w") as file:
         file["image"] = GREY
     refused(tmp_path / "a.emd", InputError, "an HDF5 file, but neither EMD nor HyperSpy's; export")
+
+
+def test_emi_without_its_series(tmp_path: Path) -> None:
+    (tmp_path / "a.emi").write_bytes(b"JF\2\0<ObjectInfo></ObjectInfo>")
+    refused(tmp_path / "a.emi", InputError, "an EMI file without its SER files; put a_1.ser beside it")
+    write_ser(tmp_path / "a_1.ser", GREY)
+    (tmp_path / "a.emi").write_bytes(b"JF\2\0" + EMI)
+    assert np.array_equal(read(tmp_path / "a.emi").image, GREY)
 
 
 def test_spectra_are_no_image(tmp_path: Path) -> None:

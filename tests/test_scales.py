@@ -136,7 +136,7 @@ def imagej(size_nm: float) -> dict[str, Any]:
         (0.0125, 0.125, None), (0.01255, 0.125, None),
         (0.0135, 0.125, "the file states 0.125 A a pixel (FEI) and 0.135 A (ImageJ): the former is used"),
         (0.025, None, "the file states 0.125 A a pixel (FEI) and 0.25 A (ImageJ): neither is used"),
-        (12.5, None, "the file states 0.125 A a pixel (FEI) and 125 A (ImageJ): neither is used"),
+        (12.5, 0.125, "the file states 125 A a pixel (ImageJ), with which atoms are not resolved: not used"),
     ],
 )  # fmt: skip
 def test_sources_that_contradict(tmp_path: Path, imagej_nm: float, expected: float | None, words: str | None) -> None:
@@ -153,6 +153,14 @@ def test_three_sources_the_last_of_which_contradicts(tmp_path: Path) -> None:
     tags = fei(1.25e-11, 1.25e-11) + gatan(0.0125, 0.0125, "nm", "nm")
     result = read(written(tmp_path, extratags=tags, **imagej(0.1)))
     assert result.pixel_size_A is None and result.warnings[0].endswith("and 1 A (ImageJ): neither is used")
+
+
+def test_sizes_that_show_no_atoms_are_not_used(tmp_path: Path) -> None:
+    """ImageJ keeps the 72 dpi of a screen; a wrong unit is off by a thousand."""
+    printed = read(written(tmp_path, imagej=True, resolution=(72, 72), metadata={"unit": "inch"}))
+    assert printed.pixel_size_A is None and printed.warnings[0].startswith("the file states 3.528e+06 A a pixel")
+    tiny = read(written(tmp_path, extratags=gatan(0.0125, 0.0125, "pm", "pm")))
+    assert tiny.pixel_size_A is None and "0.000125 A a pixel (DigitalMicrograph)" in tiny.warnings[0]
 
 
 def test_reciprocal_units_are_refused_and_contradict_lengths(tmp_path: Path) -> None:

@@ -54,7 +54,11 @@ def tia(path: Path) -> Iterator[list[Signal]]:
     if path.suffix.lower() not in (".ser", ".emi"):
         problem = "a series of TIA whose name does not end in .ser"
         raise InputError(problem, remedy="give it its name back", subject=path)
-    yield _signals(path, "TIA", _read("tia", path, lazy=True))
+    documents = _read("tia", path, lazy=True)
+    if not documents:
+        remedy = f"put {path.stem}_1.ser beside it, which holds the image"
+        raise InputError("an EMI file without its SER files", remedy=remedy, subject=path)
+    yield _signals(path, "TIA", documents)
 
 
 @contextmanager
@@ -136,7 +140,7 @@ def _arranged(
     """The image within an array of any number of axes: its last two signal axes; all others count frames."""
     image = [k for k, axis in enumerate(axes) if not axis.navigate]
     image = [0, 1] if not image and len(axes) == 2 else image[-2:]
-    if len(image) < 2 or np.ndim(data) != len(axes) or data.dtype.kind == "O":
+    if len(image) < 2 or np.ndim(data) != len(axes) or 0 in np.shape(data) or data.dtype.kind == "O":
         return None
     others = [k for k in range(len(axes)) if k not in image]
     counts = tuple(axes[k].size for k in others)

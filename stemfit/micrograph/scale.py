@@ -18,6 +18,10 @@ ANGSTROM_PER_UNIT = {
 
 RECIPROCAL = re.compile(r"1\s*/\s*(\w+)|(\w+?)\s*(?:\^\s*-1|\^\(-1\)|-1|⁻¹)")
 
+ATOMIC_PIXEL_SIZES_A = (0.005, 2.0)
+"""Sampling at which atoms are resolved without absurd oversampling. What is stated outside it is the resolution of a
+printer (72 dpi is 3.5 million Angstrom), another unit, or an image that shows no atoms."""
+
 ROUNDING = 0.01
 """Scales that differ by less are one: rational tags and printed numbers are rounded."""
 
@@ -79,9 +83,15 @@ def agreed(
     NotAnalysable
         If the pixels are those of a diffraction pattern, or not square by far.
     """
-    if not scales:
-        return None, None, ()
-    first = scales[0]
+    coarse = tuple(scale for scale in scales if not atomic(scale))
+    said = tuple(
+        f"the file states {_mean(scale):.4g} A a pixel ({scale.source}), with which atoms are not resolved: not used"
+        for scale in coarse
+    )
+    known = [scale for scale in scales if scale not in coarse]
+    if not known:
+        return None, None, said
+    first = known[0]
     if first.reciprocal:
         problem = "its scale is a reciprocal length: a diffraction pattern or a Fourier transform"
         raise NotAnalysable(problem, remedy="give the image of the specimen itself", subject=path)
@@ -90,12 +100,19 @@ def agreed(
         problem = f"pixels of {first.x_A:.4g} x {first.y_A:.4g} A are not square, {MAX_OBLONG:.2f} : 1 is the limit"
         remedy = "bin it to square pixels, or state --pixel-size where they are square"
         raise NotAnalysable(problem, remedy=remedy, subject=path)
-    size = _mean(first)
-    return _told(size, first, scales[1:])
+    size, source, doubts = _told(first, known[1:])
+    return size, source, (*said, *doubts)
 
 
-def _told(size: float, first: Scale, others: Sequence[Scale]) -> tuple[float | None, str | None, tuple[str, ...]]:
+def atomic(scale: Scale) -> bool:
+    """Whether atoms can be seen with pixels of this size; reciprocal lengths say nothing of it."""
+    low, high = ATOMIC_PIXEL_SIZES_A
+    return scale.reciprocal or low <= _mean(scale) <= high
+
+
+def _told(first: Scale, others: Sequence[Scale]) -> tuple[float | None, str | None, tuple[str, ...]]:
     """The first scale, unless another one contradicts it."""
+    size = _mean(first)
     for other in others:
         if other.reciprocal:
             return None, None, (f"the file states {size:.5g} A a pixel ({first.source}) and a reciprocal length "

@@ -13,15 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemfit.errors import NotAnalysable
-from stemfit.micrograph.scale import scale_of
+from stemfit.micrograph.scale import atomic, scale_of
 from stemfit.micrograph.types import Scale, Signal
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPageSeries
-
-ATOMIC_PIXEL_SIZES_A = (0.005, 2.0)
-"""Sampling at which atoms are resolved without absurd oversampling. A resolution in dots per inch outside it is a
-printing resolution (72 dpi is 3.5 million Angstrom), not a scale."""
 
 DM_UNITS, DM_SCALES = (65004, 65003), (65010, 65009)
 """Private tags of DigitalMicrograph, x and y."""
@@ -133,8 +129,7 @@ def _resolution(tiff: TiffFile) -> Scale | None:
     if unit is None or tiff.is_imagej:
         return None
     scale = _from_resolution(tiff, "resolution", unit, unit)
-    low, high = ATOMIC_PIXEL_SIZES_A
-    return scale if scale is not None and low <= scale.x_A <= high and low <= scale.y_A <= high else None
+    return scale if scale is not None and atomic(scale) else None
 
 
 def _from_resolution(tiff: TiffFile, source: str, *units: object) -> Scale | None:
