@@ -14,6 +14,7 @@ from stemfit import warn
 from stemfit.candidate_alloys import mixtures_of, propose_in
 from stemfit.candidates import Candidate
 from stemfit.columns import Columns
+from stemfit.contrast import looks_inverted
 from stemfit.defects import Defect, otherwise, with_naming_doubt
 from stemfit.lattice import RowOffsets, SiteMap
 from stemfit.matching.compare import compare
@@ -146,7 +147,7 @@ def told(
         measured = each[~drawing.told]
     warnings = warn.collect(
         v.identity, v.calibration, v.posteriors, v.brightness, v.imaging, candidates, relaxed, v.rows, v.spikes,
-        claimed, v.cut,
+        claimed, v.cut, looks_inverted(v.micrograph.image, simulated, v.lattice.a_px_iso),
     )
     seen, sites, claimed, suspects = _as_scanned(v.rows, v.columns, v.sites, claimed, suspects)
     fractions = {s: p.composition() for s, p in v.mixtures.items()} or None
