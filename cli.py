@@ -140,7 +140,8 @@ def _analyze(
         from stemfit import relax as relaxing
 
         relaxation = relaxing.relaxer(*chosen)
-        analysis = pipeline.analyze(recorded, pipeline.Settings(**asked), relaxation, progress=progress)
+        with exits.after_reading(recorded.warnings):
+            analysis = pipeline.analyze(recorded, pipeline.Settings(**asked), relaxation, progress=progress)
         progress("writing")
         result.write(analysis, folder, extras=asking.pages)
     return result.read(folder)

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -98,8 +98,11 @@ def write_mrc(path: Path, data: np.ndarray, scale: Any = 0.0125, unit: str = "nm
     path.write_bytes(bytes(header) + data.tobytes())
 
 
-def write_dm3(path: Path, data: np.ndarray, scale: Any = 0.0125, unit: Any = "nm") -> None:
+def write_dm3(
+    path: Path, data: np.ndarray, scale: Any = 0.0125, unit: Any = "nm", version: Literal[3, 4] = 3
+) -> None:
     """DigitalMicrograph 3: nested tags, big-endian but for what they hold; the x axis comes first."""
+    count = {3: "i", 4: "q"}[version]
     kind = {"uint8": 6, "int16": 1, "uint16": 10, "float32": 2}[data.dtype.name]
     scales, units = ((one if isinstance(one, tuple) else (one, one)) for one in (scale, unit))
     calibrations = [{"Origin": 0.0, "Scale": float(s), "Units": u} for s, u in zip(scales, units, strict=True)]
@@ -113,30 +116,37 @@ def write_dm3(path: Path, data: np.ndarray, scale: Any = 0.0125, unit: Any = "nm
         },
         "ImageTags": {"Microscope Info": {"Voltage": 60000.0}}, "Name": "", "UniqueID": [1, 2, 3, 4],
     }  # fmt: skip
-    root = dm3_group({"ImageList": [image], "InImageMode": 1})
-    path.write_bytes(struct.pack(">3i", 3, len(root) + 16, 1) + root + bytes(8))
+    root = dm_group({"ImageList": [image], "InImageMode": 1}, count)
+    path.write_bytes(struct.pack(f">i{count}i", version, len(root) + 16, 1) + root + bytes(8))
 
 
-def dm3_group(content: Any) -> bytes:
-    """A group of tags, or a list of them, which have no names."""
+def write_dm4(path: Path, data: np.ndarray, **of: Any) -> None:
+    """The same with integers of eight bytes, and the size of each tag before it."""
+    write_dm3(path, data, version=4, **of)
+
+
+def dm_group(content: Any, count: str) -> bytes:
+    """A group of tags, or a list of them, which have no names; `count` is the type of its integers."""
     pairs = list(content.items()) if isinstance(content, dict) else [("", one) for one in content]
-    return struct.pack(">bbi", 1, 0, len(pairs)) + b"".join(dm3_tag(name, value) for name, value in pairs)
+    return struct.pack(f">bb{count}", 1, 0, len(pairs)) + b"".join(dm_tag(*pair, count) for pair in pairs)
 
 
-def dm3_tag(name: str, value: Any) -> bytes:
-    """A group, or data: a type, for arrays with their length, and the values."""
-    group = isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
-    head = struct.pack(">bh", 20 if group or isinstance(value, list) else 21, len(name)) + name.encode()
-    if group or isinstance(value, list):
-        return head + dm3_group(value)
+def dm_tag(name: str, value: Any, count: str) -> bytes:
+    """A group, or data: how many words describe them, these words (a type, of arrays also the length), the values."""
+    group = isinstance(value, dict | list)
+    body = dm_group(value, count) if group else dm_data(value, count)
+    size = struct.pack(">q", len(body)) if count == "q" else b""
+    return struct.pack(">bh", 20 if group else 21, len(name)) + name.encode() + size + body
+
+
+def dm_data(value: Any, count: str) -> bytes:
+    if isinstance(value, str):
+        value = np.frombuffer(value.encode("utf-16-le"), np.uint16)
     if isinstance(value, np.ndarray):
         code = {"uint8": 8, "int16": 2, "uint16": 4, "float32": 6}[value.dtype.name]
-        return head + b"%%%%" + struct.pack(">4i", 3, 20, code, value.size) + value.tobytes()
-    if isinstance(value, str):
-        text = value.encode("utf-16-le")
-        return head + b"%%%%" + struct.pack(">4i", 3, 20, 4, len(text) // 2) + text
+        return b"%%%%" + struct.pack(f">4{count}", 3, 20, code, value.size) + value.tobytes()
     code, form = (7, "<d") if isinstance(value, float) else (3, "<i")
-    return head + b"%%%%" + struct.pack(">2i", 1, code) + struct.pack(form, value)
+    return b"%%%%" + struct.pack(f">2{count}", 1, code) + struct.pack(form, value)
 
 
 def write_ser(path: Path, data: np.ndarray, scale: float = 0.0125e-9) -> None:

@@ -257,6 +257,19 @@ def test_failing_chain(
     assert_one_line(run("analyze", "image.tif"), exit_code, "image.tif: ", words)
 
 
+def test_what_was_noted_while_reading_is_told_where_nothing_is_found(
+    chain: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise NotAnalysable("no lattice", remedy="record a larger field")
+
+    monkeypatch.setattr("stemfit.pipeline.analyze", fail)
+    assert_one_line(run("analyze", "image.tif"), 4, "image.tif: no lattice; record")
+    tifffile.imwrite("coarse.tif", VALUES, imagej=True, resolution=(0.2, 0.2), metadata={"unit": "nm"})
+    words = "no lattice (the file states 50 A a pixel (ImageJ), with which atoms are not resolved: not used); record"
+    assert_one_line(run("analyze", "coarse.tif"), 4, words)
+
+
 # -- help and version ----------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recorded_files import (
     write_dm3,
+    write_dm4,
     write_hspy,
     write_mrc,
     write_ncem,
@@ -38,10 +40,11 @@ IN_NM: dict[str, Callable[[Path, np.ndarray, float], None]] = {
     "mrc": write_mrc,
     "ser": lambda path, data, nm: write_ser(path, data, scale=1e-9 * nm),
     "dm3": lambda path, data, nm: write_dm3(path, data, scale=nm),
+    "dm4": lambda path, data, nm: write_dm4(path, data, scale=nm),
 }
 SUFFIX = {"zip": "zspy", "ncem": "emd", "velox": "emd"}
 SOURCE = {"hspy": "HyperSpy", "zspy": "HyperSpy", "zip": "HyperSpy", "ncem": "EMD", "velox": "Velox", "mrc": "MRC",
-          "ser": "TIA", "dm3": "DigitalMicrograph"}  # fmt: skip
+          "ser": "TIA", "dm3": "DigitalMicrograph", "dm4": "DigitalMicrograph"}  # fmt: skip
 EMI = b"<ObjectInfo><Uuid>0</Uuid><ExperimentalDescription><Root></Root></ExperimentalDescription></ObjectInfo>"
 FAST = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=6, deadline=None)
 
@@ -126,6 +129,8 @@ def test_oblong_pixels_are_refused_unless_the_user_knows_better(tmp_path: Path) 
 def test_voltage_where_the_file_states_one(tmp_path: Path) -> None:
     write_velox(tmp_path / "a.emd", {"HAADF": GREY})
     assert read(tmp_path / "a.emd").stated_voltage_kV == 80
+    write_dm3(tmp_path / "a.dm3", GREY)
+    assert read(tmp_path / "a.dm3").stated_voltage_kV == 60
     for kV, known in ((60.0, 60.0), (60_000.0, None), (0.0, None)):  # in volts, never filled in
         path = named(tmp_path, "hspy")
         write_hspy(path, GREY, Acquisition_instrument={"TEM": {"beam_energy": kV}})
@@ -133,7 +138,7 @@ def test_voltage_where_the_file_states_one(tmp_path: Path) -> None:
 
 
 def test_name_does_not_matter_where_the_bytes_tell(tmp_path: Path) -> None:
-    for kind in ("hspy", "ncem", "velox", "mrc", "zip", "dm3"):
+    for kind in ("hspy", "ncem", "velox", "mrc", "zip", "dm3", "dm4"):
         path = tmp_path / f"{kind}.tif"
         IN_NM[kind](path, GREY, 0.0125)
         assert np.array_equal(read(path).image, GREY)
@@ -159,6 +164,14 @@ def test_zspy_folder_with_a_part_missing(tmp_path: Path) -> None:
     (tmp_path / "a.zspy/Experiments/__unnamed__/data/.zarray").unlink()
     with pytest.raises((InputError, NotAnalysable)):
         read(tmp_path / "a.zspy")
+
+
+def test_a_library_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_zspy(tmp_path / "a.zspy", GREY)
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    for name in ("rsciio.zspy", "rsciio.zspy._api"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    refused(tmp_path / "a.zspy", InputError, "zspy needs zarr; install zarr")
 
 
 def test_an_hdf5_file_of_another_kind(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,23 @@ def errors(subject: Path | str, verbose: bool = False, debug: bool = False) -> I
     except Exception as error:
         what = f"{subject}: unexpected {type(error).__name__} ({error})"
         _report(1, " ".join(f"{what}; run again with --debug and report the traceback".split()), debug)
+
+
+@contextmanager
+def after_reading(notes: Sequence[str]) -> Iterator[None]:
+    """Add what was noted while the file was read to the line of an image that cannot be analysed.
+
+    Raises
+    ------
+    NotAnalysable
+    """
+    try:
+        yield
+    except NotAnalysable as error:
+        if not notes:
+            raise
+        problem = f"{error.args[0]} ({'; '.join(notes)})"
+        raise NotAnalysable(problem, remedy=error.remedy, subject=error.subject) from error
 
 
 def _out_of_memory() -> NotAnalysable:

@@ -112,9 +112,10 @@ def _match(
 
         network = relaxing.relaxer("definet", asked["device"], how[1])
         own = None if how[0] == "keep" else network if how[0] == "definet" else relaxing.relaxer("teacher")
-        analysis = pipeline.match(
-            recorded, pipeline.Settings(**asked), givens, own, network, at_px=point, progress=progress
-        )
+        with exits.after_reading(recorded.warnings):
+            analysis = pipeline.match(
+                recorded, pipeline.Settings(**asked), givens, own, network, at_px=point, progress=progress
+            )
         progress("writing")
         result.write(analysis, folder, extras=asking.pages)
     return result.read(folder)
