@@ -70,8 +70,10 @@ def _asked(path: Path, signals: Sequence[Signal], asked: str) -> Signal:
         return signals[int(asked)]
     if len(found) == 1:
         return found[0]
+    if len(signals) == 1:
+        raise UsageError(f"no signal {asked}, the file has one", remedy="leave --signal out", subject=path)
     what = f"{len(found)} signals are called {asked}" if found else f"no signal {asked}"
-    remedy = f"choose one by its number, --signal 0 to {len(signals) - 1}" if len(signals) > 1 else "leave --signal out"
+    remedy = f"choose one by its number, --signal 0 to {len(signals) - 1}"
     raise UsageError(f"{what}: {_listed(signals)}", remedy=remedy, subject=path)
 
 
@@ -92,5 +94,4 @@ def _listed(signals: Sequence[Signal]) -> str:
     """How many signals a file holds, and their names."""
     names = [signal.name or f"number {k}" for k, signal in enumerate(signals)]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    count = f"{len(names)} signals" if len(names) > 1 else "1 signal"
-    return f"{count}: {', '.join(names[:SHOWN])}{more}"
+    return f"{len(names)} signals: {', '.join(names[:SHOWN])}{more}"
