@@ -45,7 +45,8 @@ Examples:
   stemfit analyze image.tif
   stemfit analyze image.tif --host WSe2 --voltage 60 --detector 60,200
   stemfit analyze image.tif --host ReS2.cif --relaxer keep
-  stemfit analyze stack.tif --frame 3 --roi 0,0,1024,900 --out run7.stemfit
+  stemfit analyze stack.dm4 --frame aligned --roi 0,0,1024,900 --out run7.stemfit
+  stemfit analyze velox.emd --signal HAADF
   stemfit analyze image.png --pixel-size 0.125 --json > summary.json
 
 Exit codes: 0 done, 2 wrong usage or unknown host, 3 input missing or damaged, 4 not analysable, 5 output cannot be
@@ -68,6 +69,7 @@ def analyze(
     detector: options.Detector = None,
     roi: options.Roi = None,
     mask: options.Mask = None,
+    signal: options.Signal = None,
     frame: options.Frame = None,
     relaxer: Annotated[
         Literal["definet", "teacher", "keep"],
@@ -110,13 +112,15 @@ def analyze(
             "detector": asking.angles("--detector", detector),
             "roi": asking.rectangle("--roi", roi),
             "temperature": asking.positive("--temperature", temperature),
+            "frame": asking.frame(frame),
+            "signal": signal,
         }
         from stemfit import api
 
         with exits.progress(verbose) as progress:
             found = api.analyze(
-                image, **asked, mask=mask, frame=frame, relaxer=relaxer, checkpoint=checkpoint, simulator=simulator,
-                device=device, out=folder, progress=progress,
+                image, **asked, mask=mask, relaxer=relaxer, checkpoint=checkpoint, simulator=simulator, device=device,
+                out=folder, progress=progress,
             )  # fmt: skip
         document = dict(found.document)
         typer.echo(exits.as_text({"output": str(folder), **document}) if as_json else _summary(document, folder))

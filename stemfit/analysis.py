@@ -162,6 +162,11 @@ class Analysis:
         return str(self.document["host"]["name"])
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before believing the rest."""
+        return tuple(self.document["warnings"])
+
+    @property
     def pixel_size_A(self) -> float:
         """Angstrom per pixel."""
         return float(self.document["calibration"]["pixel_size_A"])
@@ -232,7 +237,7 @@ def _image_of(document: Mapping[str, Any], folder: Path) -> FloatArray | None:
     stated = Path(document["input"]["path"])
     for path in (stated, folder.parent / stated.name):
         try:
-            found = micrograph.read(path, frame=document["input"]["frame"])
+            found = micrograph.read(path, frame=document["input"]["frame"], signal=document["input"]["signal"])
         except (StemfitError, OSError):
             continue
         if found.sha256 == document["input"]["sha256"]:

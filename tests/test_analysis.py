@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -112,6 +113,27 @@ def test_damaged_folders_are_refused(damage, words: str, folder: Path, tmp_path:
     damage(copy)
     with pytest.raises(InputError, match=words):
         stemfit.Analysis.load(copy)
+
+
+def test_arrays_and_signals_are_images_too(loaded: stemfit.Analysis) -> None:
+    image = stemfit.open(SAMPLE)
+    size_A = image.pixel_size_A
+    axes = SimpleNamespace(
+        signal_axes=[
+            SimpleNamespace(index_in_array=k, size=n, scale=size_A / 10, units="nm") for k, n in ((1, 300), (0, 280))
+        ],
+        navigation_axes=(),
+    )
+    part = image.image[:280, :300]
+    signal = SimpleNamespace(
+        data=part, axes_manager=axes, metadata=SimpleNamespace(General=SimpleNamespace(title="HAADF of mine"))
+    )
+    several = [stemfit.analyze(one, host="MoS2", pixel_size=size) for one, size in ((part, size_A), (signal, None))]
+    labels = [[(d.label, round(d.probability, 6)) for d in found.defects] for found in several]
+    assert labels[0] == labels[1] and labels[0]
+    assert several[0].document["calibration"]["metadata_pixel_size_A"] is None
+    assert several[1].document["calibration"]["metadata_pixel_size_A"] == pytest.approx(size_A)
+    assert several[1].name == "HAADF of mine" and several[0].name == "array"
 
 
 def test_options_are_checked_before_anything_is_read() -> None:

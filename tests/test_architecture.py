@@ -42,7 +42,7 @@ def forbidden(name: str, source: str) -> list[str]:
         no += [("stemfit",), ("cli",), ("typer",), ("matplotlib",), ("skimage",)]
     if package == "stemfit":
         no += [("cli",)]
-        door = {"api"} if name == "stemfit" else set()
+        door = {"analysis", "api"} if name == "stemfit" else set()
         no += [("stemfit", other) for other in OUTSIDE - door if stage not in OUTSIDE]
     if name.startswith(("stemfit.columns", "stemfit.lattice", "stemfit.defects")):
         no += [("pymatgen",)]
