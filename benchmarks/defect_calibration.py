@@ -231,7 +231,7 @@ def draw(some: Sequence[Kept], path: Path) -> None:
                 label=f"{c:g} counts, ECE {value:.3f} ± {error:.3f} ({sum(map(len, fields))})",
             )
         axis.set(title=f"Claims and suspects: {title}", xlabel="stated probability", xlim=(0, 1.02), ylim=(0, 1.02))
-        axis.legend(loc="upper left", frameon=False)
+        axis.legend(loc="lower right", frameon=False)
     axes[0].set_ylabel("how often it is so")
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=130)
     plt.close(figure)
