@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 import stemfit
-from stemfit.commands import asking, exits, match, model, options, relax, saying, simulate, training
+from stemfit.commands import asking, exits, match, model, options, overlay, relax, saying, simulate, training
 from stemfit.wording import log_bayes
 
 app = typer.Typer(
@@ -123,6 +123,7 @@ def analyze(
 
 app.command(epilog=match.EXAMPLES)(match.match)
 app.command(epilog=relax.EXAMPLES)(relax.relax)
+app.command(epilog=overlay.EXAMPLES)(overlay.overlay)
 app.command(epilog=simulate.EXAMPLES)(simulate.simulate)
 app.add_typer(model.app, name="model")
 app.command(epilog=training.TRAIN_EXAMPLES)(training.train)

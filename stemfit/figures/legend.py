@@ -12,7 +12,7 @@ from stemfit.analysis import Analysis
 from stemfit.defects import Defect
 from stemfit.figures.marks import dot, marks_of, on_paper
 from stemfit.figures.outlines import defect_style
-from stemfit.figures.sheet import POINTS_PER_MM, Sheet, formula, label_text, text_width_pt
+from stemfit.figures.sheet import POINTS_PER_MM, YELLOW, Sheet, formula, label_text, text_width_pt
 from stemfit.figures.style import Style
 
 Sign = Line2D | Patch
@@ -55,13 +55,15 @@ def _composition(analysis: Analysis) -> list[Sign]:
     return [Line2D([], [], linestyle="none", label=text) for text in texts]
 
 
-def outline_signs(analysis: Analysis, style: Style) -> list[Sign]:
+def outline_signs(
+    analysis: Analysis, style: Style, named: str = "defect with probability", colour: str = YELLOW
+) -> list[Sign]:
     """Of what is claimed and what is suspected, as far as there is any."""
-    signs = [Line2D([], [], label="defect with probability", **defect_style(style.line(1.0)))]
+    signs = [Line2D([], [], label=named, **defect_style(style.line(1.0), colour))]
     if not analysis.defects:
         signs.clear()
     if analysis.suspects:
-        thin = defect_style(style.line(0.5))
+        thin = defect_style(style.line(0.5), colour)
         signs.append(Line2D([], [], label=f"suspected ({len(analysis.suspects)})", **thin))
     return list(signs)
 

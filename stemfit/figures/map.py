@@ -159,14 +159,14 @@ def _first_columns(analysis: Analysis) -> dict[tuple[int, int], FloatArray]:
 # -- defects -------------------------------------------------------------------------------------------------------
 
 
-def draw_outlines(axes: Axes, analysis: Analysis, style: Style) -> None:
+def draw_outlines(axes: Axes, analysis: Analysis, style: Style, colour: str = YELLOW) -> None:
     """Dotted outlines, thinner for what is only suspected."""
     reach = reach_px(analysis)
     width = style.line(float(np.clip(0.2 * reach * points_per_px(axes), 0.5, 0.9)))
     for defect in analysis.suspects:
-        draw_outline(axes, defect.extent_px, reach, suspect_style(width, analysis.suspects))
+        draw_outline(axes, defect.extent_px, reach, suspect_style(width, analysis.suspects, colour))
     for defect in analysis.defects:
-        draw_outline(axes, defect.extent_px, reach, defect_style(width))
+        draw_outline(axes, defect.extent_px, reach, defect_style(width, colour))
 
 
 def reach_px(analysis: Analysis) -> float:
@@ -179,14 +179,13 @@ def draw_labels(
 ) -> None:
     """Number and name of every defect in view, clear of what is `taken`; of many only the numbers of the close-ups."""
     low, high = _view(axes)
-    brief = len(analysis.defects) > MOST_LABELS
+    seen = [d for d in analysis.defects if ((d.extent_px > low) & (d.extent_px < high)).all(axis=1).any()]
+    brief = len(seen) > MOST_LABELS
     drawn = {d.id: rings(d.extent_px - low, reach_px(analysis)) for d in analysis.defects}
     boxes = [bounds(points - low) for points in taken]
     boxes += [bounds(ring) for each in drawn.values() for ring in each]
     size_px = high - low
-    for defect in numbered if brief else analysis.defects:
-        if (np.abs(defect.extent_px - (low + high) / 2) > size_px / 2).any(axis=1).all():
-            continue
+    for defect in numbered if brief else seen:
         name = "" if brief else f"  {label_text(defect.label)} {probability_text(defect.probability)}"
         text = f"{defect.id}{name}"
         label = place(_innermost(drawn[defect.id]), _text_size(text, axes, style), boxes, (size_px[1], size_px[0]))
