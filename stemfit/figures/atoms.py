@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-BALL = 0.36
+BALL = 0.32
 """Radius of a ball, in covalent radii: columns stay apart, and the image shows between them."""
 
 TOLERANCE = 1.15
@@ -34,7 +34,7 @@ TOLERANCE = 1.15
 METALS = (range(21, 31), range(39, 49), range(57, 81))
 """Atomic numbers of transition metals: two of them are nearer in these layers than that, and not bonded."""
 
-STICK_A, DARKEST, BRIGHT_PT = 0.26, 0.5, 1.2
+STICK_A, DARKEST, BRIGHT_PT = 0.2, 0.5, 1.2
 """Thickness of bonds; brightness of the lowest atoms; radius from which balls get a highlight."""
 
 

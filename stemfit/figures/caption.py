@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stemfit.defects import Defect
 from stemfit.figures.atoms import BALL, TOLERANCE
-from stemfit.figures.compose import DIM, STRAINS, Scene, expanded, score
+from stemfit.figures.compose import DIM, STRAINS, Scene, expanded, in_view, score
 from stemfit.figures.panels import STRONG_RESIDUAL
 from stemfit.strain import WINDOW, displacements
 from stemfit.wording import log_bayes
@@ -65,7 +64,7 @@ def _panels(scene: Scene, names: Sequence[str]) -> str:
     if not names:
         return (
             f"Top: image ({grey}) with columns by type, the fitted unit cell (white) and defects. Middle: image, "
-            f"model, residual. Bottom: close-ups of the defects, the surest of each kind first: image, model, residual. "
+            "model, residual. Bottom: close-ups of the defects, the surest of each kind first: image, model, residual. "
             f"Residuals are in standard deviations of the noise, colours end at {STRONG_RESIDUAL:g}."
         )
     said = {
@@ -119,14 +118,8 @@ def _number(value: float | None, decimals: int) -> str:
     return "unknown" if value is None or not np.isfinite(value) else f"{value:.{decimals}f}"
 
 
-def _in_view(scene: Scene, defects: Sequence[Defect]) -> list[Defect]:
-    x0, y0, x1, y1 = scene.box
-    low, high = np.array([x0, y0]), np.array([x1, y1])
-    return [d for d in defects if ((d.extent_px >= low) & (d.extent_px <= high)).all(axis=1).any()]
-
-
 def _defects(scene: Scene) -> str:
-    claimed, suspected = (_in_view(scene, some) for some in (scene.analysis.defects, scene.analysis.suspects))
+    claimed, suspected = (in_view(scene, some) for some in (scene.analysis.defects, scene.analysis.suspects))
     if not claimed and not suspected:
         return "No defect is claimed or suspected here."
     lines = [f"Defects ({len(claimed)} claimed, {len(suspected)} suspected in view), P of exactly this name:"]
@@ -154,7 +147,7 @@ def _sure(p: float) -> str:
 def _structures(scene: Scene) -> str:
     """Candidates of the defect that the figure is about, or the best ones of those in view."""
     analysis = scene.analysis
-    about = [scene.defect] if scene.defect is not None else _in_view(scene, analysis.defects)
+    about = [scene.defect] if scene.defect is not None else in_view(scene, analysis.defects)
     lines = []
     for defect in about[:FEW]:
         every = analysis.explanations(defect.id)
@@ -196,8 +189,8 @@ def _strain(scene: Scene) -> str:
         f"Strain and rotation are relative to the affine cell that was fitted to the whole image, so that the mean "
         f"strain is not in them: straight displacement fields in a Gaussian window of {window:.2f} nm (standard "
         f"deviation), from columns that are placed to {error:.1f} pm. x right, y up, rotation counter-clockwise. "
-        f"Median standard errors stand at the colour bars; grey-blue is not measured. {jitter}In one scan distortion of the "
-        f"scan and strain of the crystal cannot be told apart."
+        f"Median standard errors stand at the colour bars; grey-blue is not measured. {jitter}In one scan "
+        f"distortion of the scan and strain of the crystal cannot be told apart."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +61,7 @@ NARROWEST_MM = 20.0
 OUTLINE = "white"
 """Of defects: yellow is the colour of sulphur."""
 
-DIM = 0.55
+DIM = 0.75
 """The image under a structure is so much darker than alone, so that atoms stand out."""
 
 
@@ -129,10 +129,9 @@ def compose(scene: Scene, names: Sequence[str]) -> Figure:
         below = [any(_has_bar(name) for name in names[k : k + across]) for k in range(0, len(names), across)]
         head = style.beside(HEAD_MM)
         tops = np.cumsum([0.0] + [head + high + (style.beside(BAR_MM) if each else GAP_MM) for each in below])
-        signs = _signs(scene, names)
-        rows = in_rows(signs, style)
-        sheet = Sheet(float(tops[-1]) + len(rows) * style.beside(LEGEND_ROW_MM), style)
-        draw_legend(sheet, rows, float(tops[-1]))
+        rows, legend_top = _legend(scene, names, across, float(tops[-1]))
+        sheet = Sheet(max(float(tops[-1]), legend_top + len(rows) * style.beside(LEGEND_ROW_MM)), style)
+        draw_legend(sheet, rows, legend_top)
         drawers = _drawers(scene, names)
         for k, name in enumerate(names):
             left, top = (k % across) * (wide + GAP_MM), float(tops[k // across])
@@ -162,9 +161,20 @@ def _layout(scene: Scene, count: int) -> tuple[int, float, float]:
     return across, wide, wide * (y1 - y0) / (x1 - x0)
 
 
-def _head(sheet: Sheet, k: int, name: str, place: Box | tuple[float, float, float], labels: bool) -> None:
+def _legend(scene: Scene, names: Sequence[str], across: int, bottom: float) -> tuple[list[list[Sign]], float]:
+    """Rows of signs and where they begin: left of the colour bars of the last row, if there is room, or below all."""
+    signs, style = _signs(scene, names), scene.style
+    last = [_has_bar(name) for name in names[(len(names) - 1) // across * across :]]
+    free = last.index(True) / across * style.inner_mm if True in last else 0.0
+    rows, high = in_rows(signs, style, free), style.beside(BAR_MM) - 1.0
+    if len(rows) * style.beside(LEGEND_ROW_MM) <= high and all(len(row) > 1 for row in rows):
+        return rows, bottom - high
+    return in_rows(signs, style), bottom
+
+
+def _head(sheet: Sheet, k: int, name: str, place: tuple[float, float, float], labels: bool) -> None:
     """Letter and name above a panel; the name only where there is room."""
-    style, (left, top, wide) = sheet.style, place[:3]
+    style, (left, top, wide) = sheet.style, place
     letter = style.letter.format(chr(ord("a") + k))
     low = top + 0.78 * style.beside(HEAD_MM)
     weight = "bold" if style.bold else "normal"
@@ -287,9 +297,27 @@ def _rounded(value: float) -> float:
     return float(decade * next(step for step in (1, 2, 5, 10) if value <= step * decade * (1 + 1e-9)))
 
 
+def in_view(scene: Scene, defects: Sequence[Defect]) -> tuple[Defect, ...]:
+    """Those of which a site is in view."""
+    x0, y0, x1, y1 = scene.box
+    low, high = np.array([x0, y0]), np.array([x1, y1])
+    return tuple(d for d in defects if ((d.extent_px >= low) & (d.extent_px <= high)).all(axis=1).any())
+
+
+def _in_view(scene: Scene) -> Analysis:
+    """Defects and columns that are seen."""
+    analysis, (x0, y0, x1, y1) = scene.analysis, scene.box
+    x, y = analysis.columns["x_px"], analysis.columns["y_px"]
+    seen = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
+    return replace(
+        analysis, columns={name: values[seen] for name, values in analysis.columns.items()},
+        defects=in_view(scene, analysis.defects), suspects=in_view(scene, analysis.suspects),
+    )  # fmt: skip
+
+
 def _signs(scene: Scene, names: Sequence[str]) -> list[Sign]:
     """Everything that is drawn in some panel."""
-    analysis, style, shown = scene.analysis, scene.style, set(names)
+    analysis, style, shown = _in_view(scene), scene.style, set(names)
     signs: list[Sign] = column_signs(analysis, style) if "columns" in shown else []
     if "structure" in shown:
         axes = Sheet(10.0, style).axes(0, 0, 10, 10)

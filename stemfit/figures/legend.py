@@ -86,15 +86,15 @@ def _counts(defects: Sequence[Defect]) -> list[str]:
     ]
 
 
-def in_rows(signs: Sequence[Sign], style: Style) -> list[list[Sign]]:
-    """As many side by side as fit."""
+def in_rows(signs: Sequence[Sign], style: Style, room_mm: float | None = None) -> list[list[Sign]]:
+    """As many side by side as fit into the room, by default that between the margins."""
     rows: list[list[Sign]] = []
     room = 0.0
     for sign in signs:
         width = text_width_pt(str(sign.get_label()), style) + (HANDLE_EM + GAP_EM + SPACE_EM) * style.text_pt
         if width > room or not rows:
             rows.append([])
-            room = style.inner_mm * POINTS_PER_MM
+            room = (style.inner_mm if room_mm is None else room_mm) * POINTS_PER_MM
         rows[-1].append(sign)
         room -= width
     return rows

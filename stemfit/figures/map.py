@@ -35,6 +35,9 @@ LABEL_BACK = {"boxstyle": "square,pad=0.12", "facecolor": "black", "edgecolor": 
 SMALLEST_MARKER_PT = 0.7
 """Smaller dots are not seen in print: an image with so many columns is shown without them."""
 
+WIDEST_LABEL = 0.5
+"""Of the view: where names are longer, numbers stand for them."""
+
 LEGIBLE_MARKER_PT = 2.0
 """Dots of this size show their colour."""
 
@@ -177,7 +180,10 @@ def reach_px(analysis: Analysis) -> float:
 def draw_labels(
     axes: Axes, analysis: Analysis, numbered: Sequence[Defect], taken: Sequence[FloatArray], style: Style
 ) -> None:
-    """Number and name of every defect in view, clear of what is `taken`; of many only the numbers of the close-ups."""
+    """Number and name of every defect in view, clear of what is `taken`; of many only the numbers of the close-ups.
+
+    In a small view numbers alone.
+    """
     low, high = _view(axes)
     seen = [d for d in analysis.defects if ((d.extent_px > low) & (d.extent_px < high)).all(axis=1).any()]
     brief = len(seen) > MOST_LABELS
@@ -185,9 +191,11 @@ def draw_labels(
     boxes = [bounds(points - low) for points in taken]
     boxes += [bounds(ring) for each in drawn.values() for ring in each]
     size_px = high - low
+    texts = {d.id: f"{d.id}  {label_text(d.label)} {probability_text(d.probability)}" for d in seen}
+    widest = max((_text_size(text, axes, style)[0] for text in texts.values()), default=0.0)
+    short = brief or widest > WIDEST_LABEL * size_px[0]
     for defect in numbered if brief else seen:
-        name = "" if brief else f"  {label_text(defect.label)} {probability_text(defect.probability)}"
-        text = f"{defect.id}{name}"
+        text = str(defect.id) if short else texts[defect.id]
         label = place(_innermost(drawn[defect.id]), _text_size(text, axes, style), boxes, (size_px[1], size_px[0]))
         boxes.append(label.box)
         at = np.array(label.at) + low

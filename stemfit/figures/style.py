@@ -113,7 +113,7 @@ STYLES = {
         Style("aps", 86.0, SERIF, 8.7, 8.7, 8.7, letter="({})", bold=False, least_line_pt=0.5, dpi=600),
         Style("acs", 84.6, SANS, 7.0, 6.0, 8.0, letter="({})", least_line_pt=0.5, dpi=600),
         Style("dark", 120.0, SANS, 8.0, 7.0, 10.0, thicker=1.4, paper="#101418", ink="#E8EBEF", dpi=300),
-        Style("slide", 254.0, SANS, 18.0, 14.0, 20.0, thicker=2.8, dpi=150),
+        Style("slide", 254.0, SANS, 18.0, 14.0, 20.0, thicker=2.0, dpi=150),
     )
 }
 """By name. 2 mm of capitals are 8.7 pt in Times, whose capitals are two thirds of the size high."""
