@@ -32,7 +32,10 @@ def caption(scene: Scene, names: Sequence[str]) -> str:
     """
     names = expanded(names)
     parts = [_image(scene), _panels(scene, names), _scale(scene), _noise(scene), _match(scene)]
-    parts += [_defects(scene), _structures(scene), _outlines(scene, names)]
+    parts.append(_defects(scene))
+    if not names or scene.defect is not None or "structure" in names:
+        parts.append(_structures(scene))
+    parts.append(_outlines(scene, names))
     if set(names) & set(STRAINS):
         parts.append(_strain(scene))
     parts.append(_source(scene))

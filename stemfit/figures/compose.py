@@ -25,7 +25,7 @@ from stemfit.figures.legend import (
     outline_signs,
     region_sign,
 )
-from stemfit.figures.map import draw_columns, draw_labels, draw_outlines, draw_regions
+from stemfit.figures.map import SMALLEST_MARKER_PT, draw_columns, draw_labels, draw_outlines, draw_regions
 from stemfit.figures.panels import STRONG_RESIDUAL, bar, diverging, residual_in_noise
 from stemfit.figures.shades import SIGNED, colour_map, contrast, grey
 from stemfit.figures.sheet import Sheet, lettering, scale_bar, text_width_pt
@@ -60,6 +60,9 @@ NARROWEST_MM = 20.0
 
 OUTLINE = "white"
 """Of defects: yellow is the colour of sulphur."""
+
+MOST_ACROSS = 4
+"""Panels in a row, however wide the page."""
 
 DIM = 0.75
 """The image under a structure is so much darker than alone, so that atoms stand out."""
@@ -155,7 +158,7 @@ def _layout(scene: Scene, count: int) -> tuple[int, float, float]:
     """Panels in a row, and width and height of each, mm."""
     style, (x0, y0, x1, y1) = scene.style, scene.box
     most = max(1, int((style.inner_mm + GAP_MM) / (style.beside(NARROWEST_MM) + GAP_MM)))
-    rows = -(-count // most)
+    rows = -(-count // min(most, MOST_ACROSS))
     across = -(-count // rows)
     wide = (style.inner_mm - (across - 1) * GAP_MM) / across
     return across, wide, wide * (y1 - y0) / (x1 - x0)
@@ -221,7 +224,7 @@ def _look(axes: Axes, scene: Scene) -> None:
 
 def _columns(axes: Axes, scene: Scene) -> None:
     _image(axes, scene)
-    draw_columns(axes, scene.analysis, scene.style)
+    draw_columns(axes, scene.analysis, scene.style, SMALLEST_MARKER_PT)
 
 
 def _defects(axes: Axes, scene: Scene) -> None:

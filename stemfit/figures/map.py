@@ -53,9 +53,9 @@ def draw_map(axes: Axes, analysis: Analysis, numbered: Sequence[Defect], style: 
     draw_labels(axes, analysis, numbered, taken, style)
 
 
-def draw_columns(axes: Axes, analysis: Analysis, style: Style) -> None:
-    """A dot on every observed column, a fifth of the nearest distance between columns wide."""
-    size = marker_pt(analysis, points_per_px(axes), style)
+def draw_columns(axes: Axes, analysis: Analysis, style: Style, least_pt: float = 0.0) -> None:
+    """A dot on every observed column, a fifth of the nearest distance between columns wide, or `least_pt`."""
+    size = max(marker_pt(analysis, points_per_px(axes), style), least_pt)
     if size < SMALLEST_MARKER_PT:
         return
     species, at, colours = analysis.columns["species"], columns_px(analysis), blended(analysis)

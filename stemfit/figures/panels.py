@@ -148,6 +148,8 @@ def bar(
     axes = sheet.axes(left + 0.1 * width, bottom + style.beside(0.8), 0.8 * width, style.beside(1.3))
     axes.set_axis_on()
     drawn = sheet.figure.colorbar(scale, cax=axes, orientation="horizontal", extend=extend)
+    if extend == "both":  # signed
+        drawn.set_ticks(np.linspace(*scale.get_clim(), 3).tolist())
     drawn.ax.tick_params(
         labelsize=style.small_pt, length=style.beside(1.2), width=style.line(0.3), pad=style.beside(0.8)
     )
