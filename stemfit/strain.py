@@ -29,6 +29,9 @@ REACH = 2.5
 FEWEST = 8
 """Columns: fewer hardly overdetermine the six numbers of a straight field."""
 
+UNPLACED = ("UNKNOWN", "ADATOM")
+"""Defects whose columns say nothing of the crystal's sites."""
+
 MOST_SIGMA = 2.0
 """Places with an error of so many times the median's (at edges, where the window is cut) are left out."""
 
@@ -78,13 +81,16 @@ def strain(analysis: Analysis, view: tuple[float, float, float, float], per_wind
 
 
 def displacements(analysis: Analysis) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Columns on sites: places on the affine cell, displacements from there and standard errors, (N, 2) px each.
+    """Columns on sites: places on the affine cell, displacements from there, standard errors; (N, 2) px each.
 
+    Those of defects that are not understood are left out.
     Jitter of rows is taken out where the result knows it. No column is surer of its place than columns lie about their
     sites in the whole image, per axis.
     """
     columns, lattice = analysis.columns, analysis.document["lattice"]
     on_site = np.isfinite(columns["i"]) & np.isfinite(columns["j"]) & (columns["sublattice"] != "")
+    strange = [defect.id for defect in analysis.defects if defect.type in UNPLACED]
+    on_site &= ~np.isin(columns["defect_id"], strange)
     seen = np.column_stack([columns["x_px"], columns["y_px"]])[on_site]
     if analysis.fields is not None:
         offset = analysis.fields.row_offset_px

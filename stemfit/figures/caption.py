@@ -189,11 +189,11 @@ def _strain(scene: Scene) -> str:
     error = float(np.median(sigma)) * analysis.pixel_size_A * 100 if len(sigma) else float("nan")
     jitter = "Jitter of scan lines was taken out. " if analysis.fields is not None else ""
     return (
-        f"Strain and rotation are relative to the affine cell that was fitted to the whole image, so that the mean "
+        "Strain and rotation are relative to the affine cell that was fitted to the whole image, so that the mean "
         f"strain is not in them: straight displacement fields in a Gaussian window of {window:.2f} nm (standard "
-        f"deviation), from columns that are placed to {error:.1f} pm. x right, y up, rotation counter-clockwise. "
-        f"Median standard errors stand at the colour bars; grey-blue is not measured. {jitter}In one scan "
-        f"distortion of the scan and strain of the crystal cannot be told apart."
+        f"deviation), from columns that are placed to {error:.1f} pm, those of unknown defects left out. x right, "
+        "y up, rotation counter-clockwise. Median standard errors stand at the colour bars; grey-blue is not "
+        f"measured. {jitter}In one scan distortion of the scan and strain of the crystal cannot be told apart."
     )
 
 

@@ -81,7 +81,7 @@ def _counts(defects: Sequence[Defect]) -> list[str]:
         name = f"{defect.label.partition('-')[0]} line" if line else defect.label
         by_label.setdefault(name, []).append(defect.type_probability if line else defect.probability)
     return [
-        f"{len(p)} × {label_text(label)} (P ≥ {np.floor(100 * min(p)) / 100:.2f})"
+        f"{len(p)} × {label_text(label)} (P ≥ {min(np.floor(100 * min(p)) / 100, 0.99):.2f})"
         for label, p in sorted(by_label.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
 
