@@ -68,7 +68,6 @@ def section(picture: Picture, cache: Path, folder: Path) -> str:
     path = folder / f"{picture.name}.png"
     figures.save(compose(scene, CLOSE_UP), path, scene.style)
     text = caption(scene, CLOSE_UP)
-    (folder / f"{picture.name}.txt").write_text(text, encoding="utf-8")
     found = [d for d in analysis.defects if d.label in (picture.label, *picture.others)]
     names = ", ".join((picture.label, *picture.others))
     print(f"{picture.name:15} {len(found)} of {names}, {path.stat().st_size} bytes")
