@@ -29,6 +29,9 @@ REACH = 2.5
 FEWEST = 8
 """Columns: fewer hardly overdetermine the six numbers of a straight field."""
 
+MOST_PLACES = 160
+"""Along a side of the map: more are not seen."""
+
 UNPLACED = ("UNKNOWN", "ADATOM")
 """Defects whose columns say nothing of the crystal's sites."""
 
@@ -55,11 +58,12 @@ class Strain(NamedTuple):
 
 
 def strain(analysis: Analysis, view: tuple[float, float, float, float], per_window: float = 3.0) -> Strain:
-    """Strain within a view (x0, y0, x1, y1) in px, `per_window` places to the window's standard deviation."""
+    """Strain within a view (x0, y0, x1, y1) in px, up to `per_window` places to the window's standard deviation."""
     at, moved, sigma = displacements(analysis)
     window = WINDOW * analysis.step_px
     x0, y0, x1, y1 = view
-    x, y = (_middles(low, high, window / per_window) for low, high in ((x0, x1), (y0, y1)))
+    step = max(window / per_window, max(x1 - x0, y1 - y0) / MOST_PLACES)
+    x, y = (_middles(low, high, step) for low, high in ((x0, x1), (y0, y1)))
     grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     gradient, variance = local_gradients(at, moved, sigma, grid, window)
     h, w = analysis.mask.shape

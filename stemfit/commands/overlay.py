@@ -37,9 +37,10 @@ Examples:
   stemfit overlay image.stemfit --panel image,defects,strain,residual --style slide
   stemfit overlay image.stemfit --panel image,structure --crop 100,80,260,240 --width 183mm --format svg
 
-Panels: image, columns, defects, structure, simulated, residual, exx, eyy, exy, rotation, and strain for the last four.
-Without --panel: the page of the result folder, or with --defect image, structure, simulated, residual about it. Styles:
-nature 89 mm, aps 86 mm, acs 84.6 mm, dark 120 mm, slide 254 mm. A caption with all numbers is written beside it.
+Panels: image, columns, defects, structure, simulated, residual, displacement, exx, eyy, exy, rotation, and strain for
+the last four. Without --panel: the page of the result folder, or with --defect or --crop image, structure, simulated,
+residual. Styles: nature 89 mm, aps 86 mm, acs 84.6 mm, dark 120 mm, slide 254 mm. A caption with all numbers is written
+beside it.
 
 Exit codes: 0 done, 2 wrong usage, 3 no result folder or a damaged one, 5 output cannot be written.
 """

@@ -37,6 +37,9 @@ METALS = (range(21, 31), range(39, 49), range(57, 81))
 STICK_A, DARKEST, BRIGHT_PT = 0.2, 0.5, 1.2
 """Thickness of bonds; brightness of the lowest atoms; radius from which balls get a highlight."""
 
+MANY = 3000
+"""So many atoms are pixels in a pdf or svg, too, which viewers could not show otherwise."""
+
 
 def draw_structure(axes: Axes, analysis: Analysis, style: Style) -> None:
     """The relaxed structure of the field, as far as it is in view."""
@@ -108,7 +111,7 @@ def _balls(axes: Axes, analysis: Analysis, atoms: Atoms, xy: FloatArray, style: 
     axes.add_collection(
         EllipseCollection(
             size, size, np.zeros(len(size)), units="xy", offsets=at, offset_transform=axes.transData, facecolors=face,
-            edgecolors="black", linewidths=edge, zorder=1.8,
+            edgecolors="black", linewidths=edge, zorder=1.8, rasterized=len(xy) > MANY,
         ),
         autolim=False,
     )  # fmt: skip
@@ -126,4 +129,5 @@ def _sticks(axes: Axes, analysis: Analysis, atoms: Atoms, xy: FloatArray, style:
     edge = LineCollection(list(xy[pairs]), colors="black", linewidths=thick + style.line(0.4), zorder=1.6)
     inside = LineCollection(list(halves), colors=colour, linewidths=thick, capstyle="butt", zorder=1.7)
     for lines in (edge, inside):
+        lines.set_rasterized(len(xy) > MANY)
         axes.add_collection(lines, autolim=False)

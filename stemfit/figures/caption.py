@@ -36,7 +36,7 @@ def caption(scene: Scene, names: Sequence[str]) -> str:
     if not names or scene.defect is not None or "structure" in names:
         parts.append(_structures(scene))
     parts.append(_outlines(scene, names))
-    if set(names) & set(STRAINS):
+    if set(names) & {"displacement", *STRAINS}:
         parts.append(_strain(scene))
     parts.append(_source(scene))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -78,6 +78,7 @@ def _panels(scene: Scene, names: Sequence[str]) -> str:
         "simulated": "noise-free image that follows from that structure, on the same grey scale",
         "residual": f"image minus simulation in standard deviations of the noise (colours end at {STRONG_RESIDUAL:g})",
         "exx": "strain along x", "eyy": "strain along y", "exy": "shear strain", "rotation": "rotation",
+        "displacement": "displacements of the columns from the affine cell, arrows longer than true",
     }  # fmt: skip
     letters = [scene.style.letter.format(chr(ord("a") + k)) for k in range(len(names))]
     return "; ".join(f"{letter} {said[name]}" for letter, name in zip(letters, names, strict=True)) + "."
@@ -189,11 +190,12 @@ def _strain(scene: Scene) -> str:
     error = float(np.median(sigma)) * analysis.pixel_size_A * 100 if len(sigma) else float("nan")
     jitter = "Jitter of scan lines was taken out. " if analysis.fields is not None else ""
     return (
-        "Strain and rotation are relative to the affine cell that was fitted to the whole image, so that the mean "
-        f"strain is not in them: straight displacement fields in a Gaussian window of {window:.2f} nm (standard "
-        f"deviation), from columns that are placed to {error:.1f} pm, those of unknown defects left out. x right, "
-        "y up, rotation counter-clockwise. Median standard errors stand at the colour bars; grey-blue is not "
-        f"measured. {jitter}In one scan distortion of the scan and strain of the crystal cannot be told apart."
+        "Displacements, strain and rotation are relative to the affine cell that was fitted to the whole image, so "
+        "that the mean strain is not in them; strain comes from straight displacement fields in a Gaussian window of "
+        f"{window:.2f} nm (standard deviation), from columns that are placed to {error:.1f} pm, those of unknown "
+        "defects left out. x right, y up, rotation counter-clockwise. Median standard errors stand at the colour "
+        f"bars; grey-blue is not measured. {jitter}In one scan distortion of the scan and strain of the crystal "
+        "cannot be told apart."
     )
 
 

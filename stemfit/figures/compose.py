@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,10 +27,10 @@ from stemfit.figures.legend import (
 )
 from stemfit.figures.map import SMALLEST_MARKER_PT, draw_columns, draw_labels, draw_outlines, draw_regions
 from stemfit.figures.panels import STRONG_RESIDUAL, bar, diverging, residual_in_noise
-from stemfit.figures.shades import SIGNED, colour_map, contrast, grey
+from stemfit.figures.shades import SIGNED, UNSIGNED, colour_map, contrast, grey
 from stemfit.figures.sheet import Sheet, lettering, scale_bar, text_width_pt
 from stemfit.figures.style import NATURE, Style
-from stemfit.strain import Strain, strain
+from stemfit.strain import Strain, displacements, strain
 
 FloatArray = NDArray[np.float64]
 Box = tuple[float, float, float, float]
@@ -47,7 +47,7 @@ STRAINS = {
 
 TITLES = {
     "image": "image", "columns": "columns", "defects": "defects", "structure": "structure", "simulated": "simulated",
-    "residual": "residual", **{name: sign for name, (sign, _, _) in STRAINS.items()},
+    "residual": "residual", "displacement": "displacement", **{name: sign for name, (sign, _, _) in STRAINS.items()},
 }  # fmt: skip
 """Panels by their names, with what is written above them."""
 
@@ -106,10 +106,12 @@ class Scene:
 
 
 class Scale(NamedTuple):
-    """What the colours of a panel mean."""
+    """What the colours of a panel mean: range, and the name of the map."""
 
-    limit: float
+    low: float
+    high: float
     label: str
+    colours: str = SIGNED
 
 
 def compose(scene: Scene, names: Sequence[str]) -> Figure:
@@ -144,8 +146,9 @@ def compose(scene: Scene, names: Sequence[str]) -> Figure:
             if k == 0:
                 scale_bar(axes, scene.analysis.pixel_size_A, style, 0.4 if across > 1 else 0.22)
             if scale is not None:
-                shown = ScalarMappable(Normalize(-scale.limit, scale.limit), colour_map(SIGNED))
-                bar(sheet, shown, (left, top + head + high, wide), scale.label, "both")
+                shown = ScalarMappable(Normalize(scale.low, scale.high), colour_map(scale.colours))
+                ends: Literal["both", "max"] = "both" if scale.low < 0 else "max"
+                bar(sheet, shown, (left, top + head + high, wide), scale.label, ends)
     return sheet.figure
 
 
@@ -188,7 +191,7 @@ def _head(sheet: Sheet, k: int, name: str, place: tuple[float, float, float], la
 
 
 def _has_bar(name: str) -> bool:
-    return name == "residual" or name in STRAINS
+    return name in ("residual", "displacement") or name in STRAINS
 
 
 # -- panels --------------------------------------------------------------------------------------------------------
@@ -204,6 +207,7 @@ def _drawers(scene: Scene, names: Sequence[str]) -> dict[str, Callable[[Axes], S
         "structure": lambda axes: _structure(axes, scene),
         "simulated": lambda axes: _simulated(axes, scene),
         "residual": lambda axes: _residual(axes, scene),
+        "displacement": lambda axes: _displacement(axes, scene),
     }
     if maps is not None:
         found |= {name: _strain_drawer(scene, maps, name) for name in STRAINS}
@@ -258,7 +262,7 @@ def _residual(axes: Axes, scene: Scene) -> Scale:
         text = f"NCC {ncc:.3f}\nχ²/n {chi2:.2f}"
         off = 0.04 * (scene.box[2] - x0)
         lettering(axes, (x0 + off, y1 - off), text, "white", size, ha="left", va="bottom", bbox=back)
-    return Scale(STRONG_RESIDUAL, "residual / noise")
+    return Scale(-STRONG_RESIDUAL, STRONG_RESIDUAL, "residual / noise")
 
 
 def score(scene: Scene) -> tuple[float, float]:
@@ -277,6 +281,27 @@ def score(scene: Scene) -> tuple[float, float]:
     return float(ncc), float(np.mean(residual[seen] ** 2))
 
 
+def _displacement(axes: Axes, scene: Scene) -> Scale:
+    """Arrows from the sites of the affine cell, so much longer than true that most of them reach no next site."""
+    _image(axes, scene, 0.7 * DIM)
+    analysis = scene.analysis
+    at, moved, sigma = displacements(analysis)
+    (x0, y0, x1, y1), per_pm = scene.box, 100 * analysis.pixel_size_A
+    seen = ((at > [x0, y0]) & (at < [x1, y1])).all(axis=1)
+    at, moved = at[seen], moved[seen]
+    length = np.hypot(*moved.T) if len(moved) else np.zeros(1)
+    error = float(np.median(sigma)) if len(sigma) else 0.0
+    usual = max(float(np.percentile(length, 95)), 2 * error) or 1.0
+    factor = 2 / _rounded(usual / analysis.nearest_px)
+    limit = _rounded(usual * per_pm)
+    axes.quiver(
+        *at.T, *moved.T, length * per_pm, cmap=colour_map(UNSIGNED), clim=(0, limit), angles="xy", scale_units="xy",
+        scale=1 / factor, width=0.1 * analysis.nearest_px, units="xy",
+        headwidth=3.2, headlength=3.2, headaxislength=2.8, minlength=0.5, zorder=2,
+    )  # fmt: skip
+    return Scale(0.0, limit, f"pm, σ = {error * per_pm:.2g}; arrows × {factor:g}", UNSIGNED)
+
+
 def _strain_drawer(scene: Scene, maps: Strain, name: str) -> Callable[[Axes], Scale]:
     sign, unit, factor = STRAINS[name]
     values, sigma = factor * getattr(maps, name), factor * getattr(maps, f"sigma_{name}")
@@ -289,7 +314,7 @@ def _strain_drawer(scene: Scene, maps: Strain, name: str) -> Callable[[Axes], Sc
         axes.imshow(values, cmap=colour_map(SIGNED), vmin=-limit, vmax=limit, extent=(x0, x1, y1, y0))
         axes.autoscale(False)
         draw_outlines(axes, scene.analysis, scene.style, OUTLINE)
-        return Scale(limit, f"{sign} ({unit}), σ = {error:.2g}")
+        return Scale(-limit, limit, f"{sign} ({unit}), σ = {error:.2g}")
 
     return draw
 

@@ -141,14 +141,14 @@ def bar(
     scale: ScalarMappable,
     place: tuple[float, float, float],
     label: str,
-    extend: Literal["neither", "both"] = "neither",
+    extend: Literal["neither", "both", "max"] = "neither",
 ) -> None:
     """Horizontal colour bar below a panel, which ends at `place`: left, bottom, width in mm."""
     style, (left, bottom, width) = sheet.style, place
     axes = sheet.axes(left + 0.1 * width, bottom + style.beside(0.8), 0.8 * width, style.beside(1.3))
     axes.set_axis_on()
     drawn = sheet.figure.colorbar(scale, cax=axes, orientation="horizontal", extend=extend)
-    if extend == "both":  # signed
+    if extend != "neither":
         drawn.set_ticks(np.linspace(*scale.get_clim(), 3).tolist())
     drawn.ax.tick_params(
         labelsize=style.small_pt, length=style.beside(1.2), width=style.line(0.3), pad=style.beside(0.8)

@@ -21,6 +21,9 @@ FloatArray = NDArray[np.float64]
 SIGNED = "vik"
 """Blue below zero, white at it, red above."""
 
+UNSIGNED = "buda"
+"""Purple to yellow, all of it brighter than a dimmed image."""
+
 NOT_ANALYSED = "#C8CDD6"
 
 
