@@ -9,7 +9,20 @@ from typing import Annotated, Any, Literal
 import typer
 
 import stemfit
-from stemfit.commands import asking, config, exits, export, match, model, options, relax, saying, simulate, training
+from stemfit.commands import (
+    asking,
+    config,
+    exits,
+    export,
+    match,
+    model,
+    options,
+    overlay,
+    relax,
+    saying,
+    simulate,
+    training,
+)
 from stemfit.wording import log_bayes, sure
 
 app = typer.Typer(
@@ -130,6 +143,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "analyze": (analyze, EXAMPLES),
     "match": (match.match, match.EXAMPLES),
     "relax": (relax.relax, relax.EXAMPLES),
+    "overlay": (overlay.overlay, overlay.EXAMPLES),
     "simulate": (simulate.simulate, simulate.EXAMPLES),
     "export": (export.export, export.EXAMPLES),
     "train": (training.train, training.TRAIN_EXAMPLES),

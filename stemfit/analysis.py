@@ -20,6 +20,7 @@ from stemfit import result
 from stemfit.columns import Noise
 from stemfit.defects import Defect
 from stemfit.errors import InputError, StemfitError
+from stemfit.result.fields import Fields, read_fields
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -92,6 +93,8 @@ class Analysis:
     candidates : tuple of Explanation
     structures : mapping of str to ase.Atoms
         "structure", the whole field, and every candidate by its id.
+    fields : Fields or None
+        `fields.npz`, where the folder has one: background, gain, distortion, jitter of rows.
     """
 
     document: Mapping[str, Any]
@@ -103,6 +106,7 @@ class Analysis:
     suspects: tuple[Defect, ...]
     candidates: tuple[Explanation, ...]
     structures: Mapping[str, Atoms]
+    fields: Fields | None = None
 
     @classmethod
     def load(cls, folder: str | Path, *, image: FloatArray | None = None, temporary: Path | None = None) -> Analysis:
@@ -139,6 +143,7 @@ class Analysis:
             suspects=tuple(_defect(one) for one in document["suspects"]),
             candidates=tuple(_explanation(one) for one in document["candidates"]),
             structures=_Structures(folder, document["candidates"], temporary),
+            fields=read_fields(folder),
         )
 
     @property
@@ -175,6 +180,11 @@ class Analysis:
     def cell_px(self) -> FloatArray:
         """Rows a and b (2, 2) of the fitted cell."""
         return np.array([self.document["lattice"]["a_px"], self.document["lattice"]["b_px"]], dtype=np.float64)
+
+    @property
+    def step_px(self) -> float:
+        """Mean length of a and b, px."""
+        return float(np.linalg.norm(self.cell_px, axis=1).mean())
 
     @property
     def own_columns(self) -> dict[str, str]:

@@ -14,6 +14,7 @@ import pytest
 import tifffile
 
 import stemfit
+from stemfit import figures
 from stemfit.errors import InputError, UsageError
 
 SAMPLE = Path(__file__).parents[1] / "sample_images" / "mos2_sv.tif"
@@ -37,6 +38,12 @@ def test_the_folder_is_what_the_command_writes(folder: Path, loaded: stemfit.Ana
         assert (folder / name).stat().st_size > 1000
     assert loaded.document == json.loads((folder / "analysis.json").read_text())
     assert loaded.host == "MoS2" and loaded.name == "image.tif" and 0.05 < loaded.pixel_size_A < 0.3
+
+
+def test_a_stored_result_is_drawn_as_it_was(folder: Path, loaded: stemfit.Analysis, tmp_path: Path) -> None:
+    for name in ("overlay.png", "overlay.pdf"):
+        figures.save(figures.overlay(loaded), tmp_path / name)
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_arrays_are_those_of_the_files(folder: Path, loaded: stemfit.Analysis) -> None:
