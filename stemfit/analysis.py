@@ -201,13 +201,28 @@ class _Structures(Mapping[str, "Atoms"]):
     def __getitem__(self, name: str) -> Atoms:
         from definet.structure_file import read_atoms
 
-        return read_atoms(self._path[name])
+        path = self._path[name]
+        return _own_cif(path) if path.suffix == ".cif" else read_atoms(path)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._path)
 
     def __len__(self) -> int:
         return len(self._path)
+
+
+def _own_cif(path: Path) -> Atoms:
+    """A candidate's file: results list every atom of it (P1), and to look for symmetry takes a second for each."""
+    from ase.io.cif import parse_cif
+
+    try:
+        (block,) = parse_cif(str(path))
+        atoms = block.get_unsymmetrized_structure()
+    except Exception as error:  # the parser raises whatever it meets first
+        what = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({type(error).__name__})"
+        raise InputError(what, remedy="analyse the image again", subject=path) from None
+    atoms.pbc = True
+    return atoms
 
 
 def _tiff(folder: Path, name: str, document: Mapping[str, Any]) -> NDArray[Any]:

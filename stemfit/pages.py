@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 def draw(findings: Findings, folder: Path) -> None:
     """Draw overlay and report into a result folder whose other files are there already."""
     from stemfit import figures, report
+    from stemfit.analysis import Analysis
 
     overlay = figures.overlay(findings)
     for name in ("overlay.png", "overlay.pdf"):
         figures.save(overlay, folder / name)
-    page = report.html(findings, (folder / "overlay.png").read_bytes())
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    analysis = Analysis.load(folder, image=findings.micrograph.image)
+    (folder / "report.html").write_text(report.html(analysis), encoding="utf-8", newline="\n")
