@@ -88,6 +88,7 @@ def command(path: Path, folder: Path, chosen: str) -> Outcome:
     recorded = micrograph.read(path)
     clock.charge("reading")
     from stemfit import figures, pipeline, relax, report, result
+    from stemfit.analysis import Analysis
 
     clock.charge("imports")
     relaxer = relax.relaxer(chosen)
@@ -105,7 +106,8 @@ def command(path: Path, folder: Path, chosen: str) -> Outcome:
         drawn = timed("figure: drawn", lambda: figures.overlay(done))
         timed("figure: png", lambda: figures.save(drawn, at / "overlay.png"))
         timed("figure: pdf", lambda: figures.save(drawn, at / "overlay.pdf"))
-        page = timed("report", lambda: report.html(done, (at / "overlay.png").read_bytes()))
+        read = timed("result read", lambda: Analysis.load(at, image=done.micrograph.image))
+        page = timed("report", lambda: report.html(read))
         (at / "report.html").write_text(page, encoding="utf-8")
 
     def timed(part: str, call: Callable[[], Any]) -> Any:

@@ -31,6 +31,21 @@ def loaded(folder: Path) -> stemfit.Analysis:
     return stemfit.Analysis.load(folder)
 
 
+def test_the_page_of_a_stored_result_is_that_of_a_fresh_one(folder: Path, loaded: stemfit.Analysis) -> None:
+    from stemfit.report import html
+
+    assert html(loaded) == (folder / "report.html").read_text()
+
+
+def test_structures_are_read_as_every_other_file_is(folder: Path, loaded: stemfit.Analysis) -> None:
+    from definet.structure_file import read_atoms
+
+    name = loaded.candidates[0].id
+    slow, quick = read_atoms(folder / "candidates" / f"{name}.cif"), loaded.structures[name]
+    assert quick.get_chemical_symbols() == slow.get_chemical_symbols() and quick.pbc.all()
+    assert np.allclose(quick.positions, slow.positions) and np.allclose(quick.cell, slow.cell)
+
+
 def test_the_folder_is_what_the_command_writes(folder: Path, loaded: stemfit.Analysis) -> None:
     for name in ("overlay.png", "overlay.pdf", "report.html", "structure.cif"):
         assert (folder / name).stat().st_size > 1000

@@ -15,7 +15,8 @@ from stemfit.report.scene import rounded
 FloatArray = NDArray[np.float64]
 
 REACH_A = 7.0
-"""Atoms so near to a site of the defect are shown: two cells of a dichalcogenide, beyond which little moves."""
+"""Atoms so near to a site of the defect are shown: two cells of a dichalcogenide, beyond which little moves. From above
+a square about the defect that has this margin is."""
 
 
 def candidates(analysis: Analysis) -> dict[int, list[dict[str, Any]]]:
@@ -42,16 +43,18 @@ def _seen(analysis: Analysis, defect: Defect, one: Explanation) -> dict[str, Any
     steps = np.mgrid[-1:2, -1:2].reshape(2, -1).T
     xy = (np.asarray(atoms.positions)[None, :, :2] + (steps @ plane)[:, None]).reshape(-1, 2)
     px = xy @ one.matrix.T + one.offset_px
-    off_A = np.linalg.norm(px[:, None] - defect.extent_px, axis=-1).min(axis=1) * pixel_A
-    near = off_A < REACH_A
-    who = np.tile(np.arange(len(atoms)), len(steps))[near]
+    who = np.tile(np.arange(len(atoms)), len(steps))
     z = np.asarray(atoms.positions)[who, 2]
     side = -np.sign(np.linalg.det(one.matrix))  # a patch that was turned over is seen from below
-    at = np.column_stack([(px[near] - defect.center_px) * [pixel_A, -pixel_A], side * (z - z.mean())])
+    at = np.column_stack([(px - defect.center_px) * [pixel_A, -pixel_A], side * (z - z.mean())])
+    extent = np.asarray(defect.extent_px)
+    near = np.linalg.norm(px[:, None] - extent, axis=-1).min(axis=1) * pixel_A < REACH_A
+    far_A = np.abs(extent - defect.center_px).max() * pixel_A + REACH_A
+    around = np.abs(at[:, :2]).max(axis=1) < far_A
     symbols = atoms.get_chemical_symbols()
     return {
-        "atoms": [[symbols[k], *place] for k, place in zip(who.tolist(), rounded(at, 2), strict=True)],
-        "columns": _columns(np.asarray(atoms.numbers)[who], at, px[near], analysis),
+        "atoms": [[symbols[k], *place] for k, place in zip(who[near].tolist(), rounded(at[near], 2), strict=True)],
+        "columns": _columns(np.asarray(atoms.numbers)[who[around]], at[around], px[around], analysis),
     }
 
 

@@ -29,6 +29,8 @@ ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("data.js", "view.js", "closeups.js", "atoms.js", "select.js")
 """In the order in which they build on each other; `3Dmol-min.js` stands before them where there are structures."""
 
+LICENCES = ("3Dmol-min.js.LICENSE.txt", "3Dmol-LICENSE.txt")
+
 POLICY = (
     "default-src 'none'; img-src data:; script-src {scripts}; style-src {styles}; connect-src 'none'; "
     "base-uri 'none'; form-action 'none'"
@@ -57,7 +59,7 @@ def html(analysis: Analysis) -> str:
         tied=tied(analysis),
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
-        licence=asset("3Dmol-LICENSE.txt") if structures else "",
+        licence="".join(asset(name) for name in LICENCES) if structures else "",
         policy=policy,
         pictures=shown,
         strong=STRONG_RESIDUAL,
@@ -102,11 +104,11 @@ def templates() -> Environment:
     )  # fmt: skip
     environment.filters |= {
         "label": words.label, "probability": words.probability, "number": words.number, "vector": words.vector,
-        "log_bayes": log_bayes,
+        "log_bayes": log_bayes, "formula": words.formula,
     }  # fmt: skip
     environment.globals |= {
         "measured": words.measured, "count": words.count, "shares_of": words.shares, "tally": words.tally,
-        "open_names": words.OPEN,
+        "open_names": words.OPEN, "types": words.TYPES,
     }  # fmt: skip
     return environment
 

@@ -11,10 +11,26 @@ from markupsafe import Markup, escape
 from stemfit.defects import names_in
 from stemfit.defects.types import Defect
 
-LEAST_TOLD = 0.005
-"""A probability below this would be told as 0.00: such alternatives are told together, as "others"."""
+LEAST_TOLD = 0.01
+"""Alternatives below this, which would be told as 0.00, are told together, as "others"."""
 
 OTHERS = "others"
+RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+TYPES = {
+    "SV": "one atom of a column missing",
+    "DV": "both atoms of a column missing, or two that were neighbours",
+    "VM": "metal atom missing, with its neighbours or without",
+    "SUB": "atom of another element",
+    "ANTI": "atom of the host on the site of another",
+    "LINE": "row of vacancies: SVL along one row, DVL along two, CVL of whole columns; the number counts missing atoms",
+    "TREFOIL": "metals turned about a point, with vacancies",
+    "BOND": "turned bonds, rings of 5, 7 or 8",
+    "TWIN": "mirrored part",
+    "ADATOM": "atom on top",
+    "UNKNOWN": "none of the structures that are known explains it",
+}
+
 OPEN = {
     "pristine": "no defect",
     "UNKNOWN": "UNKNOWN: none of the structures that are known",
@@ -49,13 +65,24 @@ def number(value: float | None, decimals: int | None = None) -> str:
 
 
 def measured(value: float | None, sigma: float | None) -> str:
-    """Value ± standard error, as many decimals as two digits of the error need."""
+    """Value ± standard error, as many digits as two of the error need, in powers of ten where these are many."""
     if value is None or not math.isfinite(value):
         return "–"
     if sigma is None or not math.isfinite(sigma) or sigma <= 0:
         return f"{value:.4g}"
+    power = math.floor(math.log10(max(abs(value), sigma)))
+    if sigma >= 100:
+        scaled = measured(value / 10**power, sigma / 10**power)
+        return f"({scaled}) × 10{str(power).translate(RAISED)}"
     decimals = max(0, 1 - math.floor(math.log10(sigma)))
     return f"{value:.{decimals}f} ± {sigma:.{decimals}f}"
+
+
+def formula(name: str) -> Markup:
+    """MoSe2 with its number below the line; what is no formula as it is."""
+    if not re.fullmatch(r"(?:[A-Z][a-z]?\d*)+", name):
+        return escape(name)
+    return Markup(re.sub(r"(\d+)", r"<sub>\1</sub>", name))
 
 
 def vector(values: Iterable[float], decimals: int = 3) -> str:

@@ -3,7 +3,7 @@
 (() => {
   const { scene, byId, element } = page;
   const place = byId("atoms"), which = byId("which"), elements = byId("elements");
-  const BOND = 1.25; // of the distance to the nearest neighbour of both atoms: metals of one layer are farther
+  const BOND = 1.18; // of the distance to the nearest neighbour of both atoms; metals of one layer are 1.3 apart
   let viewer = null, broken = false;
 
   function open() {
@@ -57,6 +57,7 @@
     if (!viewer) return;
     viewer.setView([0, 0, 0, 0, 0, 0, 0, 1]);
     viewer.zoomTo();
+    viewer.zoom(0.85);
     if (way === "side") viewer.rotate(-80, "x");
     viewer.render();
   }

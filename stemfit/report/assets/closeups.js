@@ -63,7 +63,7 @@
 
   // One level under all candidates of a defect: what is between the most probable one and the model of the image.
   function drawPatches(id, article) {
-    const all = (scene.candidates[id] || []).filter((one) => one.columns), place = square(defects.get(id)), n = 60;
+    const all = (scene.candidates[id] || []).filter((one) => one.columns), place = square(defects.get(id)), n = 72;
     if (!all.length) return;
     const lights = all.map((one) => rendered(one.columns, place, n));
     const ground = meanOfModel(place) - lights[0].reduce((a, b) => a + b) / (n * n), [low, high] = scene.grey;

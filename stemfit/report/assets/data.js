@@ -13,6 +13,10 @@ const page = (() => {
   function measured(value, sigma) {
     if (value === null) return "–";
     if (sigma === null || !(sigma > 0)) return String(value);
+    if (sigma >= 100) {
+      const power = Math.floor(Math.log10(Math.max(Math.abs(value), sigma)));
+      return `(${measured(value / 10 ** power, sigma / 10 ** power)}) × 10${[...String(power)].map((d) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]).join("")}`;
+    }
     const decimals = Math.min(20, Math.max(0, 1 - Math.floor(Math.log10(sigma))));
     return `${value.toFixed(decimals)} ± ${sigma.toFixed(decimals)}`;
   }

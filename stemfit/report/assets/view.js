@@ -383,7 +383,7 @@
 
   page.hear("pick", ({ id, centre }) => {
     picked = id;
-    if (centre) look(...defects.get(id).at, Math.max(scale, Math.min(width, height) / (12 * scene.cell)));
+    if (centre) look(...defects.get(id).at, Math.max(scale, 1.6 * fit(), Math.min(width, height) / (12 * scene.cell)));
     redraw();
   });
   page.hear("hide", (ids) => { hidden = ids; redraw(); });
@@ -395,5 +395,6 @@
   new ResizeObserver(measure).observe(canvas.parentElement);
   measure();
   showAll();
+  // What is in view, for whoever looks from outside.
   page.view = () => ({ scale, shift, fit: fit(), picked, near, column, toScreen });
 })();
