@@ -244,7 +244,7 @@
     return [
       name,
       `x ${page.measured(columns.x[k], columns.sx[k])} px, y ${page.measured(columns.y[k], columns.sy[k])} px`,
-      `${nm(columns.x[k])} nm from the left, ${nm(columns.y[k])} nm from the top`,
+      `${nm(columns.x[k])} nm, ${nm(columns.y[k])} nm from the upper left`,
       `brightness ${page.measured(columns.light[k], columns.slight[k])}`,
       columns.site[k] ? `site ${columns.site[k]}` : "on no site",
     ];
@@ -259,7 +259,11 @@
       const first = element("p", `${one.claimed ? "Defect" : "Suspect, not claimed"} ${id}: `);
       first.append(page.labelled(one.label), ` ${one.type}, P ${page.probability(one.p)}`);
       lines.push(first);
-      if (row.cells[4].textContent) lines.push(element("p", `or else ${row.cells[4].textContent}`));
+      if (row.cells[4].textContent) {
+        const others = element("p", "or else ");
+        others.append(...row.cells[4].cloneNode(true).childNodes);
+        lines.push(others);
+      }
       lines.push(element("p", `x ${one.at[0].toFixed(1)}, y ${one.at[1].toFixed(1)} px; ln BF ${row.cells[7].textContent}`));
     }
     if (k !== null) for (const line of aboutColumn(k)) lines.push(element("p", line));
