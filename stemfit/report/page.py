@@ -26,7 +26,7 @@ from stemfit.wording import log_bayes
 
 ASSETS = Path(__file__).parent / "assets"
 
-SCRIPTS = ("data.js", "view.js", "closeups.js", "atoms.js", "select.js")
+SCRIPTS = ("data.js", "layers.js", "view.js", "closeups.js", "atoms.js", "select.js")
 """In the order in which they build on each other; `3Dmol-min.js` stands before them where there are structures."""
 
 LICENCES = ("3Dmol-min.js.LICENSE.txt", "3Dmol-LICENSE.txt")

@@ -27,7 +27,7 @@
 
   function show({ id, label, atoms }) {
     open();
-    which.replaceChildren(`Candidate ${id}, relaxed: `, page.labelled(label), ", x right and y up as in the image");
+    which.replaceChildren(`Candidate ${id}, relaxed: `, page.labelled(label), ", x right and y up as in the image; lines join nearest neighbours");
     if (broken) return;
     const bonds = bonded(atoms);
     viewer.removeAllModels();
