@@ -242,6 +242,17 @@ def test_columns_are_those_of_the_table(analysis: Analysis, page: Page) -> None:
     assert sum(sign["count"] for sign in page.scene["signs"]) == len(table["id"])
 
 
+def test_what_an_alloy_is_made_of_is_told_and_drawn_alike(analysis: Analysis) -> None:
+    mixed = {**analysis.document["host"], "composition": {"X": {"Se": [0.7, 0.01], "S": [0.3, 0.02]}}}
+    names = analysis.columns["species"].copy()
+    names[np.flatnonzero(names == "Se2")[::3]] = "SSe"
+    alloy = replace(stating(analysis, host=mixed), columns={**analysis.columns, "species": names})
+    page = Page(html(alloy))
+    assert "Sublattice X: Se 70.0 ± 1.0 %, S 30.0 ± 2.0 %" in page.said
+    filled = {sign["species"] for sign in page.scene["signs"] if sign["filled"]}
+    assert filled == {"Mo", "Se2", "SSe"} and "Se" in {sign["species"] for sign in page.scene["signs"]}
+
+
 def test_the_lattice_goes_through_the_sites_as_the_scan_bent_them(analysis: Analysis, page: Page) -> None:
     lines = [np.array(line) for line in page.scene["lattice"]]
     nodes = np.vstack(lines)

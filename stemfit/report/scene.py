@@ -23,6 +23,9 @@ COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2")
 
 NO_NAME = "#FFFFFF"
 
+OFTEN = 0.05
+"""Share of all columns; fewer are taken for defects of an alloy by their sign."""
+
 BEND = 3
 """Degree of the polynomial that the lattice is bent by: scan distortion is smooth."""
 
@@ -68,13 +71,17 @@ def reach_px(analysis: Analysis) -> float:
 
 
 def signs(analysis: Analysis) -> list[dict[str, Any]]:
-    """How columns of each type are drawn: filled dots for the host's own, rings for what is there instead."""
+    """How columns of each type are drawn: filled dots for what the crystal is made of, rings for what is there instead.
+
+    In an alloy the crystal is also made of what is often there instead.
+    """
     counted = Counter(analysis.columns["species"].tolist())
     own = [name for name in dict.fromkeys(analysis.own_columns.values()) if counted[name]]
     guests = sorted((name for name in counted if name and name not in own), key=lambda name: (-counted[name], name))
     others = COLOURS[max(2, len(own)) :] or COLOURS[2:]
     found = [(name, COLOURS[k % len(COLOURS)], True) for k, name in enumerate(own)]
-    found += [(name, others[k % len(others)], False) for k, name in enumerate(guests)]
+    often = OFTEN * counted.total() if analysis.document["host"]["composition"] else np.inf
+    found += [(name, others[k % len(others)], counted[name] > often) for k, name in enumerate(guests)]
     found += [("", NO_NAME, False)] if counted[""] else []
     return [{"species": name, "colour": c, "filled": f, "count": counted[name]} for name, c, f in found]
 

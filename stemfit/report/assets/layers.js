@@ -33,11 +33,11 @@
     const k = scene.shrunk, source = pictures[view.picture];
     ctx.imageSmoothingEnabled = view.scale * k < 4;
     ctx.drawImage(source, view.shift[0], view.shift[1], source.naturalWidth * k * view.scale, source.naturalHeight * k * view.scale);
-    if (shown("regions")) drawRegions();
+    const words = shown("regions") ? drawRegions() : [];
     if (shown("lattice")) drawLattice();
     if (shown("columns")) drawColumns();
     for (const one of scene.defects) if (view.visible(one)) drawDefect(one);
-    if (shown("names")) drawNames();
+    if (shown("names")) drawNames(words);
     drawBar();
   }
 
@@ -47,9 +47,9 @@
     if (closed) ctx.closePath();
   }
 
+  // Outlines with a word in each; where these words stand.
   function drawRegions() {
-    ctx.save();
-    for (const region of scene.regions) {
+    return scene.regions.map((region) => {
       path(region.outline, true);
       ctx.fillStyle = "rgb(154 164 178 / .35)";
       ctx.fill();
@@ -61,10 +61,10 @@
       const at = view.toScreen(inside(Math.min(...xs), Math.max(...xs), cols), inside(Math.min(...ys), Math.max(...ys), rows));
       ctx.font = "13px system-ui, sans-serif";
       const half = ctx.measureText(region.kind).width / 2 + 4;
-      const x = Math.min(Math.max(at[0], half), view.width - half);
-      text([[region.kind, false]], x - half + 4, Math.min(Math.max(at[1], 12), view.height - 12), 13, "#fff");
-    }
-    ctx.restore();
+      const x = Math.min(Math.max(at[0], half), view.width - half), y = Math.min(Math.max(at[1], 12), view.height - 12);
+      text([[region.kind, false]], x - half + 4, y, 13, "#fff");
+      return [x - half, y - 9, x + half, y + 9];
+    });
   }
 
   function drawLattice() {
@@ -144,8 +144,8 @@
   }
 
   // Beside its defect, clear of other names; where there is no room only the number, or nothing.
-  function drawNames() {
-    const px = 13, taken = [[0, view.height - 40, 130, view.height]];
+  function drawNames(words) {
+    const px = 13, taken = [[0, view.height - 40, 130, view.height], ...words];
     const clear = (box) => taken.every((b) => box[2] < b[0] || box[0] > b[2] || box[3] < b[1] || box[1] > b[3]);
     const order = [...scene.defects].sort((a, b) => (b.id === view.picked) - (a.id === view.picked) || b.claimed - a.claimed || b.p - a.p);
     const boxes = order.filter(view.visible).map((one) => {
@@ -157,7 +157,9 @@
     for (const [one, box] of boxes) {
       if (box[2] < 0 || box[0] > view.width || box[3] < 0 || box[1] > view.height) continue;
       const name = [[`${one.id} `, false], ...page.pieces(one.label), [` ${page.probability(one.p)}${one.claimed ? "" : " ?"}`, false]];
-      const done = [name, [[String(one.id), false]]].some((parts) => {
+      const brief = [[one.claimed ? String(one.id) : `${one.id} ?`, false]];
+      const hardly = one.p < 0.01 && one.id !== view.picked; // its name would say little
+      const done = [...(hardly ? [] : [name]), brief].some((parts) => {
         const w = long(parts, px), middle = (box[1] + box[3]) / 2, centre = (box[0] + box[2]) / 2;
         const places = [[box[2] + 3, middle], [box[0] - 3 - w, middle], [centre - w / 2, box[1] - 9], [centre - w / 2, box[3] + 9]];
         return places.some(([u, v]) => {
