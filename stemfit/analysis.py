@@ -29,6 +29,9 @@ FloatArray = NDArray[np.float64]
 TEXTS = ("sublattice", "species")
 """Columns of `columns.csv` that hold no number."""
 
+CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
+"""Of a CIF, in the order of ASE."""
+
 WHOLE = "structure"
 """Key of the structure of the whole field among `Analysis.structures`."""
 
@@ -212,17 +215,24 @@ class _Structures(Mapping[str, "Atoms"]):
 
 
 def _own_cif(path: Path) -> Atoms:
-    """A candidate's file: results list every atom of it (P1), and to look for symmetry takes a second for each."""
-    from ase.io.cif import parse_cif
+    """A candidate's file, as results have them: every atom listed (P1), one loop of sites, a line each, no quotes.
+
+    Readers of all that a CIF may be take up to a second for each of some hundred.
+    """
+    from ase import Atoms
 
     try:
-        (block,) = parse_cif(str(path))
-        atoms = block.get_unsymmetrized_structure()
-    except Exception as error:  # the parser raises whatever it meets first
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        values = dict(line.split(maxsplit=1) for line in lines if line.startswith(("_cell_length_", "_cell_angle_")))
+        cell = [float(values[f"_cell_{name}"]) for name in CELL]
+        names = [line for line in lines if line.startswith("_atom_site_")]
+        rows = [line.split() for line in lines[lines.index(names[-1]) + 1 :]]
+        sites = dict(zip(names, zip(*rows, strict=True), strict=True))
+        places = np.array([sites[f"_atom_site_fract_{axis}"] for axis in "xyz"], dtype=np.float64).T
+        return Atoms(list(sites["_atom_site_type_symbol"]), cell=cell, scaled_positions=places, pbc=True)
+    except (OSError, ValueError, LookupError) as error:
         what = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({type(error).__name__})"
         raise InputError(what, remedy="analyse the image again", subject=path) from None
-    atoms.pbc = True
-    return atoms
 
 
 def _tiff(folder: Path, name: str, document: Mapping[str, Any]) -> NDArray[Any]:

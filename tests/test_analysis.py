@@ -111,6 +111,19 @@ def test_without_the_image_masked_areas_are_unknown(folder: Path, loaded: stemfi
     assert np.isnan(stemfit.Analysis.load(alone).image[~seen]).all()
 
 
+@pytest.mark.parametrize("content", ["", "data_image0\n", "_cell_length_a 3\n_atom_site_type_symbol\nMo S\n", None])
+def test_damaged_structures_are_refused(content: str | None, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    loaded = stemfit.Analysis.load(tmp_path / "copy")
+    name = loaded.candidates[0].id
+    path = tmp_path / "copy" / "candidates" / f"{name}.cif"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match="no such file" if content is None else "cannot be read"):
+        loaded.structures[name]
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
