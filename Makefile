@@ -8,10 +8,11 @@ WORKERS ?= 2
 # One thread per process: two threads on two busy cores are slower than one (and -n $(WORKERS) uses the cores).
 THREADS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help demo install test lint types check gallery wheel clean
+.PHONY: help demo install browser test lint types check gallery wheel clean
 
 help:
 	@echo "make demo    create .venv, install, analyse $(SAMPLE)"
+	@echo "make browser install Chromium from Debian's packages, in which tests look at report.html; skipped without it"
 	@echo "make test    ruff, mypy and pytest"
 	@echo "make gallery remake docs/gallery.md (some minutes)"
 	@echo "make wheel   build the wheel into dist/"
@@ -22,6 +23,13 @@ demo: .venv/.installed
 	.venv/bin/stemfit analyze $(SAMPLE) --out $(OUT)
 
 install: .venv/.installed
+
+browser:
+	@command -v chromium >/dev/null || { \
+	    sudo=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); \
+	    $$sudo apt-get update -qq && \
+	    $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	} || echo "Chromium could not be installed: the tests that look at report.html will be skipped"
 
 test: lint types check
 

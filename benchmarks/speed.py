@@ -88,6 +88,7 @@ def command(path: Path, folder: Path, chosen: str) -> Outcome:
     recorded = micrograph.read(path)
     clock.charge("reading")
     from stemfit import figures, pipeline, relax, report, result
+    from stemfit.analysis import Analysis
 
     clock.charge("imports")
     relaxer = relax.relaxer(chosen)
@@ -102,10 +103,11 @@ def command(path: Path, folder: Path, chosen: str) -> Outcome:
     clock.charge(stage[0])
 
     def pages(done: Any, at: Path) -> None:
-        drawn = timed("figure: drawn", lambda: figures.overlay(done))
+        read = timed("result read", lambda: Analysis.load(at, image=done.micrograph.image))
+        drawn = timed("figure: drawn", lambda: figures.overlay(read))
         timed("figure: png", lambda: figures.save(drawn, at / "overlay.png"))
         timed("figure: pdf", lambda: figures.save(drawn, at / "overlay.pdf"))
-        page = timed("report", lambda: report.html(done, (at / "overlay.png").read_bytes()))
+        page = timed("report", lambda: report.html(read))
         (at / "report.html").write_text(page, encoding="utf-8")
 
     def timed(part: str, call: Callable[[], Any]) -> Any:

@@ -30,6 +30,9 @@ FloatArray = NDArray[np.float64]
 TEXTS = ("sublattice", "species")
 """Columns of `columns.csv` that hold no number."""
 
+CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
+"""Of a CIF, in the order of ASE."""
+
 WHOLE = "structure"
 """Key of the structure of the whole field among `Analysis.structures`."""
 
@@ -216,13 +219,35 @@ class _Structures(Mapping[str, "Atoms"]):
     def __getitem__(self, name: str) -> Atoms:
         from definet.structure_file import read_atoms
 
-        return read_atoms(self._path[name])
+        path = self._path[name]
+        return _own_cif(path) if path.suffix == ".cif" else read_atoms(path)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._path)
 
     def __len__(self) -> int:
         return len(self._path)
+
+
+def _own_cif(path: Path) -> Atoms:
+    """A candidate's file, as results have them: every atom listed (P1), one loop of sites, a line each, no quotes.
+
+    Readers of all that a CIF may be take up to a second for each of some hundred.
+    """
+    from ase import Atoms
+
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        values = dict(line.split(maxsplit=1) for line in lines if line.startswith(("_cell_length_", "_cell_angle_")))
+        cell = [float(values[f"_cell_{name}"]) for name in CELL]
+        names = [line for line in lines if line.startswith("_atom_site_")]
+        rows = [line.split() for line in lines[lines.index(names[-1]) + 1 :]]
+        sites = dict(zip(names, zip(*rows, strict=True), strict=True))
+        places = np.array([sites[f"_atom_site_fract_{axis}"] for axis in "xyz"], dtype=np.float64).T
+        return Atoms(list(sites["_atom_site_type_symbol"]), cell=cell, scaled_positions=places, pbc=True)
+    except (OSError, ValueError, LookupError) as error:
+        what = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({type(error).__name__})"
+        raise InputError(what, remedy="analyse the image again", subject=path) from None
 
 
 def _tiff(folder: Path, name: str, document: Mapping[str, Any]) -> NDArray[Any]:

@@ -33,6 +33,22 @@ def loaded(folder: Path) -> stemfit.Analysis:
     return stemfit.Analysis.load(folder)
 
 
+def test_the_page_of_a_stored_result_is_that_of_a_fresh_one(folder: Path, loaded: stemfit.Analysis) -> None:
+    from stemfit.report import html
+
+    assert html(loaded) == (folder / "report.html").read_text()
+
+
+def test_structures_are_read_as_every_other_file_is(folder: Path, loaded: stemfit.Analysis) -> None:
+    from definet.structure_file import read_atoms
+
+    name = loaded.candidates[0].id
+    slow, quick = read_atoms(folder / "candidates" / f"{name}.cif"), loaded.structures[name]
+    assert quick.get_chemical_symbols() == slow.get_chemical_symbols() and quick.pbc.all()
+    apart = quick.get_scaled_positions(wrap=False) - slow.get_scaled_positions(wrap=False)
+    assert np.allclose(apart, np.round(apart), atol=1e-9) and np.allclose(quick.cell, slow.cell)
+
+
 def test_the_folder_is_what_the_command_writes(folder: Path, loaded: stemfit.Analysis) -> None:
     for name in ("overlay.png", "overlay.pdf", "report.html", "structure.cif"):
         assert (folder / name).stat().st_size > 1000
@@ -101,6 +117,19 @@ def test_without_the_image_masked_areas_are_unknown(folder: Path, loaded: stemfi
     assert np.isnan(found.image[~seen]).all()
     tifffile.imwrite(tmp_path / "gone.tif", np.zeros(loaded.image.shape, np.float32))  # another image of that name
     assert np.isnan(stemfit.Analysis.load(alone).image[~seen]).all()
+
+
+@pytest.mark.parametrize("content", ["", "data_image0\n", "_cell_length_a 3\n_atom_site_type_symbol\nMo S\n", None])
+def test_damaged_structures_are_refused(content: str | None, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    loaded = stemfit.Analysis.load(tmp_path / "copy")
+    name = loaded.candidates[0].id
+    path = tmp_path / "copy" / "candidates" / f"{name}.cif"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match="no such file" if content is None else "cannot be read"):
+        loaded.structures[name]
 
 
 @pytest.mark.parametrize(
