@@ -203,6 +203,11 @@ class Analysis:
         length = np.linalg.norm(apart.reshape(-1, 2) @ self.cell_px, axis=1)
         return float(length[length > 1e-6].min())
 
+    def _repr_html_(self) -> str:
+        from stemfit import notebook
+
+        return notebook.html(self)
+
     def explanations(self, defect: int) -> tuple[Explanation, ...]:
         """Candidates of a defect, the most probable first."""
         return tuple(sorted((c for c in self.candidates if c.defect == defect), key=lambda c: -c.posterior))

@@ -6,6 +6,7 @@ import gc
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -88,6 +89,13 @@ def test_defects_and_candidates_are_those_of_the_document(loaded: stemfit.Analys
         assert set(atoms.get_chemical_symbols()) <= {"Mo", "S", "W", "Se", "O"}
     assert len(loaded.structures) == 1 + len(loaded.candidates)
     assert "x_px" in loaded.structures["structure"].arrays
+
+
+def test_notebooks_show_overlay_and_defects(loaded: stemfit.Analysis) -> None:
+    named = {**loaded.document, "input": {**loaded.document["input"], "path": "<img src=x onerror=1>.tif"}}
+    page = replace(loaded, document=named)._repr_html_()
+    assert "data:image/png;base64," in page and page.count("<tr>") == 1 + len(loaded.defects)
+    assert "<img src=x" not in page and loaded.defects[0].label in page
 
 
 def test_an_analysis_without_a_folder_says_the_same(

@@ -16,7 +16,10 @@ ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "cli.py", *sorted((ROOT / "stemfit").rglob("*.py")), *sorted((ROOT / "definet").rglob("*.py"))]
 HEAVY = {"torch", "e3nn", "pymatgen", "matplotlib", "scipy", "skimage"}
 # Of stemfit: they use the stages, no stage uses them.
-OUTSIDE = {"analysis", "api", "batch", "commands", "export", "figures", "pages", "pipeline", "report", "strain"}
+OUTSIDE = {
+    "analysis", "api", "batch", "commands", "export", "figures", "notebook", "pages", "pipeline",
+    "report", "strain",
+}
 
 
 def module(path: Path) -> str:
