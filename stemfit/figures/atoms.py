@@ -50,8 +50,8 @@ def draw_structure(axes: Axes, analysis: Analysis, style: Style) -> None:
     _balls(axes, analysis, atoms, xy, style)
 
 
-def element_signs(axes: Axes, analysis: Analysis, style: Style) -> list[Line2D]:
-    """One for each element in view, the heaviest first."""
+def element_signs(axes: Axes, analysis: Analysis, style: Style, also: str = "") -> list[Line2D]:
+    """One for each element in view, the heaviest first; `also` follows the symbols."""
     from ase.data import chemical_symbols
 
     atoms, _ = _seen(axes, analysis)
@@ -59,7 +59,7 @@ def element_signs(axes: Axes, analysis: Analysis, style: Style) -> list[Line2D]:
     edge = style.line(0.4)
     return [
         Line2D([], [], linestyle="none", marker="o", markersize=0.7 * style.text_pt, markerfacecolor=tuple(colour),
-               markeredgecolor="black", markeredgewidth=edge, label=chemical_symbols[number])
+               markeredgecolor="black", markeredgewidth=edge, label=chemical_symbols[number] + also)
         for number, colour in zip(numbers, _colours(np.array(numbers, dtype=np.int64)), strict=True)
     ]  # fmt: skip
 

@@ -287,7 +287,8 @@ def _displacement(axes: Axes, scene: Scene) -> Scale:
     analysis = scene.analysis
     at, moved, sigma = displacements(analysis)
     (x0, y0, x1, y1), per_pm = scene.box, 100 * analysis.pixel_size_A
-    seen = ((at > [x0, y0]) & (at < [x1, y1])).all(axis=1)
+    column, row = np.clip(np.rint(at).astype(int), 0, np.array(analysis.mask.shape[::-1]) - 1).T
+    seen = ((at > [x0, y0]) & (at < [x1, y1])).all(axis=1) & (analysis.mask[row, column] == 0)
     at, moved = at[seen], moved[seen]
     length = np.hypot(*moved.T) if len(moved) else np.zeros(1)
     error = float(np.median(sigma)) if len(sigma) else 0.0
@@ -350,7 +351,7 @@ def _signs(scene: Scene, names: Sequence[str]) -> list[Sign]:
     if "structure" in shown:
         axes = Sheet(10.0, style).axes(0, 0, 10, 10)
         _look(axes, scene)
-        signs += element_signs(axes, analysis, style)
+        signs += element_signs(axes, analysis, style, " atom" if "columns" in shown else "")
     if shown & {"defects", "structure", *STRAINS}:
         signs += outline_signs(analysis, style, "defect", OUTLINE)
     rows, columns = scene.part

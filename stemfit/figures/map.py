@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Polygon
+from matplotlib.path import Path
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
@@ -34,6 +35,9 @@ LABEL_BACK = {"boxstyle": "square,pad=0.12", "facecolor": "black", "edgecolor": 
 
 SMALLEST_MARKER_PT = 0.7
 """Smaller dots are not seen in print: an image with so many columns is shown without them."""
+
+PLACES = 48
+"""Along each side of the view, where the word for a region may stand."""
 
 WIDEST_LABEL = 0.5
 """Of the view: where names are longer, numbers stand for them."""
@@ -94,16 +98,18 @@ def draw_regions(axes: Axes, analysis: Analysis, style: Style) -> list[FloatArra
 
 
 def _within(polygon_px: FloatArray, half: FloatArray, axes: Axes) -> FloatArray | None:
-    """Middle of what is seen of a polygon, moved so that a box of half size (w, h) about it stays inside.
+    """Place in a polygon nearest to the middle of what is seen of it, moved for a box of half size (w, h) to be seen.
 
     None where nothing of it is seen.
     """
     low, high = _view(axes)
-    if (polygon_px.max(axis=0) < low).any() or (polygon_px.min(axis=0) > high).any():
+    x, y = np.linspace(low, high, PLACES).T
+    grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    inside = grid[Path(polygon_px).contains_points(grid)]
+    if not len(inside):
         return None
-    seen, middle = np.clip(polygon_px, low, high), (low + high) / 2
-    first, last = np.minimum(low + half, middle), np.maximum(high - half, middle)
-    return np.asarray(np.clip((seen.min(axis=0) + seen.max(axis=0)) / 2, first, last))
+    centre, middle = inside[np.argmin(np.hypot(*(inside - inside.mean(axis=0)).T))], (low + high) / 2
+    return np.asarray(np.clip(centre, np.minimum(low + half, middle), np.maximum(high - half, middle)))
 
 
 def _view(axes: Axes) -> tuple[FloatArray, FloatArray]:

@@ -67,14 +67,15 @@ def mixed_colours(analysis: Analysis) -> dict[str, dict[str, str]]:
 def blended(analysis: Analysis) -> dict[int, FloatArray]:
     """Colour (3,) of each full column of a mixed sublattice, by its number.
 
-    That of its likeliest type, as far as that is probable, and for the rest the mean of the sublattice's.
+    That of its likeliest type, as far as that is probable, and for the rest the mean of the sublattice's: of columns
+    that nobody judged, that mean alone.
     """
     columns, found = analysis.columns, {}
     for sublattice, colours in mixed_colours(analysis).items():
         palette = {name: np.array(to_rgb(colour)) for name, colour in colours.items()}
         mean = np.mean(list(palette.values()), axis=0)
         for k in np.flatnonzero((columns["sublattice"] == sublattice) & np.isin(columns["species"], list(palette))):
-            p = np.nan_to_num(columns["p_species"][k], nan=1.0)
+            p = np.nan_to_num(columns["p_species"][k])
             found[int(k)] = p * palette[str(columns["species"][k])] + (1 - p) * mean
     return found
 
