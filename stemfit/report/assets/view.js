@@ -211,6 +211,7 @@
   page.hear("pick", ({ id, centre }) => {
     view.picked = id;
     if (centre) look(...defects.get(id).at, Math.max(view.scale, 1.6 * view.fit(), Math.min(view.width, view.height) / (12 * scene.cell)));
+    if (document.activeElement === canvas) tellOf(id, null, view.toScreen(...defects.get(id).at)); // by the keyboard
     view.redraw();
   });
   page.hear("hide", (ids) => { view.hidden = ids; view.redraw(); });
