@@ -8,12 +8,13 @@ WORKERS ?= 2
 # One thread per process: two threads on two busy cores are slower than one (and -n $(WORKERS) uses the cores).
 THREADS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help demo install browser test lint types check wheel clean
+.PHONY: help demo install browser test lint types check gallery wheel clean
 
 help:
 	@echo "make demo    create .venv, install, analyse $(SAMPLE)"
 	@echo "make browser install Chromium from Debian's packages, in which tests look at report.html; skipped without it"
 	@echo "make test    ruff, mypy and pytest"
+	@echo "make gallery remake docs/gallery.md (some minutes)"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make clean   remove .venv and everything built"
 
@@ -40,6 +41,9 @@ types: .venv/.installed-dev
 
 check: .venv/.installed-dev
 	$(THREADS) .venv/bin/pytest -q -n $(WORKERS)
+
+gallery: .venv/.installed-dev
+	$(THREADS) .venv/bin/python benchmarks/gallery.py
 
 wheel: .venv/.installed
 	rm -rf build dist

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 import stemfit
-from stemfit.commands import asking, exits, match, model, options, relax, saying, simulate, training
-from stemfit.wording import log_bayes
+from stemfit.commands import (
+    asking,
+    config,
+    exits,
+    export,
+    match,
+    model,
+    options,
+    overlay,
+    relax,
+    saying,
+    simulate,
+    training,
+)
+from stemfit.wording import log_bayes, sure
 
 app = typer.Typer(
     name="stemfit",
@@ -44,7 +58,8 @@ Examples:
   stemfit analyze image.tif
   stemfit analyze image.tif --host WSe2 --voltage 60 --detector 60,200
   stemfit analyze image.tif --host ReS2.cif --relaxer keep
-  stemfit analyze stack.tif --frame 3 --roi 0,0,1024,900 --out run7.stemfit
+  stemfit analyze stack.dm4 --frame aligned --roi 0,0,1024,900 --out run7.stemfit
+  stemfit analyze velox.emd --signal HAADF
   stemfit analyze image.png --pixel-size 0.125 --json > summary.json
 
 Exit codes: 0 done, 2 wrong usage or unknown host, 3 input missing or damaged, 4 not analysable, 5 output cannot be
@@ -52,7 +67,6 @@ written, 6 model cannot be used.
 """
 
 
-@app.command(epilog=EXAMPLES)
 def analyze(
     image: options.Image,
     host: Annotated[
@@ -68,6 +82,7 @@ def analyze(
     detector: options.Detector = None,
     roi: options.Roi = None,
     mask: options.Mask = None,
+    signal: options.Signal = None,
     frame: options.Frame = None,
     relaxer: Annotated[
         Literal["definet", "teacher", "keep"],
@@ -96,6 +111,7 @@ def analyze(
     device: options.ImageDevice = "auto",
     as_json: options.AsJson = False,
     verbose: options.Verbose = False,
+    config: options.Config = None,
     debug: options.Debug = False,
 ) -> None:
     """Find the defects of one image and the structures behind them."""
@@ -109,23 +125,36 @@ def analyze(
             "detector": asking.angles("--detector", detector),
             "roi": asking.rectangle("--roi", roi),
             "temperature": asking.positive("--temperature", temperature),
+            "frame": asking.frame(frame),
+            "signal": signal,
         }
         from stemfit import api
 
         with exits.progress(verbose) as progress:
             found = api.analyze(
-                image, **asked, mask=mask, frame=frame, relaxer=relaxer, checkpoint=checkpoint, simulator=simulator,
-                device=device, out=folder, progress=progress,
+                image, **asked, mask=mask, relaxer=relaxer, checkpoint=checkpoint, simulator=simulator, device=device,
+                out=folder, progress=progress,
             )  # fmt: skip
         document = dict(found.document)
         typer.echo(exits.as_text({"output": str(folder), **document}) if as_json else _summary(document, folder))
 
 
-app.command(epilog=match.EXAMPLES)(match.match)
-app.command(epilog=relax.EXAMPLES)(relax.relax)
-app.command(epilog=simulate.EXAMPLES)(simulate.simulate)
+COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
+    "analyze": (analyze, EXAMPLES),
+    "match": (match.match, match.EXAMPLES),
+    "relax": (relax.relax, relax.EXAMPLES),
+    "overlay": (overlay.overlay, overlay.EXAMPLES),
+    "simulate": (simulate.simulate, simulate.EXAMPLES),
+    "export": (export.export, export.EXAMPLES),
+    "train": (training.train, training.TRAIN_EXAMPLES),
+}
+"""Those whose options may come from a file."""
+
+FUNCTIONS = {name: function for name, (function, _) in COMMANDS.items()}
+for _name, (_function, _examples) in COMMANDS.items():
+    app.command(_name, cls=config.configurable(FUNCTIONS), epilog=_examples)(_function)
+app.command(epilog=config.EXAMPLES)(config.command(FUNCTIONS))
 app.add_typer(model.app, name="model")
-app.command(epilog=training.TRAIN_EXAMPLES)(training.train)
 app.add_typer(training.dataset, name="dataset")
 
 
@@ -149,10 +178,10 @@ def _table(defects: list[dict[str, Any]]) -> list[str]:
         x, y = defect["center_px"]
         others = sorted(defect["alternatives"], key=lambda other: -other["probability"])
         lines = sum(other["probability"] for other in others if "VL-" in other["label"])
-        line = f"LINE {saying.sure(defect['probability'] + lines)}: " if defect["type"] == "LINE" else ""
+        line = f"LINE {sure(defect['probability'] + lines)}: " if defect["type"] == "LINE" else ""
         rows.append(
             (
-                str(defect["id"]), defect["type"], defect["label"], saying.sure(defect["probability"]),
+                str(defect["id"]), defect["type"], defect["label"], sure(defect["probability"]),
                 f"{x:.1f}", f"{y:.1f}", log_bayes(defect["log_bayes_factor"]),
                 line + ", ".join(f"{other['label']} {other['probability']:.2g}" for other in others[:2]),
             )

@@ -218,7 +218,7 @@ def draw(some: Sequence[Kept], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "stemfit", "font.size": 8}
-    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.6), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 4.3), sharey=True, layout="constrained")
     for axis, title, of in ((axes[0], "the name", named), (axes[1], "any defect", wrong_here)):
         axis.plot([0, 1], [0, 1], color="0.7", lw=1)
         for number, c in enumerate(COUNTS):
@@ -231,7 +231,7 @@ def draw(some: Sequence[Kept], path: Path) -> None:
                 label=f"{c:g} counts, ECE {value:.3f} ± {error:.3f} ({sum(map(len, fields))})",
             )
         axis.set(title=f"Claims and suspects: {title}", xlabel="stated probability", xlim=(0, 1.02), ylim=(0, 1.02))
-        axis.legend(loc="upper left", frameon=False)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
     axes[0].set_ylabel("how often it is so")
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=130)
     plt.close(figure)

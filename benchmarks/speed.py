@@ -103,10 +103,10 @@ def command(path: Path, folder: Path, chosen: str) -> Outcome:
     clock.charge(stage[0])
 
     def pages(done: Any, at: Path) -> None:
-        drawn = timed("figure: drawn", lambda: figures.overlay(done))
+        read = timed("result read", lambda: Analysis.load(at, image=done.micrograph.image))
+        drawn = timed("figure: drawn", lambda: figures.overlay(read))
         timed("figure: png", lambda: figures.save(drawn, at / "overlay.png"))
         timed("figure: pdf", lambda: figures.save(drawn, at / "overlay.pdf"))
-        read = timed("result read", lambda: Analysis.load(at, image=done.micrograph.image))
         page = timed("report", lambda: report.html(read))
         (at / "report.html").write_text(page, encoding="utf-8")
 

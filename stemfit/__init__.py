@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stemfit.api import Analysis, analyze, open
+    from stemfit.analysis import Analysis
+    from stemfit.api import analyze, open
 
 __all__ = ["Analysis", "analyze", "open"]
 __version__ = "0.1.0"
@@ -14,9 +15,9 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """Load what is asked for when it is asked for: `stemfit --help` and every submodule stay light."""
     if name in __all__:
-        from stemfit import api
+        from importlib import import_module
 
-        return getattr(api, name)
+        return getattr(import_module("stemfit.analysis" if name == "Analysis" else "stemfit.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -20,6 +20,7 @@ from stemfit import result
 from stemfit.columns import Noise
 from stemfit.defects import Defect
 from stemfit.errors import InputError, StemfitError
+from stemfit.result.fields import Fields, read_fields
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -95,6 +96,8 @@ class Analysis:
     candidates : tuple of Explanation
     structures : mapping of str to ase.Atoms
         "structure", the whole field, and every candidate by its id.
+    fields : Fields or None
+        `fields.npz`, where the folder has one: background, gain, distortion, jitter of rows.
     """
 
     document: Mapping[str, Any]
@@ -106,6 +109,7 @@ class Analysis:
     suspects: tuple[Defect, ...]
     candidates: tuple[Explanation, ...]
     structures: Mapping[str, Atoms]
+    fields: Fields | None = None
 
     @classmethod
     def load(cls, folder: str | Path, *, image: FloatArray | None = None, temporary: Path | None = None) -> Analysis:
@@ -142,6 +146,7 @@ class Analysis:
             suspects=tuple(_defect(one) for one in document["suspects"]),
             candidates=tuple(_explanation(one) for one in document["candidates"]),
             structures=_Structures(folder, document["candidates"], temporary),
+            fields=read_fields(folder),
         )
 
     @property
@@ -165,6 +170,11 @@ class Analysis:
         return str(self.document["host"]["name"])
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before believing the rest."""
+        return tuple(self.document["warnings"])
+
+    @property
     def pixel_size_A(self) -> float:
         """Angstrom per pixel."""
         return float(self.document["calibration"]["pixel_size_A"])
@@ -173,6 +183,11 @@ class Analysis:
     def cell_px(self) -> FloatArray:
         """Rows a and b (2, 2) of the fitted cell."""
         return np.array([self.document["lattice"]["a_px"], self.document["lattice"]["b_px"]], dtype=np.float64)
+
+    @property
+    def step_px(self) -> float:
+        """Mean length of a and b, px."""
+        return float(np.linalg.norm(self.cell_px, axis=1).mean())
 
     @property
     def own_columns(self) -> dict[str, str]:
@@ -187,6 +202,11 @@ class Analysis:
         apart = basis[:, None, None] - basis[None, :, None] + steps
         length = np.linalg.norm(apart.reshape(-1, 2) @ self.cell_px, axis=1)
         return float(length[length > 1e-6].min())
+
+    def _repr_html_(self) -> str:
+        from stemfit import notebook
+
+        return notebook.html(self)
 
     def explanations(self, defect: int) -> tuple[Explanation, ...]:
         """Candidates of a defect, the most probable first."""
@@ -257,7 +277,7 @@ def _image_of(document: Mapping[str, Any], folder: Path) -> FloatArray | None:
     stated = Path(document["input"]["path"])
     for path in (stated, folder.parent / stated.name):
         try:
-            found = micrograph.read(path, frame=document["input"]["frame"])
+            found = micrograph.read(path, frame=document["input"]["frame"], signal=document["input"]["signal"])
         except (StemfitError, OSError):
             continue
         if found.sha256 == document["input"]["sha256"]:

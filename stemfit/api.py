@@ -1,4 +1,4 @@
-"""What `import stemfit` offers: `stemfit.open`, `stemfit.analyze`, `stemfit.Analysis`."""
+"""What `import stemfit` offers beside `stemfit.Analysis`: `stemfit.open`, `stemfit.analyze`."""
 
 from __future__ import annotations
 
@@ -6,26 +6,36 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from stemfit import micrograph, result
-from stemfit.analysis import Analysis
+from stemfit import micrograph
 from stemfit.commands import asking
 from stemfit.crystal_file import asked_host
+from stemfit.errors import after_reading
 from stemfit.mask_file import read_mask
-from stemfit.micrograph import Micrograph
+from stemfit.micrograph import Frame, Micrograph
 
-__all__ = ["Analysis", "analyze", "open"]
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from stemfit.analysis import Analysis
+
+__all__ = ["analyze", "open"]
 
 
-def open(path: str | Path, *, frame: int | None = None, pixel_size: float | None = None) -> Micrograph:
+def open(
+    path: str | Path, *, frame: Frame | None = None, signal: str | None = None, pixel_size: float | None = None
+) -> Micrograph:
     """Read an image and its scale.
 
     Parameters
     ----------
     path : path
-    frame : int, optional
-        Which image of a stack, from 0.
+        TIFF, PNG, dm3, dm4, emd, ser, emi, mrc, hspy or zspy.
+    frame : int, "mean" or "aligned", optional
+        Which image of a stack, from 0, or how all of them become one.
+    signal : str, optional
+        Name or number of a signal in a file with several; the annular dark field without.
     pixel_size : float, optional
         Angstrom; wins over what the file states.
 
@@ -34,11 +44,12 @@ def open(path: str | Path, *, frame: int | None = None, pixel_size: float | None
     InputError, NotAnalysable, UsageError
         The file is missing or damaged; holds no single grey image; an option is out of range.
     """
-    return micrograph.read(path, frame=frame, pixel_size_A=asking.pixel_size("pixel_size", pixel_size))
+    size = asking.pixel_size("pixel_size", pixel_size)
+    return micrograph.read(path, frame=frame, signal=signal, pixel_size_A=size)
 
 
 def analyze(
-    image: str | Path | Micrograph,
+    image: str | Path | Micrograph | ArrayLike | Any,
     *,
     host: str = "auto",
     pixel_size: float | None = None,
@@ -47,7 +58,8 @@ def analyze(
     detector: tuple[float, float] | None = None,
     roi: tuple[int, int, int, int] | None = None,
     mask: str | Path | None = None,
-    frame: int | None = None,
+    frame: Frame | None = None,
+    signal: str | None = None,
     relaxer: Literal["definet", "teacher", "keep"] = "definet",
     checkpoint: str | Path | None = None,
     simulator: Literal["fast", "multislice"] = "fast",
@@ -60,7 +72,7 @@ def analyze(
 
     Parameters
     ----------
-    image : path or Micrograph
+    image : path, Micrograph, (H, W) array or HyperSpy signal
     host : str
         "auto", the name of a crystal, or the path of a CIF.
     pixel_size : float, optional
@@ -73,8 +85,8 @@ def analyze(
         px; x1, y1 exclusive.
     mask : path, optional
         Image whose non-zero pixels are not analysed.
-    frame : int, optional
-        Which image of a stack, from 0; for a path.
+    frame, signal : optional
+        As for `open`; for paths, `frame` also for HyperSpy signals.
     relaxer, checkpoint, simulator, device : optional
         As the options of the command.
     temperature : float, optional
@@ -94,21 +106,25 @@ def analyze(
     voltage, convergence = asking.positive("voltage", voltage), asking.positive("convergence", convergence)
     asking.check_microscope(voltage, convergence, detector, simulator)
     pixel_size = asking.pixel_size("pixel_size", pixel_size)
-    recorded = _recorded(image, frame, pixel_size)
+    recorded = _recorded(image, frame, signal, pixel_size)
     if mask is not None:
         read_mask(Path(mask), recorded.image.shape)
+    from stemfit import result
+
     if out is not None:
         result.check_place(Path(out), recorded.sha256)
     progress("loading")
     from stemfit import pages, pipeline, relax
+    from stemfit.analysis import Analysis
 
     settings = pipeline.Settings(
         host=host, pixel_size_A=pixel_size, voltage_kV=voltage, convergence_mrad=convergence, detector_mrad=detector,
         roi=roi, mask=None if mask is None else str(mask), device=device,
         temperature_K=asking.positive("temperature", temperature), simulator=simulator,
     )  # fmt: skip
-    path = None if checkpoint is None else Path(checkpoint)
-    findings = pipeline.analyze(recorded, settings, relax.relaxer(relaxer, device, path), progress=progress)
+    relaxing = relax.relaxer(relaxer, device, None if checkpoint is None else Path(checkpoint))
+    with after_reading(recorded.warnings):
+        findings = pipeline.analyze(recorded, settings, relaxing, progress=progress)
     progress("writing")
     if out is not None:
         return Analysis.load(result.write(findings, Path(out), extras=pages.draw), image=recorded.image)
@@ -116,9 +132,14 @@ def analyze(
     return Analysis.load(result.write(findings, place / "result"), image=recorded.image, temporary=place)
 
 
-def _recorded(image: str | Path | Micrograph, frame: int | None, pixel_size_A: float | None) -> Micrograph:
+def _recorded(image: Any, frame: Frame | None, signal: str | None, pixel_size_A: float | None) -> Micrograph:
+    """The image, from wherever it is."""
+    if isinstance(image, str | Path):
+        return micrograph.read(image, pixel_size_A=pixel_size_A, frame=frame, signal=signal)
+    if hasattr(image, "axes_manager"):
+        return micrograph.from_signal(image, pixel_size_A, frame)
     if not isinstance(image, Micrograph):
-        return micrograph.read(image, pixel_size_A=pixel_size_A, frame=frame)
+        return micrograph.from_array(image, pixel_size_A)
     if pixel_size_A is None:
         return image
     return replace(image, pixel_size_A=pixel_size_A, pixel_size_source="user")

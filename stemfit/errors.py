@@ -17,7 +17,8 @@ A stage that knows no file raises without `subject`; the command line puts the i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -124,3 +125,20 @@ class SomeFailed(StemfitError):
     """Some files of a batch failed; the others are done."""
 
     exit_code = 10
+
+
+@contextmanager
+def after_reading(notes: Sequence[str]) -> Iterator[None]:
+    """Add what was noted while the file was read to the line of an image that cannot be analysed.
+
+    Raises
+    ------
+    NotAnalysable
+    """
+    try:
+        yield
+    except NotAnalysable as error:
+        if not notes:
+            raise
+        problem = f"{error.args[0]} ({'; '.join(notes)})"
+        raise NotAnalysable(problem, remedy=error.remedy, subject=error.subject) from error

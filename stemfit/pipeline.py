@@ -14,6 +14,7 @@ from stemfit import warn
 from stemfit.candidate_alloys import mixtures_of, propose_in
 from stemfit.candidates import Candidate
 from stemfit.columns import Columns
+from stemfit.contrast import looks_inverted
 from stemfit.defects import Defect, otherwise, with_naming_doubt
 from stemfit.lattice import RowOffsets, SiteMap
 from stemfit.matching.compare import compare
@@ -21,7 +22,7 @@ from stemfit.matching.given import Given
 from stemfit.matching.judge import Matching, judge, same_host
 from stemfit.matching.spots import look_for
 from stemfit.micrograph import Micrograph
-from stemfit.observed import Clock, Observed, observe
+from stemfit.observed import Clock, Observed, as_stated, observe
 from stemfit.observed import Settings as Settings
 from stemfit.relax import Relaxed, Relaxer
 from stemfit.result import Findings, HostCall
@@ -50,6 +51,7 @@ def analyze(
         If the image shows no columns or no lattice.
     """
     clock = Clock(progress)
+    settings, read = as_stated(settings, micrograph)
     v = observe(micrograph, settings, clock)
     host, optics = v.identity.host, (settings.voltage_kV, settings.detector_mrad)
     with clock("candidates"):
@@ -76,7 +78,8 @@ def analyze(
             )
             for some in (ranking.claimed, ranking.doubted + v.suspects)
         )
-    return told(v, asdict(settings), clock, claimed, suspects, (candidates, relaxed, ranking.scores))
+    result = told(v, asdict(settings), clock, claimed, suspects, (candidates, relaxed, ranking.scores))
+    return replace(result, warnings=(*read, *result.warnings))
 
 
 def match(
@@ -108,6 +111,7 @@ def match(
         If a structure is one of another host.
     """
     clock = Clock(progress)
+    settings, read = as_stated(settings, micrograph)
     v = observe(micrograph, settings, clock)
     same_host(givens, v.identity)
     with clock("places"):
@@ -122,7 +126,7 @@ def match(
     asked = {"command": "match", **asdict(settings), "structures": [str(g.path) for g in givens], "at_px": at_px}
     result = told(v, asked, clock, answer.found, answer.doubted, answer.explained, elsewhere)
     own = (*(w for g in givens for w in g.warnings), *answer.warnings(elsewhere))
-    return replace(result, matches=answer.as_scanned(v.rows), warnings=(*own, *result.warnings))
+    return replace(result, matches=answer.as_scanned(v.rows), warnings=(*read, *own, *result.warnings))
 
 
 def told(
@@ -143,7 +147,7 @@ def told(
         measured = each[~drawing.told]
     warnings = warn.collect(
         v.identity, v.calibration, v.posteriors, v.brightness, v.imaging, candidates, relaxed, v.rows, v.spikes,
-        claimed, v.cut,
+        claimed, v.cut, looks_inverted(v.micrograph.image, simulated, v.lattice.a_px_iso),
     )
     seen, sites, claimed, suspects = _as_scanned(v.rows, v.columns, v.sites, claimed, suspects)
     fractions = {s: p.composition() for s, p in v.mixtures.items()} or None

@@ -26,13 +26,15 @@ SEPARATE = 3.0
 def collect(
     identity: Identity, calibration: Calibration, posteriors: Sequence[SitePosterior], brightness: Brightness,
     imaging: Imaging, candidates: Sequence[Candidate], relaxed: Sequence[Relaxed], rows: RowOffsets, spikes: int,
-    claimed: Sequence[Defect], cut: Cut,
+    claimed: Sequence[Defect], cut: Cut, inverted: bool,
 ) -> tuple[str, ...]:
     """All warnings of an analysis, most consequential first; one posterior for each sublattice of the host."""
     host = identity.host
     return tuple(
         text
         for text in (
+            "dark spots stand on a bright ground: this looks like a bright field or an inverted image, of which "
+            "nothing here holds; give the annular dark field, with bright atoms" if inverted else "",
             *_host(identity),
             *_mixture(identity),
             *_scale(calibration),

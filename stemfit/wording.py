@@ -10,6 +10,11 @@ maxima is met decides over hundreds of nats.
 """
 
 
+def sure(probability: float) -> str:
+    """Three digits, and never certainty."""
+    return ">0.999" if probability > 0.9995 else f"{probability:.3f}"
+
+
 def log_bayes(value: float | None) -> str:
     """A log Bayes factor as far as it means anything; a dash where there is none."""
     if value is None or value != value:

@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fake_analysis import fake_analysis
+from fake_result import result_of
+from matplotlib.colors import to_rgb
 from test_imaging import COLUMNS, METAL, SITES
 
 from stemfit.defects import SitePosterior, find_defects, occupancies
@@ -159,8 +161,10 @@ def test_an_alloy_is_written_and_drawn() -> None:
     said = [(lines[c][9], lines[c][10]) for c in column[seen]]
     assert set(said[3:]) == {("S2", "0.7")}
     assert ("Se2", "1") in said
-    colours = mixed_colours(analysis)
+    result = result_of(analysis)
+    colours = mixed_colours(result)["X"]
     assert len({colours[c] for c in ("S2", "SSe", "Se2")}) == 3
-    between = blended(analysis)[int(column[seen][-1])]
-    pure = blended(analysis)[int(column[:3][column[:3] >= 0][0])]
+    between = blended(result)[int(column[seen][-1])]
+    pure = blended(result)[int(column[:3][column[:3] >= 0][0])]
+    assert np.allclose(pure, to_rgb(colours["Se2"]))
     assert not np.allclose(between, pure)

@@ -6,13 +6,16 @@ import gc
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
 
 import stemfit
+from stemfit import figures
 from stemfit.errors import InputError, UsageError
 
 SAMPLE = Path(__file__).parents[1] / "sample_images" / "mos2_sv.tif"
@@ -54,6 +57,12 @@ def test_the_folder_is_what_the_command_writes(folder: Path, loaded: stemfit.Ana
     assert loaded.host == "MoS2" and loaded.name == "image.tif" and 0.05 < loaded.pixel_size_A < 0.3
 
 
+def test_a_stored_result_is_drawn_as_it_was(folder: Path, loaded: stemfit.Analysis, tmp_path: Path) -> None:
+    for name in ("overlay.png", "overlay.pdf"):
+        figures.save(figures.overlay(loaded), tmp_path / name)
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
 def test_arrays_are_those_of_the_files(folder: Path, loaded: stemfit.Analysis) -> None:
     assert np.array_equal(loaded.image, tifffile.imread(SAMPLE))
     seen = loaded.mask == 0
@@ -80,6 +89,13 @@ def test_defects_and_candidates_are_those_of_the_document(loaded: stemfit.Analys
         assert set(atoms.get_chemical_symbols()) <= {"Mo", "S", "W", "Se", "O"}
     assert len(loaded.structures) == 1 + len(loaded.candidates)
     assert "x_px" in loaded.structures["structure"].arrays
+
+
+def test_notebooks_show_overlay_and_defects(loaded: stemfit.Analysis) -> None:
+    named = {**loaded.document, "input": {**loaded.document["input"], "path": "<img src=x onerror=1>.tif"}}
+    page = replace(loaded, document=named)._repr_html_()
+    assert "data:image/png;base64," in page and page.count("<tr>") == 1 + len(loaded.defects)
+    assert "<img src=x" not in page and loaded.defects[0].label in page
 
 
 def test_an_analysis_without_a_folder_says_the_same(
@@ -141,6 +157,27 @@ def test_damaged_folders_are_refused(damage, words: str, folder: Path, tmp_path:
     damage(copy)
     with pytest.raises(InputError, match=words):
         stemfit.Analysis.load(copy)
+
+
+def test_arrays_and_signals_are_images_too(loaded: stemfit.Analysis) -> None:
+    image = stemfit.open(SAMPLE)
+    size_A = image.pixel_size_A
+    axes = SimpleNamespace(
+        signal_axes=[
+            SimpleNamespace(index_in_array=k, size=n, scale=size_A / 10, units="nm") for k, n in ((1, 300), (0, 280))
+        ],
+        navigation_axes=(),
+    )
+    part = image.image[:280, :300]
+    signal = SimpleNamespace(
+        data=part, axes_manager=axes, metadata=SimpleNamespace(General=SimpleNamespace(title="HAADF of mine"))
+    )
+    several = [stemfit.analyze(one, host="MoS2", pixel_size=size) for one, size in ((part, size_A), (signal, None))]
+    labels = [[(d.label, round(d.probability, 6)) for d in found.defects] for found in several]
+    assert labels[0] == labels[1] and labels[0]
+    assert several[0].document["calibration"]["metadata_pixel_size_A"] is None
+    assert several[1].document["calibration"]["metadata_pixel_size_A"] == pytest.approx(size_A)
+    assert several[1].name == "HAADF of mine" and several[0].name == "array"
 
 
 def test_options_are_checked_before_anything_is_read() -> None:

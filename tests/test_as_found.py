@@ -88,6 +88,20 @@ def test_every_field_counts(folder: Path, tmp_path: Path) -> None:
     for name, value in flat.items():
         other = altered(folder, tmp_path / name, **{name: value})
         assert ncc(again(other / "structure.extxyz", other, tmp_path / "x.tif"), known) < 0.9995, name
+    # by this width rows are averaged over a column: with a narrow one columns jitter with the row of their middle
+    narrow = altered(folder, tmp_path / "row_width_px", row_width_px=np.float64(0.1))
+    off = again(narrow / "structure.extxyz", narrow, tmp_path / "x.tif") - known
+    assert np.nanmax(np.abs(off)) > 0.02 * np.nanstd(known)  # ten times what storing it rounds off
+    atoms = ase.io.read(folder / "structure.extxyz")  # the distortion is asked where a file says no place in the image
+    del atoms.arrays["x_px"], atoms.arrays["y_px"]
+    bare = altered(folder, tmp_path / "bare")
+    straight = altered(folder, tmp_path / "distortion_px", distortion_px=np.zeros_like(fields.distortion_px))
+    for result_ in (bare, straight):
+        ase.io.write(result_ / "bare.extxyz", atoms, format="extxyz")
+    bent, unbent = (again(f / "bare.extxyz", f, tmp_path / "x.tif") for f in (bare, straight))
+    assert ncc(bent, known) > 0.99 > ncc(unbent, known)
+    asked = {*flat, "row_width_px", "distortion_px"}
+    assert asked == set(Fields._fields), "a new field is to be asked here, too"
     (other / NAME).unlink()  # as older results are: even
     assert ncc(again(other / "structure.extxyz", other, tmp_path / "x.tif"), known) < 0.97
 

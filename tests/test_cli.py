@@ -122,6 +122,8 @@ def test_bad_input(make: Callable[[], None], exit_code: int, words: list[str]) -
         (["--pixel-size", "1e-10"], ["--pixel-size 1e-10 is no pixel", "1 nm = 10 A"]),
         (["--convergence", "0.03"], ["convergence 0.03 mrad", "did you mean 30 mrad?"]),
         (["--convergence", "30", "--voltage", "60000"], ["voltage 60000 kV", "did you mean 60 kV?"]),
+        (["--detector", "0.06,0.18"], ["0.06 to 0.18 mrad", "did you mean 60,180?"]),
+        (["--convergence", "30", "--detector", "0.06,0.18"], ["did you mean 60,180?", "give mrad, not rad"]),
         (["--convergence", "30", "--detector", "20,200"], ["begins at 20 mrad, inside the bright field of 30 mrad"]),
         (["--simulator", "multislice", "--voltage", "60"], ["multislice needs the microscope"]),
         (["--temperature", "-5"], ["--temperature -5"]),
@@ -131,7 +133,10 @@ def test_bad_input(make: Callable[[], None], exit_code: int, words: list[str]) -
         (["--detector", "200,60"], ["--detector 200,60 is no range"]),
         (["--roi", "10,10,5,50"], ["--roi 10,10,5,50 is no rectangle"]),
         (["--roi", "a,b,c,d"], ["--roi 'a,b,c,d' is not X0,Y0,X1,Y1"]),
-        (["--frame", "3"], ["no frame 3", "--frame 0 to 0"]),
+        (["--frame", "3"], ["no frame 3", "leave --frame out"]),
+        (["--frame", "-1"], ["--frame -1 is no frame", "its number from 0, or mean, or aligned"]),
+        (["--frame", "median"], ["--frame median is no frame"]),
+        (["--signal", "HAADF"], ["no signal HAADF", "leave --signal out"]),
     ],
 )
 def test_bad_options(options: list[str], words: list[str]) -> None:
@@ -217,6 +222,13 @@ def test_options_arrive(chain: list[Any]) -> None:
     assert settings.roi == (1, 2, 90, 100) and relaxer == ("keep", "cpu", None)
 
 
+@pytest.mark.parametrize(("frame", "taken"), [("2", 2), ("mean", "mean"), ("aligned", "aligned")])
+def test_frame_and_signal_arrive(chain: list[Any], frame: str, taken: int | str) -> None:
+    tifffile.imwrite("stack.tif", np.stack([VALUES] * 3), photometric="minisblack")
+    assert run("analyze", "stack.tif", "--frame", frame, "--signal", "0").exit_code == 0
+    assert chain[0][0].frame == taken and np.allclose(chain[0][0].image, VALUES)
+
+
 def test_verbose_names_the_stages(chain: list[Any]) -> None:
     done = run("analyze", "image.tif", "-v")
     assert "columns\n" in done.stderr and "columns\n" not in done.stdout
@@ -246,6 +258,19 @@ def test_failing_chain(
 
     monkeypatch.setattr("stemfit.pipeline.analyze", fail)
     assert_one_line(run("analyze", "image.tif"), exit_code, "image.tif: ", words)
+
+
+def test_what_was_noted_while_reading_is_told_where_nothing_is_found(
+    chain: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise NotAnalysable("no lattice", remedy="record a larger field")
+
+    monkeypatch.setattr("stemfit.pipeline.analyze", fail)
+    assert_one_line(run("analyze", "image.tif"), 4, "image.tif: no lattice; record")
+    tifffile.imwrite("coarse.tif", VALUES, imagej=True, resolution=(0.2, 0.2), metadata={"unit": "nm"})
+    words = "no lattice (the file states 50 A a pixel (ImageJ), with which atoms are not resolved: not used); record"
+    assert_one_line(run("analyze", "coarse.tif"), 4, words)
 
 
 # -- help and version ----------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from fake_analysis import fake_analysis
+from fake_result import fake_result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
@@ -19,17 +19,26 @@ from stemfit import figures
 from stemfit.figures import legend, outlines, panels
 from stemfit.figures import map as annotated
 from stemfit.figures.labels import place
-from stemfit.figures.sheet import WIDTH_MM, YELLOW, Sheet, contrast, formula, label_text, probability_text, scale_bar
+from stemfit.figures.marks import columns_px
+from stemfit.figures.shades import contrast
+from stemfit.figures.sheet import YELLOW, Sheet, formula, label_text, probability_text, scale_bar
+from stemfit.figures.style import NATURE
+
+WIDTH_MM = NATURE.width_mm
 
 
 @pytest.fixture(scope="module")
 def analysis():
-    return fake_analysis(shape=(186, 230), a_px=20)
+    return fake_result(shape=(186, 230), a_px=20)
 
 
 @pytest.fixture(scope="module")
 def figure(analysis):
     return figures.overlay(analysis)
+
+
+def metals(analysis):
+    return columns_px(analysis)[analysis.columns["sublattice"] == "M"]
 
 
 def lines(axes, colour):
@@ -43,7 +52,7 @@ def test_one_journal_column_wide(figure):
 
 
 def test_axes_are_in_pixels(analysis, figure):
-    height, width = analysis.micrograph.image.shape
+    height, width = analysis.image.shape
     axes = figure.axes[0]
     assert axes.get_xlim() == (-0.5, width - 0.5)
     assert axes.get_ylim() == (height - 0.5, -0.5)  # y down
@@ -53,11 +62,10 @@ def test_the_drawn_cell_is_the_fitted_one(analysis, figure):
     cells = [p.get_xy() for p in figure.axes[0].patches if isinstance(p, Polygon) and len(p.get_xy()) == 5]
     assert len(cells) == 1
     corner, along_a, opposite, along_b, _ = cells[0]
-    assert_allclose(along_a - corner, analysis.lattice.a_px, atol=1e-9)
-    assert_allclose(along_b - corner, analysis.lattice.b_px, atol=1e-9)
-    assert_allclose(opposite - corner, analysis.lattice.a_px + analysis.lattice.b_px, atol=1e-9)
-    metal = analysis.sites.xy_px[analysis.sites.sublattice == "M"]
-    assert np.hypot(*(metal - corner).T).min() < 1e-9
+    assert_allclose(along_a - corner, analysis.cell_px[0], atol=1e-9)
+    assert_allclose(along_b - corner, analysis.cell_px[1], atol=1e-9)
+    assert_allclose(opposite - corner, analysis.cell_px.sum(axis=0), atol=1e-9)
+    assert np.hypot(*(metals(analysis) - corner).T).min() < 0.5  # px
 
 
 def test_outlines_hold_their_defect_and_nothing_else(analysis, figure):
@@ -70,30 +78,28 @@ def test_outlines_hold_their_defect_and_nothing_else(analysis, figure):
         assert_allclose(
             distance.min(axis=1), annotated.reach_px(analysis), rtol=0.01 if len(defect.sites) == 1 else 0.4
         )
-        metal = analysis.sites.xy_px[analysis.sites.sublattice == "M"]
         if len(defect.sites) == 1:
-            assert np.hypot(*(metal - defect.center_px).T).min() > annotated.reach_px(analysis)
+            assert np.hypot(*(metals(analysis) - defect.center_px).T).min() > annotated.reach_px(analysis)
 
 
 def test_columns_beyond_the_edge_do_not_move_the_image(analysis):
-    columns = replace(analysis.columns, xy_px=analysis.columns.xy_px - [25.0, 30.0])
+    columns = {**analysis.columns, "x_px": analysis.columns["x_px"] - 25, "y_px": analysis.columns["y_px"] - 30}
     axes = figures.overlay(replace(analysis, columns=columns)).axes[0]
-    assert axes.get_xlim() == (-0.5, analysis.micrograph.image.shape[1] - 0.5)
-    assert axes.get_ylim() == (analysis.micrograph.image.shape[0] - 0.5, -0.5)
+    assert axes.get_xlim() == (-0.5, analysis.image.shape[1] - 0.5)
+    assert axes.get_ylim() == (analysis.image.shape[0] - 0.5, -0.5)
 
 
 def test_close_ups_stay_inside_the_image(analysis):
     corner = replace(analysis.defects[0], center_px=np.array([2.0, 3.0]), extent_px=np.array([[2.0, 3.0]]))
-    (x0, x1), (y0, y1) = panels._view(analysis, corner)
+    x0, y0, x1, y1 = panels.close_view(analysis, corner)
     assert x0 == y0 == 0
-    assert x1 == y1 > 3 * analysis.lattice.a_px_iso
+    assert x1 == y1 > 3 * analysis.step_px
 
 
 def test_the_legend_fits_and_its_signs_show(analysis):
-    sites = replace(
-        analysis.sites, column=np.where(np.arange(len(analysis.sites.column)) % 50, analysis.sites.column, -1)
-    )
-    entries = legend.legend_rows(replace(analysis, sites=sites))  # columns that stand on no site have no name
+    species = np.where(np.arange(len(analysis.columns["species"])) % 50, analysis.columns["species"], "")
+    stray = replace(analysis, columns={**analysis.columns, "species": species})  # on no site: these have no name
+    entries = legend.legend_rows(stray, NATURE)
     texts = [entry.get_label() for row in entries for entry in row]
     assert {"unnamed", "not analysed", "defect with probability"} < set(texts)
     sheet = Sheet(20.0)
@@ -141,7 +147,7 @@ def test_suspects_are_thinner(analysis, figure):
 
 def test_columns_are_drawn_by_species(analysis, figure):
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-    assert sum(len(line.get_xdata()) for line in dots) == len(analysis.columns)
+    assert sum(len(line.get_xdata()) for line in dots) == len(analysis.columns["id"])
     open_dots = [line for line in dots if line.get_markerfacecolor() == "none"]
     changed = sum(
         len(defect.sites) for defect in analysis.defects if defect.type != "DV"
@@ -150,17 +156,18 @@ def test_columns_are_drawn_by_species(analysis, figure):
 
 
 def test_markers_shrink_and_vanish(analysis):
-    sizes = [annotated._marker_pt(analysis, points_per_px) for points_per_px in (1.0, 0.5, 0.1)]
+    sizes = [annotated.marker_pt(analysis, points_per_px, NATURE) for points_per_px in (1.0, 0.5, 0.1)]
     assert_allclose(sizes[1], 0.5 * sizes[0])
     assert sizes[2] < annotated.SMALLEST_MARKER_PT < sizes[1]
-    axes = Sheet(60.0).axes(0, 0, WIDTH_MM, 60)
-    annotated._columns(axes, analysis, 0.1)
+    axes = Sheet(60.0).axes(0, 0, 60, 60)
+    axes.set_xlim(0, 1700)
+    annotated.draw_columns(axes, analysis, NATURE)
     assert len(axes.lines) == 0
 
 
 @pytest.fixture(scope="module")
 def crowded():
-    return fake_analysis(shape=(240, 330), a_px=14, vacancies=legend.MOST_LABELS + 4, region=False)
+    return fake_result(shape=(240, 330), a_px=14, vacancies=legend.MOST_LABELS + 4, region=False)
 
 
 def test_many_defects_are_counted_instead_of_named(crowded):
@@ -183,7 +190,7 @@ def test_close_ups_show_every_kind_of_defect(crowded):
 
 
 def test_without_anything_to_show():
-    bare = fake_analysis(shape=(120, 150), a_px=20, vacancies=0, region=False, suspects=False, line=False)
+    bare = fake_result(shape=(120, 150), a_px=20, vacancies=0, region=False, suspects=False, line=False)
     figure = figures.overlay(replace(bare, defects=()))
     assert lines(figure.axes[0], YELLOW) == []
     assert len(figure.axes) == 7  # map, legend, three panels, two colour bars
@@ -191,13 +198,13 @@ def test_without_anything_to_show():
 
 def test_a_masked_image_can_be_drawn(analysis):
     blind = replace(
-        analysis, simulated=np.full_like(analysis.simulated, np.nan), region_map=np.ones_like(analysis.region_map)
+        analysis, simulated=np.full_like(analysis.simulated, np.nan), mask=np.ones_like(analysis.mask)
     )
     figures.overlay(blind)
 
 
 def test_residual_is_in_units_of_noise(analysis):
-    residual = panels._residual(analysis)
+    residual = panels.residual_in_noise(analysis)
     assert np.array_equal(np.isnan(residual), np.isnan(analysis.simulated))
     calm = residual[np.isfinite(residual)]
     assert_allclose(np.median(np.abs(calm)) * 1.4826, 1.0, atol=0.15)  # Poisson noise of the made-up image
@@ -205,16 +212,21 @@ def test_residual_is_in_units_of_noise(analysis):
 
 def test_the_scale_bar_is_as_long_as_it_says():
     for pixel_A in (0.05, 0.11, 0.37):
-        axes = Sheet(50.0).axes(0, 0, WIDTH_MM, 50)
+        sheet = Sheet(50.0)
+        axes = sheet.axes(0, 0, 70, 50)
         axes.set(xlim=(-0.5, 699.5), ylim=(499.5, -0.5))
-        scale_bar(axes, pixel_A)
-        length_px = np.ptp(axes.lines[0].get_xdata())
-        stated_nm = float(axes.texts[0].get_text().split()[0])
-        assert_allclose(length_px * pixel_A / 10, stated_nm)
-        assert 0.05 < length_px / 700 <= 0.22
+        corners = scale_bar(axes, pixel_A, NATURE)
+        sheet.figure.draw_without_rendering()
+        bar = axes.artists[0].info
+        assert_allclose(bar.length_px * pixel_A / 10, bar.value)
+        assert bar.scale_text == f"{bar.value:g} nm"
+        assert 0.05 < bar.length_px / 700 <= 0.22
+        seen = axes.transData.inverted().transform(bar.window_extent.get_points())
+        assert (seen.min(axis=0) > corners.min(axis=0) - 5).all()
+        assert (seen.max(axis=0) < corners.max(axis=0) + 15).all()
 
 
-@pytest.mark.parametrize("suffix", ["png", "pdf"])
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
 def test_the_same_figure_gives_the_same_bytes(suffix, tmp_path, monkeypatch):
     sheet = Sheet(20.0)
     sheet.axes(0, 0, 30, 20).plot([0, 1], [0, 1])

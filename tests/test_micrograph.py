@@ -18,6 +18,7 @@ from PIL import Image
 from definet.exceptions import ModelError
 from stemfit.errors import InputError, NotAnalysable, OutputError, StemfitError, UnknownHost, UsageError, one_line
 from stemfit.micrograph import MIN_SIDE_PX, Micrograph, read
+from stemfit.micrograph.scale import angstrom
 
 RNG = np.random.default_rng(7)
 GREY = RNG.integers(0, 200, (90, 130)).astype(np.uint8)  # neither square nor symmetric
@@ -119,17 +120,15 @@ def test_stack_needs_a_frame(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("unit", "per_pixel", "angstrom"),
+    ("unit", "per_pixel", "length_A"),
     [
         ("nm", 0.0125, 0.125), ("pm", 12.5, 0.125), ("A", 0.125, 0.125), ("Å", 0.125, 0.125), ("\u212b", 0.125, 0.125),
         ("\u00b5m", 1.25e-5, 0.125), ("\u03bcm", 1.25e-5, 0.125), ("\\u00B5m", 1.25e-5, 0.125), ("um", 1.25e-5, 0.125),
         ("micron", 1.25e-5, 0.125), ("pixel", 1.0, None), ("", 1.0, None), ("1/nm", 0.1, None),
     ],
 )  # fmt: skip
-def test_imagej_units(unit: str, per_pixel: float, angstrom: float | None) -> None:
-    from stemfit.micrograph import _angstrom
-
-    assert _angstrom(per_pixel, unit) == (None if angstrom is None else pytest.approx(angstrom))
+def test_units(unit: str, per_pixel: float, length_A: float | None) -> None:
+    assert angstrom(per_pixel, unit) == (None if length_A is None else pytest.approx(length_A))
 
 
 @pytest.mark.parametrize(("unit", "per_pixel"), [("nm", 0.0125), ("um", 1.25e-5), ("\\u00B5m", 1.25e-5)])
@@ -177,9 +176,14 @@ def test_resolution_tags_only_at_atomic_scale(
     assert result.pixel_size_source == (None if angstrom is None else "resolution")
 
 
-def test_oblong_pixels_give_the_geometric_mean(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", GREY, imagej=True, resolution=(100, 25), metadata={"unit": "nm"})
-    assert micrograph(tmp_path / "a.tif").pixel_size_A == pytest.approx(10 * np.sqrt(0.01 * 0.04))
+def test_oblong_pixels_give_the_geometric_mean_within_what_a_scan_may_be_stretched(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, GREY, imagej=True, resolution=(100, 90), metadata={"unit": "nm"})
+    assert micrograph(path).pixel_size_A == pytest.approx(1 / np.sqrt(10 * 9))
+    tifffile.imwrite(path, GREY, imagej=True, resolution=(100, 80), metadata={"unit": "nm"})
+    with pytest.raises(NotAnalysable, match=r"pixels of 0.1 x 0.125 A are not square"):
+        read(path)
+    assert micrograph(path, pixel_size_A=0.11).pixel_size_A == 0.11  # who states one size states that they are square
 
 
 def test_user_wins_and_the_file_is_remembered(tmp_path: Path) -> None:
@@ -249,7 +253,7 @@ def test_colour_is_refused(tmp_path: Path) -> None:
         (np.where(GREY > 190, np.inf, GREY).astype(np.float32), "% of the pixels are NaN or infinite"),
         (GREY[:16, :16], "16 x 16 px is too small, 64 px"),
         (GREY[: MIN_SIDE_PX - 1], "130 x 63 px is too small"),
-        (GREY.astype(np.complex64), "holds complex64 values"),
+        (GREY.astype(np.complex64), r"holds complex numbers .complex64."),
     ],
 )
 def test_readable_but_not_analysable(tmp_path: Path, values: np.ndarray, problem: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from importlib.util import find_spec
 
 import numpy as np
@@ -10,11 +11,12 @@ from numpy.testing import assert_allclose
 
 from stemfit.optics.amplitude import amplitude_A
 from stemfit.optics.electron import wavelength_A
-from stemfit.optics.overlap import Column, bond_image, column_image, positions
+from stemfit.optics.overlap import bond_image, column_image, overlap, positions
 from stemfit.optics.probe import Probe
 from stemfit.optics.scattering import kernel
+from stemfit.optics.waves import FARTHEST_A, MISSED, Column, beams, optics, ring, waves
 from stemfit.simulate import fast
-from stemfit.simulate.neighbours import FARTHEST_A, bonds, matters
+from stemfit.simulate.neighbours import bonds, matters
 from stemfit.simulate.specimen import View, specimen
 
 MAADF = (47.0, 118.0)
@@ -53,9 +55,59 @@ def test_two_atoms_follow_multislice(numbers, xyz, aberrations, off, monkeypatch
     assert np.sqrt(((found + true) ** 2).sum()) > 1.5 * size, "the sign is the right one"
 
 
+def every_wave(column, at):
+    """F(k, q) of each beam and direction, (B, K), as the formula has it."""
+    voltage, convergence, detector, period = at
+    q, k = beams(voltage, convergence, period).steps / period, ring(voltage, detector).k
+    through = np.hypot(*(k - q[:, None]).transpose(2, 0, 1))
+    flight = np.pi * wavelength_A(voltage) * ((k**2).sum(1) - (q**2).sum(1)[:, None])
+    total = np.zeros(through.shape, complex)
+    for element, height, square in column.atoms:
+        g, f = amplitude_A(element, voltage, float(through.max()) + 0.1)
+        total += np.exp(-2 * (np.pi * through) ** 2 * square - 1j * height * flight) * np.interp(through, g, f)
+    return total
+
+
+@pytest.mark.parametrize(("voltage", "detector"), [(60.0, MAADF), (60.0, (33.0, 90.0)), (200.0, (60.0, 130.0))])
+def test_thin_products_are_the_sum_over_all_beams_and_directions(voltage, detector):
+    at = optics(Probe(voltage, 33.0 if voltage < 100 else 24.0), detector)
+    metal = Column((("W", 0.0, 0.0049),))
+    pair = Column((("S", -1.5, 0.0049), ("Se", 1.75, 0.0049)))
+    area, k = ring(voltage, detector).area, ring(voltage, detector).k[:, 0]
+    one, other = every_wave(metal, at), every_wave(pair, at)
+    alone = np.sqrt(np.linalg.norm((one * area) @ one.conj().T) * np.linalg.norm((other * area) @ other.conj().T))
+    for column, full in ((metal, one), (pair, other)):
+        kept = waves(column, at)
+        missed = np.linalg.norm(kept.beams @ kept.onto - full * np.sqrt(area)) / np.linalg.norm(full * np.sqrt(area))
+        assert missed < 2 * MISSED  # atoms and then their sum are made thin
+        assert kept.beams.shape[1] < len(full) / 2
+    for apart in (1.02, 2.413, 3.6):
+        exact = (one * area * np.exp(-2j * np.pi * apart * k)) @ other.conj().T
+        found = overlap(metal, pair, apart, at)
+        assert np.linalg.norm(found - exact) < 0.01 * np.linalg.norm(exact)
+        assert np.linalg.norm(found - exact) < 5e-4 * alone
+
+
+def test_relaxed_distances_are_not_kept():
+    """A relaxed structure has as many distances as bonds: what was kept for each was gigabytes at 200 kV."""
+    probe, angle = Probe(200.0, 20.0), 0.3
+    pair = [Column(((element, 0.0, 0.0049),)) for element in ("Mo", "S")]
+    image = bond_image(*pair, 2.0 * np.array([np.cos(angle), np.sin(angle)]), probe, (38.0, 90.0))
+    tracemalloc.start()
+    try:
+        for length in np.linspace(1.0, 3.6, 14):
+            bond_image(*pair, length * np.array([np.cos(angle), np.sin(angle)]), probe, (38.0, 90.0))
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    of_one = 8 * len(beams(*optics(probe, (38.0, 90.0))[:2], optics(probe, (38.0, 90.0))[3]).steps) ** 2
+    assert kept < of_one, "not even the matrix of one distance"
+    assert np.isfinite(image).all()
+
+
 def image_of_bond(apart, one=NITROGEN, other=BORON, detector=MAADF, **aberrations):
     apart = np.array(apart)
-    return bond_image(one, other, apart, float(np.hypot(*apart)), Probe(60.0, 33.0, **aberrations), detector)
+    return bond_image(one, other, apart, Probe(60.0, 33.0, **aberrations), detector)
 
 
 def test_a_bond_has_two_ends():

@@ -16,6 +16,8 @@ from stemfit.simulate import fast
 from stemfit.simulate.specimen import View, specimen
 
 MAADF = 80.0, 27.0, (47.0, 118.0)
+RIM_A = 1.5
+"""Of what is scanned round a view, which is the same round both of a ratio."""
 
 
 def test_limits() -> None:
@@ -43,7 +45,7 @@ def test_a_tilted_pair_in_multislice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Brightness of two Se that are 0.14 A apart over that of two above each other: 6 % are lost, not none."""
     from stemfit.simulate import multislice
 
-    monkeypatch.setattr(multislice, "FADE_A", 1.5)  # of the rim, which is the same round both
+    monkeypatch.setattr(multislice, "FADE_A", RIM_A)
     probe, view = Probe(80.0, 27.0, source_fwhm_A=0.8), View(0.2, (6, 6), (0.0, 0.0))
 
     def ratio(image: Callable[..., np.ndarray]) -> float:
@@ -59,10 +61,11 @@ def test_a_tilted_pair_in_multislice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(find_spec("abtem") is None, reason="abTEM is a development extra")
-def test_pairs_at_rest_in_multislice() -> None:
+def test_pairs_at_rest_in_multislice(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the table's motion has damped away at high angles cannot be had back by dividing: it was another third."""
     from stemfit.simulate import multislice
 
+    monkeypatch.setattr(multislice, "FADE_A", RIM_A)
     probe, view, detector = Probe(80.0, 28.0, source_fwhm_A=0.8), View(0.3, (9, 9), (0.0, 0.0)), (60.0, 200.0)
     pair, alone = (specimen([34] * n, [[0, 0, 1.67], [0, 0, -1.67]][:n], thermal_A=0.0) for n in (2, 1))
     true, quick = (
@@ -82,10 +85,11 @@ def test_gaps() -> None:
 
 
 @pytest.mark.skipif(find_spec("abtem") is None, reason="abTEM is a development extra")
-def test_selenium_in_gallium_selenide() -> None:
+def test_selenium_in_gallium_selenide(monkeypatch: pytest.MonkeyPatch) -> None:
     """4.8 A apart instead of 3.4: an eighth less in multislice, and so it is here."""
     from stemfit.simulate import multislice
 
+    monkeypatch.setattr(multislice, "FADE_A", RIM_A)
     probe, view, detector = Probe(60.0, 32.0, source_fwhm_A=0.8), View(0.3, (9, 9), (0.0, 0.0)), (60.0, 200.0)
 
     def ratio(image: Callable[..., np.ndarray]) -> float:

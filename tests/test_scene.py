@@ -76,6 +76,36 @@ def test_every_column_is_drawn_once(shear: list[list[float]], named: tuple[tuple
     assert np.abs(without - scene.image).max() > 0.5 * peak
 
 
+@pytest.mark.parametrize("outwards", [-0.1, 0.1])
+def test_the_rim_lies_between_two_shells_of_sites(outwards: float) -> None:
+    """Sites at 2.08 lattice constants are the candidate's, those at 2.31 the surroundings', moved by half the gap even.
+
+    With a narrower rim the first are drawn twice or left out; with a wider one the others, or the candidate draws
+    where its neighbours are what nobody compares with it, on sites from which the image knows that they have moved.
+    """
+    made, claim = crystal_of(SHEARS[0], LONG[2:3])
+    apart = made.sites.xy_px - claim.center_px
+    far = np.hypot(*apart.T)
+    xy = made.sites.xy_px + outwards * made.lattice.a_px_iso * apart / np.maximum(far, 1e-9)[:, None]
+    light = render(xy, made.columns.intensity, made.columns.profile, made.lattice.shape_px)
+    made = replace(made, columns=replace(made.columns, xy_px=xy, model=made.columns.background + light))
+    scene = scene_of(made, claim)
+    far = np.hypot(*(apart @ scene.upright.T).T) / made.lattice.a_px_iso
+    last, next_ = (np.abs(far - np.sqrt(of / 3)) < 1e-3 for of in (13, 16))
+    assert (last.sum(), next_.sum()) == (6, 3)
+    perfect = propose(claim, HOST, made.lattice, made.sites, {"pristine": 0.98, "V_Se": 0.01})[0]
+    seen = columns_of(perfect, keep([perfect])[0], scene, made.imaging)
+    drawn = cKDTree(seen.xy[seen.amplitude > 0] * scene.pixel + scene.corner).query(made.sites.xy_px)[0] < 1.0
+    assert (drawn == (far < 2.2)).all()
+    here = np.rint((xy - scene.corner) / scene.pixel).astype(int)
+    shown = (here >= 0).all(1) & (here < scene.image.shape[::-1]).all(1)
+    beside = (scene.surroundings - 10.0)[here[shown, 1], here[shown, 0]]
+    share = beside / (scene.image - 10.0)[here[shown, 1], here[shown, 0]]
+    assert (last & shown).any() and (next_ & shown).any()
+    assert share[last[shown]].max() < 0.2  # a neighbour's flank
+    assert share[next_[shown]].min() > 0.8
+
+
 def test_a_line_is_compared_beside_its_sites_only() -> None:
     made, claim = crystal_of(SHEARS[0], LONG)
     scene = scene_of(made, claim)

@@ -87,6 +87,18 @@ def test_dose_gives_counts_that_the_seed_decides() -> None:
     assert d.sum() / a.sum() == pytest.approx(4, rel=0.02)
 
 
+@pytest.mark.parametrize("name", ["x.png", "x", ".tif", "x.tif.gz", "x.cif"])
+def test_what_is_no_tiff_by_its_name_is_refused(name: str) -> None:
+    assert_one_line(run("mos2.cif", "--out", name, *SMALL), 2, f"--out {name} is no TIFF", ".tif or .tiff")
+    assert not Path(name).exists()
+
+
+@pytest.mark.parametrize("name", ["x.TIF", "x.tiff"])
+def test_either_end_of_a_name_is_a_tiff(name: str) -> None:
+    assert run("mos2.cif", "--out", name, *SMALL).exit_code == 0
+    assert tifffile.imread(name).shape == (40, 52)
+
+
 def test_what_is_replaced() -> None:
     assert run("mos2.cif", "--out", "x.tif", *SMALL).exit_code == 0
     before = Path("x.tif").read_bytes()
@@ -110,6 +122,15 @@ def test_what_is_replaced() -> None:
         (("--voltage", "20"), 2, ["voltage 20 kV is outside", "--simulator multislice"]),
         (("--detector", "200,60"), 2, ["200 to 60 mrad is no annulus"]),
         (("--detector", "20,180"), 2, ["inside the bright field of 32 mrad"]),
+        (("--detector", "0.06,0.18"), 2, ["did you mean 60,180?", "give mrad, not rad"]),
+        (("--detector", "0.06,0.18", "--simulator", "multislice"), 2, ["did you mean 60,180?"]),
+        (("--detector", "0,0"), 2, ["0 to 0 mrad is no annulus"]),
+        (("--detector", "-60,180"), 2, ["-60 to 180 mrad is no annulus"]),
+        (("--detector", "0,180"), 2, ["begins at 0 mrad, inside the bright field"]),
+        (("--convergence", "0"), 2, ["convergence 0 mrad is outside 1 to 100 mrad", "give mrad"]),
+        (("--convergence", "-30"), 2, ["convergence -30 mrad is outside"]),
+        (("--voltage", "0"), 2, ["voltage 0 kV is outside 10 to 1000 kV", "give kV"]),
+        (("--voltage", "-60"), 2, ["voltage -60 kV is outside"]),
         (("--detector", "60"), 2, ["--detector '60' is not two numbers"]),
         (("--detector", "60,nan"), 2, ["finite"]),
         (("--dose", "0"), 2, ["dose 0 e/A^2"]),

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 from stemfit.errors import UsageError
+
+if TYPE_CHECKING:
+    from stemfit.micrograph import Frame
 
 MOST_PX = 10**6
 SMALLEST_PIXEL_A, LARGEST_PIXEL_A = 0.005, 2.0
@@ -21,6 +26,17 @@ def pixel_size(option: str, value: float | None) -> float | None:
         limits = f"{SMALLEST_PIXEL_A:g} to {LARGEST_PIXEL_A:g} Angstrom"
         raise UsageError(f"{option} {value:g} is no pixel of {limits}", remedy="give it in Angstrom (1 nm = 10 A)")
     return value
+
+
+def frame(text: str | None) -> Frame | None:
+    """Frame of a stack, or how all become one; None where it was not given."""
+    if text is None:
+        return None
+    if text in ("mean", "aligned"):
+        return cast("Frame", text)
+    if not text.isdecimal():
+        raise UsageError(f"--frame {text} is no frame", remedy="give its number from 0, or mean, or aligned")
+    return int(text)
 
 
 def check_microscope(

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from stemfit.commands import asking, exits, options, saying
-from stemfit.errors import UsageError
-from stemfit.wording import log_bayes
+from stemfit.errors import UsageError, after_reading
+from stemfit.wording import log_bayes, sure
 
 if TYPE_CHECKING:
     from stemfit.matching.given import Given
-    from stemfit.micrograph import Micrograph
+    from stemfit.micrograph import Frame, Micrograph
 
 EXAMPLES = """
 Examples:
@@ -55,6 +55,7 @@ def match(
     detector: options.Detector = None,
     roi: options.Roi = None,
     mask: options.Mask = None,
+    signal: options.Signal = None,
     frame: options.Frame = None,
     checkpoint: options.Network = None,
     out: Annotated[
@@ -64,6 +65,7 @@ def match(
     device: options.ImageDevice = "auto",
     as_json: options.AsJson = False,
     verbose: options.Verbose = False,
+    config: options.Config = None,
     debug: options.Debug = False,
 ) -> None:  # fmt: skip
     """Find structures of your own in an image, and say how well they explain it."""
@@ -82,23 +84,26 @@ def match(
         if checkpoint is not None and relaxer == "teacher":
             raise UsageError("--checkpoint does not go with --relaxer teacher", remedy="leave one of them out")
         folder = Path(f"{image.stem}.match.stemfit") if out is None else out
-        document = _match((image, frame), structures, point, asked, (relaxer, checkpoint), folder, verbose)
+        which = (image, asking.frame(frame), signal)
+        document = _match(which, structures, point, asked, (relaxer, checkpoint), folder, verbose)
         typer.echo(exits.as_text({"output": str(folder), **document}) if as_json else _summary(document, folder))
 
 
 def _match(
-    image: tuple[Path, int | None], structures: Sequence[Path], at: Sequence[float] | None, asked: dict[str, Any],
-    how: tuple[str, Path | None], folder: Path, verbose: bool,
+    image: tuple[Path, Frame | None, str | None], structures: Sequence[Path], at: Sequence[float] | None,
+    asked: dict[str, Any], how: tuple[str, Path | None], folder: Path, verbose: bool,
 ) -> dict[str, Any]:
     """Everything that can fail early does so before the slow imports; the answer is what the file says."""
-    from stemfit import mask_file, micrograph, result
+    from stemfit import mask_file, micrograph
 
     known = _host(asked["host"])
     asking.check_microscope(asked["voltage_kV"], asked["convergence_mrad"], asked["detector_mrad"])
-    recorded = micrograph.read(image[0], pixel_size_A=asked["pixel_size_A"], frame=image[1])
+    recorded = micrograph.read(image[0], pixel_size_A=asked["pixel_size_A"], frame=image[1], signal=image[2])
     point = _inside(at, recorded)
     if asked["mask"] is not None:
         mask_file.read_mask(Path(asked["mask"]), recorded.image.shape)
+    from stemfit import result
+
     result.check_place(folder, recorded.sha256)
     with exits.progress(verbose) as progress:
         progress("loading")
@@ -108,9 +113,10 @@ def _match(
 
         network = relaxing.relaxer("definet", asked["device"], how[1])
         own = None if how[0] == "keep" else network if how[0] == "definet" else relaxing.relaxer("teacher")
-        analysis = pipeline.match(
-            recorded, pipeline.Settings(**asked), givens, own, network, at_px=point, progress=progress
-        )
+        with after_reading(recorded.warnings):
+            analysis = pipeline.match(
+                recorded, pipeline.Settings(**asked), givens, own, network, at_px=point, progress=progress
+            )
         progress("writing")
         result.write(analysis, folder, extras=pages.draw)
     return result.read(folder)
@@ -174,7 +180,7 @@ def _table(matches: Sequence[dict[str, Any]]) -> list[str]:
         rows.append(
             (
                 match["candidate"], Path(match["structure"]).name, _short(match["label"]),
-                saying.sure(match["probability"]), f"{x:.1f}", f"{y:.1f}", turned,
+                sure(match["probability"]), f"{x:.1f}", f"{y:.1f}", turned,
                 log_bayes(match["log_bayes_factor"]), saying.number(match["ncc"], ".4f"),
                 saying.number(match["reduced_chi2"], ".2f"), f"{match['max_displacement_A']:.3f}",
                 f"{others[0][1]} {others[0][0]:.2g}", " ".join(match["ties"]) or "-",

@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-Image = Annotated[Path, typer.Argument(help="TIFF or greyscale PNG.", show_default=False)]
+Image = Annotated[
+    Path, typer.Argument(help="TIFF, PNG, dm3, dm4, emd, ser, emi, mrc, hspy or zspy.", show_default=False)
+]
 PixelSize = Annotated[
     float | None, typer.Option(metavar="ANGSTROM", help="Pixel size; wins over the lattice and the file.")
 ]
@@ -18,7 +20,17 @@ Roi = Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Analyse th
 Mask = Annotated[
     Path | None, typer.Option(metavar="FILE", help="TIFF, PNG or NPY of the image's size: 0 is analysed.")
 ]
-Frame = Annotated[int | None, typer.Option(metavar="N", help="Image of a stack, counted from 0.")]
+Frame = Annotated[
+    str | None,
+    typer.Option(metavar="N", help="Image of a stack, counted from 0; mean: of all; aligned: after shifting them."),
+]
+Signal = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Signal of a file with several, or its number from 0.  [default: dark field]",
+        show_default=False,
+    ),
+]
 Network = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of the network, see stemfit model.")]
 ImageDevice = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="Where columns are fitted and the network runs.")
@@ -27,3 +39,6 @@ NetworkDevice = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Whe
 AsJson = Annotated[bool, typer.Option("--json", help="Print analysis.json instead of the table.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what is being done.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Config = Annotated[
+    Path | None, typer.Option(metavar="FILE.toml", help="Options from a file (stemfit config); those given here win.")
+]

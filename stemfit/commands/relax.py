@@ -68,6 +68,7 @@ def relax(
     device: options.NetworkDevice = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
     verbose: options.Verbose = False,
+    config: options.Config = None,
     debug: options.Debug = False,
 ) -> None:  # fmt: skip
     """Relax defect structures: by the network in one pass, polished by its teacher if asked."""

@@ -29,11 +29,6 @@ def facts(document: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def sure(probability: float) -> str:
-    """Three digits, and never certainty."""
-    return ">0.999" if probability > 0.9995 else f"{probability:.3f}"
-
-
 def number(value: float | None, form: str) -> str:
     """A number that may be unknown."""
     return "-" if value is None else format(value, form)

@@ -92,6 +92,7 @@ def simulate(
         typer.Option(help="Sum over columns, or abTEM (minutes): windows of its multislice, or its PRISM."),
     ] = "fast",
     verbose: options.Verbose = False,
+    config: options.Config = None,
     debug: options.Debug = False,
 ) -> None:
     """Simulate the dark-field image of a structure."""

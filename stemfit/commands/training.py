@@ -94,6 +94,7 @@ def train(
         Literal["float32", "bfloat16"], typer.Option(help="Of matrix products; bfloat16 on a GPU only.")
     ] = "float32",
     verbose: options.Verbose = False,
+    config: options.Config = None,
     debug: options.Debug = False,
 ) -> None:
     """Train the network on relaxed structures; the weights that are best on held-out ones are kept."""

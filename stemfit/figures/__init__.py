@@ -1,5 +1,6 @@
-"""Figures from an `Findings`. The only package that imports matplotlib; it keeps no global state."""
+"""Figures from an `Analysis`. The only package that imports matplotlib; it keeps no global state."""
 
 from stemfit.figures.panels import overlay, save
+from stemfit.figures.style import STYLES, Style
 
-__all__ = ["overlay", "save"]
+__all__ = ["STYLES", "Style", "overlay", "save"]

@@ -20,7 +20,7 @@ class Label(NamedTuple):
     box: FloatArray
 
 
-def place(own: FloatArray, size: FloatArray, taken: Sequence[FloatArray], shape: tuple[int, int]) -> Label:
+def place(own: FloatArray, size: FloatArray, taken: Sequence[FloatArray], shape: tuple[float, float]) -> Label:
     """Best place for a text of `size` (w, h) beside the points `own`, given the boxes that are `taken`.
 
     It covers as little of them as possible and stays inside the image; right of the points where that is free.
@@ -63,7 +63,7 @@ def _overlap(a: FloatArray, b: FloatArray) -> float:
     return float(np.prod(np.maximum(sides, 0)))
 
 
-def _outside(box: FloatArray, height: int, width: int) -> float:
+def _outside(box: FloatArray, height: float, width: float) -> float:
     """Area of a box beyond the image."""
     whole = np.array([0.0, 0.0, width, height])
     return float(np.prod(box[2:] - box[:2])) - _overlap(box, whole)

@@ -10,24 +10,23 @@ from matplotlib.patches import Polygon
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from stemfit.analysis import Analysis
 from stemfit.defects import Defect
 from stemfit.figures.labels import bounds, place
 from stemfit.figures.legend import MOST_LABELS
-from stemfit.figures.marks import blended, dot, marks_of, species_of
+from stemfit.figures.marks import blended, columns_px, dot, marks_of
 from stemfit.figures.outlines import defect_style, draw_outline, rings, suspect_style
+from stemfit.figures.shades import contrast, grey
 from stemfit.figures.sheet import (
-    POINTS_PER_MM,
-    TEXT_PT,
     YELLOW,
-    contrast,
-    grey,
     label_text,
     lettering,
+    points_per_px,
     probability_text,
     scale_bar,
     text_width_pt,
 )
-from stemfit.result.findings import Findings
+from stemfit.figures.style import Style
 
 FloatArray = NDArray[np.float64]
 
@@ -36,134 +35,171 @@ LABEL_BACK = {"boxstyle": "square,pad=0.12", "facecolor": "black", "edgecolor": 
 SMALLEST_MARKER_PT = 0.7
 """Smaller dots are not seen in print: an image with so many columns is shown without them."""
 
+WIDEST_LABEL = 0.5
+"""Of the view: where names are longer, numbers stand for them."""
+
 LEGIBLE_MARKER_PT = 2.0
 """Dots of this size show their colour."""
 
 
-def draw_map(axes: Axes, analysis: Findings, numbered: Sequence[Defect], height_mm: float) -> None:
+def draw_map(axes: Axes, analysis: Analysis, numbered: Sequence[Defect], style: Style) -> None:
     """Image with columns, unit cell, defects, regions and scale bar; `numbered` are the defects with a close-up."""
-    image = analysis.micrograph.image
-    grey(axes, image, *contrast(image[analysis.region_map == 0]))
-    points_per_px = height_mm * POINTS_PER_MM / image.shape[0]
-    _columns(axes, analysis, points_per_px)
-    taken = [scale_bar(axes, analysis.calibration.pixel_size_A)]
-    taken += _regions(axes, analysis, points_per_px)
-    taken += _unit_cell(axes, analysis)
-    _defects(axes, analysis, points_per_px)
-    _labels(axes, analysis, numbered, taken, points_per_px)
+    grey(axes, analysis.image, *contrast(analysis.image[analysis.mask == 0]))
+    draw_columns(axes, analysis, style)
+    taken = [scale_bar(axes, analysis.pixel_size_A, style)]
+    taken += draw_regions(axes, analysis, style)
+    taken += _unit_cell(axes, analysis, style)
+    draw_outlines(axes, analysis, style)
+    draw_labels(axes, analysis, numbered, taken, style)
 
 
-def _columns(axes: Axes, analysis: Findings, points_per_px: float) -> None:
-    """A dot on every observed column, a fifth of the nearest distance between columns wide."""
-    size = _marker_pt(analysis, points_per_px)
+def draw_columns(axes: Axes, analysis: Analysis, style: Style, least_pt: float = 0.0) -> None:
+    """A dot on every observed column, a fifth of the nearest distance between columns wide, or `least_pt`."""
+    size = max(marker_pt(analysis, points_per_px(axes), style), least_pt)
     if size < SMALLEST_MARKER_PT:
         return
-    species, colours = species_of(analysis), blended(analysis)
+    species, at, colours = analysis.columns["species"], columns_px(analysis), blended(analysis)
     alone = ~np.isin(np.arange(len(species)), list(colours))
-    for marks in marks_of(analysis, species):
-        xy = analysis.columns.xy_px[(species == marks.species) & alone]
-        axes.plot(*xy.T, **dot(marks, size))
+    for marks in marks_of(analysis):
+        axes.plot(*at[(species == marks.species) & alone].T, **dot(marks, size))
     if colours:  # these carry the composition: larger where the image has many columns
         large = min(2.2 * size, max(size, LEGIBLE_MARKER_PT))
-        xy, edge = analysis.columns.xy_px[list(colours)], 0.1 * size if size > 2 else 0.0
+        xy, edge = at[list(colours)], 0.1 * size if size > 2 else 0.0
         shade = np.array(list(colours.values()))
         axes.scatter(xy[:, 0], xy[:, 1], s=large**2, c=shade, edgecolors="black", linewidths=edge)
 
 
-def _marker_pt(analysis: Findings, points_per_px: float) -> float:
-    return float(min(0.28 * analysis.lattice.nearest_px * points_per_px, 4.0))
+def marker_pt(analysis: Analysis, pt_per_px: float, style: Style) -> float:
+    """Diameter of the dots."""
+    return float(min(0.28 * analysis.nearest_px * pt_per_px, 4.0 * style.thicker))
 
 
-def _regions(axes: Axes, analysis: Findings, points_per_px: float) -> list[FloatArray]:
+def draw_regions(axes: Axes, analysis: Analysis, style: Style) -> list[FloatArray]:
     """What was not analysed, hatched, with the reason in one word; where these words stand."""
     words = []
-    for region in analysis.regions:
+    for region in analysis.document["regions"]:
+        polygon = np.array(region["polygon_px"], dtype=np.float64)
         outline = Polygon(
-            region.polygon_px, closed=True, facecolor="none", edgecolor="white", hatch="////", linewidth=0.6, alpha=0.55
-        )
+            polygon, closed=True, facecolor="none", edgecolor="white", hatch="////", linewidth=style.line(0.6),
+            alpha=0.55,
+        )  # fmt: skip
         outline.set_hatch_linewidth(0.35)
         axes.add_patch(outline)
-        half = _text_size(region.kind, points_per_px) / 2
-        centre = _within(region.polygon_px, half, analysis.micrograph.image.shape)
-        lettering(axes, centre, region.kind, "white", ha="center", va="center")
-        words.append(np.array([centre - half, centre + half]))
+        half = _text_size(region["kind"], axes, style) / 2
+        centre = _within(polygon, half, axes)
+        if centre is not None:
+            lettering(axes, centre, region["kind"], "white", style.text_pt, ha="center", va="center")
+            words.append(np.array([centre - half, centre + half]))
     return words
 
 
-def _within(polygon_px: FloatArray, half: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-    """Middle of what the image shows of a polygon, moved so that a box of half size (w, h) about it stays inside."""
-    size = np.array(shape[::-1], dtype=float)
-    seen = np.clip(polygon_px, 0, size - 1)
-    low, high = np.minimum(half, size / 2), np.maximum(size - half, size / 2)
-    return np.asarray(np.clip((seen.min(axis=0) + seen.max(axis=0)) / 2, low, high))
+def _within(polygon_px: FloatArray, half: FloatArray, axes: Axes) -> FloatArray | None:
+    """Middle of what is seen of a polygon, moved so that a box of half size (w, h) about it stays inside.
+
+    None where nothing of it is seen.
+    """
+    low, high = _view(axes)
+    if (polygon_px.max(axis=0) < low).any() or (polygon_px.min(axis=0) > high).any():
+        return None
+    seen, middle = np.clip(polygon_px, low, high), (low + high) / 2
+    first, last = np.minimum(low + half, middle), np.maximum(high - half, middle)
+    return np.asarray(np.clip((seen.min(axis=0) + seen.max(axis=0)) / 2, first, last))
 
 
-def _text_size(text: str, points_per_px: float) -> FloatArray:
+def _view(axes: Axes) -> tuple[FloatArray, FloatArray]:
+    """Upper left and lower right corner of what is seen."""
+    (x0, x1), (y1, y0) = axes.get_xlim(), axes.get_ylim()
+    return np.array([x0, y0]), np.array([x1, y1])
+
+
+def _text_size(text: str, axes: Axes, style: Style) -> FloatArray:
     """Width and height in pixels, with the room that a label wants about it."""
-    return np.array([text_width_pt(text) + 0.3 * TEXT_PT, 1.5 * TEXT_PT]) / points_per_px
+    size = style.text_pt
+    return np.array([text_width_pt(text, style) + 0.3 * size, 1.5 * size]) / points_per_px(axes)
 
 
-def _unit_cell(axes: Axes, analysis: Findings) -> list[FloatArray]:
+def _unit_cell(axes: Axes, analysis: Analysis, style: Style) -> list[FloatArray]:
     """One fitted cell, drawn at the pristine place nearest to the upper left."""
     corners = cell_corners(analysis)
     if corners is None:
         return []
-    stroke = [withStroke(linewidth=1.6, foreground="black")]
-    axes.add_patch(Polygon(corners, closed=True, fill=False, edgecolor="white", linewidth=0.8, path_effects=stroke))
+    width = style.line(0.8)
+    stroke = [withStroke(linewidth=2 * width, foreground="black")]
+    axes.add_patch(Polygon(corners, closed=True, fill=False, edgecolor="white", linewidth=width, path_effects=stroke))
     return [corners]
 
 
-def cell_corners(analysis: Findings) -> FloatArray | None:
-    """Corners (4, 2) of a cell whose sites are analysed and belong to no defect, None if there is none."""
-    sites, lattice = analysis.sites, analysis.lattice
+def cell_corners(analysis: Analysis) -> FloatArray | None:
+    """Corners (4, 2) of a cell of analysed columns that belong to no defect, None if there is none.
+
+    Its shape is that of the fitted lattice, its place that of the four columns.
+    """
+    at = _first_columns(analysis)
     taken = {site[:2] for defect in (*analysis.defects, *analysis.suspects) for site in defect.sites}
-    first = np.flatnonzero((sites.sublattice == analysis.host.host.sublattices[0]) & sites.analysed)
-    at = {(int(i), int(j)): k for (i, j), k in zip(sites.ij[first], first, strict=True)}
-    size = np.array(lattice.shape_px[::-1])
-    wish = 0.06 * size + lattice.a_px_iso
+    wish = 0.06 * np.array(analysis.image.shape[::-1]) + analysis.step_px
     best, best_distance = None, np.inf
     for i, j in at:
         cell = [(i, j), (i + 1, j), (i + 1, j + 1), (i, j + 1)]
         if all(corner in at and corner not in taken for corner in cell):
-            xy = sites.xy_px[[at[corner] for corner in cell]]
-            distance = float(np.linalg.norm(xy.mean(axis=0) - wish))
+            centre = np.mean([at[corner] for corner in cell], axis=0)
+            distance = float(np.linalg.norm(centre - wish))
             if distance < best_distance:
-                best, best_distance = xy, distance
-    return best
+                best, best_distance = centre, distance
+    steps = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2
+    return None if best is None else best + steps @ analysis.cell_px
+
+
+def _first_columns(analysis: Analysis) -> dict[tuple[int, int], FloatArray]:
+    """Places of the columns of the first sublattice that were analysed, by their cell."""
+    columns, mask = analysis.columns, analysis.mask
+    first = columns["sublattice"] == next(iter(analysis.own_columns))
+    at = columns_px(analysis)
+    x, y = np.clip(np.rint(at).astype(int), 0, np.array(mask.shape[::-1]) - 1).T
+    chosen = np.flatnonzero(first & (mask[y, x] == 0) & np.isfinite(columns["i"]))
+    return {(int(columns["i"][k]), int(columns["j"][k])): at[k] for k in chosen}
 
 
 # -- defects -------------------------------------------------------------------------------------------------------
 
 
-def _defects(axes: Axes, analysis: Findings, points_per_px: float) -> None:
+def draw_outlines(axes: Axes, analysis: Analysis, style: Style, colour: str = YELLOW) -> None:
     """Dotted outlines, thinner for what is only suspected."""
     reach = reach_px(analysis)
-    width = float(np.clip(0.2 * reach * points_per_px, 0.5, 0.9))
+    width = style.line(float(np.clip(0.2 * reach * points_per_px(axes), 0.5, 0.9)))
     for defect in analysis.suspects:
-        draw_outline(axes, defect.extent_px, reach, suspect_style(width, analysis.suspects))
+        draw_outline(axes, defect.extent_px, reach, suspect_style(width, analysis.suspects, colour))
     for defect in analysis.defects:
-        draw_outline(axes, defect.extent_px, reach, defect_style(width))
+        draw_outline(axes, defect.extent_px, reach, defect_style(width, colour))
 
 
-def reach_px(analysis: Findings) -> float:
+def reach_px(analysis: Analysis) -> float:
     """Radius about a site that takes in its own column and not the next."""
-    return 0.42 * float(np.sqrt(3)) * analysis.lattice.nearest_px
+    return 0.42 * float(np.sqrt(3)) * analysis.nearest_px
 
 
-def _labels(
-    axes: Axes, analysis: Findings, numbered: Sequence[Defect], taken: Sequence[FloatArray], points_per_px: float
+def draw_labels(
+    axes: Axes, analysis: Analysis, numbered: Sequence[Defect], taken: Sequence[FloatArray], style: Style
 ) -> None:
-    """Number and name of every defect, clear of what is `taken`; of many only the numbers of the close-ups."""
-    brief = len(analysis.defects) > MOST_LABELS
-    drawn = {d.id: rings(d.extent_px, reach_px(analysis)) for d in analysis.defects}
-    boxes = [bounds(points) for points in (*taken, *(ring for each in drawn.values() for ring in each))]
-    for defect in numbered if brief else analysis.defects:
-        name = "" if brief else f"  {label_text(defect.label)} {probability_text(defect.probability)}"
-        text = f"{defect.id}{name}"
-        size = _text_size(text, points_per_px)
-        label = place(_innermost(drawn[defect.id]), size, boxes, analysis.micrograph.image.shape)
+    """Number and name of every defect in view, clear of what is `taken`; of many only the numbers of the close-ups.
+
+    In a small view numbers alone.
+    """
+    low, high = _view(axes)
+    seen = [d for d in analysis.defects if ((d.extent_px > low) & (d.extent_px < high)).all(axis=1).any()]
+    brief = len(seen) > MOST_LABELS
+    drawn = {d.id: rings(d.extent_px - low, reach_px(analysis)) for d in analysis.defects}
+    boxes = [bounds(points - low) for points in taken]
+    boxes += [bounds(ring) for each in drawn.values() for ring in each]
+    size_px = high - low
+    texts = {d.id: f"{d.id}  {label_text(d.label)} {probability_text(d.probability)}" for d in seen}
+    widest = max((_text_size(text, axes, style)[0] for text in texts.values()), default=0.0)
+    short = brief or widest > WIDEST_LABEL * size_px[0]
+    for defect in numbered if brief else seen:
+        text = str(defect.id) if short else texts[defect.id]
+        label = place(_innermost(drawn[defect.id]), _text_size(text, axes, style), boxes, (size_px[1], size_px[0]))
         boxes.append(label.box)
-        lettering(axes, label.at, text, YELLOW, ha=label.ha, va=label.va, bbox=LABEL_BACK)
+        at = np.array(label.at) + low
+        lettering(axes, at, text, YELLOW, style.text_pt, ha=label.ha, va=label.va, bbox=LABEL_BACK)
 
 
 def _innermost(outlines: Sequence[FloatArray]) -> FloatArray:

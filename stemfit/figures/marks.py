@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
-from itertools import cycle
+from itertools import combinations_with_replacement, cycle
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.colors import to_hex, to_rgb
 from numpy.typing import NDArray
 
+from stemfit.analysis import Analysis
 from stemfit.figures.sheet import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, YELLOW
+from stemfit.hosts import column_type
 from stemfit.optics.scattering import column_elements
-from stemfit.result.findings import Findings
-from stemfit.result.tables import columns_csv
 
 FloatArray = NDArray[np.float64]
 
@@ -33,13 +31,14 @@ class Marks(NamedTuple):
     filled: bool
 
 
-def marks_of(analysis: Findings, species: NDArray[np.str_]) -> list[Marks]:
+def marks_of(analysis: Analysis) -> list[Marks]:
     """Filled dots for the host's own columns, rings for what is there instead, white ones for what has no name.
 
     The host's own elements come first among the guests, so that a column with a vacancy has the same colour everywhere.
     """
-    mixed = mixed_colours(analysis)
-    own = [c for c in dict.fromkeys(analysis.host.host.columns) if c not in mixed]
+    species = analysis.columns["species"]
+    mixed = {name: colour for colours in mixed_colours(analysis).values() for name, colour in colours.items()}
+    own = [c for c in dict.fromkeys(analysis.own_columns.values()) if c not in mixed]
     counted = Counter(name for name in species.tolist() if name and name not in own and name not in mixed)
     elements = {element for column in own for element in column_elements(column)}
     guests = sorted(counted, key=lambda name: (not elements.issuperset(column_elements(name)), -counted[name], name))
@@ -53,34 +52,36 @@ def marks_of(analysis: Findings, species: NDArray[np.str_]) -> list[Marks]:
     ]
 
 
-def mixed_colours(analysis: Findings) -> dict[str, str]:
-    """Colour of each type of full columns of the mixed sublattices, from one element to the other."""
+def mixed_colours(analysis: Analysis) -> dict[str, dict[str, str]]:
+    """For each mixed sublattice the colour of each type of full columns, from one element to the other."""
     colours = {}
-    for posterior in analysis.mixed:
-        ends = np.array([to_rgb(c) for c in MIXED[str(analysis.sites.sublattice[posterior.site[0]])]])
-        size = max(len(column_elements(c)) for c in posterior.species)
-        full = [c for c in posterior.species if len(column_elements(c)) == size]
-        for column, share in zip(full, np.linspace(0, 1, len(full)), strict=True):
-            colours[column] = to_hex(ends[0] * (1 - share) + ends[1] * share)
+    for sublattice, fractions in (analysis.document["host"]["composition"] or {}).items():
+        ends = np.array([to_rgb(c) for c in MIXED[sublattice]])
+        size = len(column_elements(analysis.own_columns[sublattice]))
+        full = [column_type(atoms) for atoms in combinations_with_replacement(fractions, size)]
+        shares = zip(full, np.linspace(0, 1, len(full)), strict=True)
+        colours[sublattice] = {column: to_hex(ends[0] * (1 - share) + ends[1] * share) for column, share in shares}
     return colours
 
 
-def blended(analysis: Findings) -> dict[int, FloatArray]:
-    """Colour (3,) of each column of a mixed sublattice: those of all types that it may be, by their probabilities."""
-    colours, found = mixed_colours(analysis), {}
-    for posterior in analysis.mixed:
-        full = [k for k, column in enumerate(posterior.species) if column in colours]
-        palette = np.array([to_rgb(colours[posterior.species[k]]) for k in full])
-        p = np.asarray(posterior.p_species)[:, full]
-        column = analysis.sites.column[posterior.site]
-        for k in np.flatnonzero((column >= 0) & (p.sum(1) > 0.5)):
-            found[int(column[k])] = p[k] @ palette / p[k].sum()
+def blended(analysis: Analysis) -> dict[int, FloatArray]:
+    """Colour (3,) of each full column of a mixed sublattice, by its number.
+
+    That of its likeliest type, as far as that is probable, and for the rest the mean of the sublattice's.
+    """
+    columns, found = analysis.columns, {}
+    for sublattice, colours in mixed_colours(analysis).items():
+        palette = {name: np.array(to_rgb(colour)) for name, colour in colours.items()}
+        mean = np.mean(list(palette.values()), axis=0)
+        for k in np.flatnonzero((columns["sublattice"] == sublattice) & np.isin(columns["species"], list(palette))):
+            p = np.nan_to_num(columns["p_species"][k], nan=1.0)
+            found[int(k)] = p * palette[str(columns["species"][k])] + (1 - p) * mean
     return found
 
 
-def species_of(analysis: Findings) -> NDArray[np.str_]:
-    """Column type of every observed column as the result states it, empty where unknown."""
-    return np.array([row["species"] for row in csv.DictReader(io.StringIO(columns_csv(analysis)))], dtype=np.str_)
+def columns_px(analysis: Analysis) -> FloatArray:
+    """Places (K, 2) of all observed columns."""
+    return np.column_stack([analysis.columns["x_px"], analysis.columns["y_px"]])
 
 
 def dot(marks: Marks, size_pt: float) -> dict[str, Any]:

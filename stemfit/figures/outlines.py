@@ -30,15 +30,15 @@ MANY_SUSPECTS = 40
 """So many outlines would hide the image; then they are drawn fainter."""
 
 
-def defect_style(width: float) -> dict[str, Any]:
+def defect_style(width: float, colour: str = YELLOW) -> dict[str, Any]:
     """Line around a defect, `width` in points."""
-    return {"color": YELLOW, "gapcolor": "black", "linestyle": DOTS, "linewidth": width, "alpha": 0.95}
+    return {"color": colour, "gapcolor": "black", "linestyle": DOTS, "linewidth": width, "alpha": 0.95}
 
 
-def suspect_style(width: float, suspects: Sequence[Defect]) -> dict[str, Any]:
+def suspect_style(width: float, suspects: Sequence[Defect], colour: str = YELLOW) -> dict[str, Any]:
     """The same for what is not claimed: thinner, and fainter where there are many."""
     faint = {"alpha": 0.6, "gapcolor": None} if len(suspects) > MANY_SUSPECTS else {}
-    return {**defect_style(0.5 * width), **faint}
+    return {**defect_style(0.5 * width, colour), **faint}
 
 
 def draw_outline(axes: Axes, points: FloatArray, radius: float, style: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -14,70 +13,71 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from stemfit.analysis import Analysis
 from stemfit.defects import Defect
 from stemfit.figures.legend import LEGEND_ROW_MM, draw_legend, legend_rows
 from stemfit.figures.map import draw_map, reach_px
 from stemfit.figures.outlines import defect_style, draw_outline
+from stemfit.figures.shades import SIGNED, colour_map, contrast, grey, shade
 from stemfit.figures.sheet import (
-    INNER_MM,
-    SMALL_PT,
-    TEXT_PT,
+    POINTS_PER_MM,
     Sheet,
-    contrast,
-    grey,
     label_text,
     probability_text,
     scale_bar,
-    shade,
     statement,
+    text_width_pt,
 )
-from stemfit.result.findings import Findings
+from stemfit.figures.style import NATURE, Style
 
 FloatArray = NDArray[np.float64]
 Panels = tuple[FloatArray, FloatArray, FloatArray]
 """Image, model, residual."""
 
-TALLEST_MM = 110.0
+TALLEST_SHARE = 1.25
+"""Of the page's width: no map is taller."""
+
 GAP_MM, PAIR_GAP_MM, TILE_GAP_MM = 1.2, 3.0, 0.4
 TITLE_MM, BAR_MM = 3.6, 7.0
-TILE_MM = (INNER_MM - PAIR_GAP_MM - 4 * TILE_GAP_MM) / 6
-RESIDUAL_MAP = "RdBu_r"
 
 CLOSE_UPS = 6
 STRONG_RESIDUAL = 5.0
 """End of the residual's colour scale, in standard deviations of the noise: one pixel in two million exceeds it."""
 
 
-def overlay(analysis: Findings) -> Figure:
+def overlay(analysis: Analysis, style: Style = NATURE) -> Figure:
     """What was found, drawn on the image; below it image, model and residual, and the most probable defects close up.
 
     Returns
     -------
     Figure
-        89 mm wide. Write it with `save`.
+        As wide as the style says. Write it with `save`.
     """
-    height, width = analysis.micrograph.image.shape
-    map_height = min(INNER_MM * height / width, TALLEST_MM)
-    third = (INNER_MM - 2 * GAP_MM) / 3
-    rows, shown = legend_rows(analysis), _chosen(analysis)
-    legend_top = map_height + 1.0
-    triple_top = legend_top + LEGEND_ROW_MM * len(rows)
-    triple_height = min(third * height / width, TALLEST_MM / 2)
-    close_up_top = triple_top + triple_height + BAR_MM
+    height, width = analysis.image.shape
+    inner = style.inner_mm
+    map_height = min(inner * height / width, TALLEST_SHARE * inner)
+    third = (inner - 2 * GAP_MM) / 3
+    tile = (inner - PAIR_GAP_MM - 4 * TILE_GAP_MM) / 6
+    with style.context():
+        rows, shown = legend_rows(analysis, style), _chosen(analysis)
+        legend_top = map_height + 1.0
+        triple_top = legend_top + style.beside(LEGEND_ROW_MM) * len(rows)
+        triple_height = min(third * height / width, TALLEST_SHARE * inner / 2)
+        close_up_top = triple_top + triple_height + style.beside(BAR_MM)
+        title = style.beside(TITLE_MM)
 
-    sheet = Sheet(close_up_top + -(-len(shown) // 2) * (TITLE_MM + TILE_MM))
-    draw_map(sheet.axes(0.0, 0.0, INNER_MM, map_height), analysis, shown, map_height)
-    draw_legend(sheet, rows, legend_top)
-    panels = analysis.micrograph.image, analysis.simulated, _residual(analysis)
-    limits = contrast(analysis.micrograph.image[analysis.region_map == 0])
-    _triple(sheet, panels, limits, triple_top, third, triple_height)
-    for k, defect in enumerate(shown):
-        left = (k % 2) * (INNER_MM + PAIR_GAP_MM) / 2
-        _close_up(sheet, analysis, panels, defect, left, close_up_top + (k // 2) * (TITLE_MM + TILE_MM))
+        sheet = Sheet(close_up_top + -(-len(shown) // 2) * (title + tile), style)
+        draw_map(sheet.axes(0.0, 0.0, inner, map_height), analysis, shown, style)
+        draw_legend(sheet, rows, legend_top)
+        panels = analysis.image, analysis.simulated, residual_in_noise(analysis)
+        _triple(sheet, panels, contrast(analysis.image[analysis.mask == 0]), triple_top, third, triple_height)
+        for k, defect in enumerate(shown):
+            left = (k % 2) * (inner + PAIR_GAP_MM) / 2
+            _close_up(sheet, analysis, panels, defect, (left, close_up_top + (k // 2) * (title + tile), tile))
     return sheet.figure
 
 
-def _chosen(analysis: Findings) -> list[Defect]:
+def _chosen(analysis: Analysis) -> list[Defect]:
     """The defects that get a close-up, by number: the surest of every label first, then the surest of the rest."""
     by_probability = sorted(analysis.defects, key=lambda d: (-d.probability, d.id))
     first = {defect.label: defect for defect in reversed(by_probability)}.values()
@@ -86,23 +86,25 @@ def _chosen(analysis: Findings) -> list[Defect]:
     return sorted(ranked[:CLOSE_UPS], key=lambda d: d.id)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as png or pdf, after the suffix; the same figure gives the same bytes.
+def save(figure: Figure, path: Path, style: Style = NATURE) -> None:
+    """Write a figure as png, pdf or svg, after the suffix; the same figure gives the same bytes.
 
-    No date and no version goes into the file; letters in a pdf stay letters (TrueType), as journals ask.
+    No date and no version goes into the file.
     """
     kind = path.suffix.lower().lstrip(".")
-    unstated = {"png": ("Software",), "pdf": ("Creator", "Producer", "CreationDate")}[kind]
+    unstated = {
+        "png": ("Software",), "pdf": ("Creator", "Producer", "CreationDate"), "svg": ("Creator", "Date"),
+    }[kind]  # fmt: skip
     # Noise hardly shrinks: the usual level 6 takes three times as long and saves a twentieth.
     more: dict[str, Any] = {"pil_kwargs": {"compress_level": 2}} if kind == "png" else {}
-    with matplotlib.rc_context({"pdf.fonttype": 42, "pdf.compression": 2}):
+    with style.context():
         figure.savefig(path, metadata=dict.fromkeys(unstated), **more)
 
 
-def _residual(analysis: Findings) -> FloatArray:
+def residual_in_noise(analysis: Analysis) -> FloatArray:
     """Image minus model in standard deviations of the noise, NaN where masked."""
-    variance = analysis.imaging.noise.variance(analysis.simulated)
-    difference = analysis.micrograph.image - analysis.simulated
+    variance = analysis.noise.variance(analysis.simulated)
+    difference = analysis.residual
     return np.divide(difference, np.sqrt(variance), out=np.full_like(difference, np.nan), where=variance > 0)
 
 
@@ -111,73 +113,86 @@ def _triple(sheet: Sheet, panels: Panels, limits: tuple[float, float], top: floa
     for k, (name, panel) in enumerate(zip(("Image", "Model", "Residual"), panels, strict=True)):
         axes = sheet.axes(k * (width + GAP_MM), top, width, height)
         if name == "Residual":
-            _diverging(axes, panel)
+            diverging(axes, panel)
         else:
             grey(axes, panel, *limits)
-        _corner(axes, name)
+        _corner(axes, name, sheet.style)
     counts = ScalarMappable(Normalize(*limits), "gray")
-    _bar(sheet, counts, 0.0, top + height, 2 * width + GAP_MM, "intensity (image units)")
-    signed = ScalarMappable(Normalize(-STRONG_RESIDUAL, STRONG_RESIDUAL), RESIDUAL_MAP)
-    _bar(sheet, signed, 2 * (width + GAP_MM), top + height, width, "residual / noise", "both")
+    bar(sheet, counts, (0.0, top + height, 2 * width + GAP_MM), "intensity (image units)")
+    signed = ScalarMappable(Normalize(-STRONG_RESIDUAL, STRONG_RESIDUAL), colour_map(SIGNED))
+    bar(sheet, signed, (2 * (width + GAP_MM), top + height, width), "residual / noise", "both")
 
 
-def _diverging(axes: Axes, residual: FloatArray, corner_px: tuple[int, int] = (0, 0)) -> None:
-    shade(axes, residual, RESIDUAL_MAP, -STRONG_RESIDUAL, STRONG_RESIDUAL, corner_px)
+def diverging(axes: Axes, residual: FloatArray, corner_px: tuple[int, int] = (0, 0)) -> None:
+    """Residual in units of the noise."""
+    shade(axes, residual, SIGNED, -STRONG_RESIDUAL, STRONG_RESIDUAL, corner_px)
 
 
-def _corner(axes: Axes, text: str) -> None:
+def _corner(axes: Axes, text: str, style: Style) -> None:
     """Name of a panel in its upper left corner."""
     axes.text(
-        0.03, 0.97, text, transform=axes.transAxes, va="top", ha="left", size=TEXT_PT, color="white",
-        path_effects=[withStroke(linewidth=1.4, foreground="black")],
+        0.03, 0.97, text, transform=axes.transAxes, va="top", ha="left", size=style.text_pt, color="white",
+        path_effects=[withStroke(linewidth=0.23 * style.text_pt, foreground="black")],
     )  # fmt: skip
 
 
-def _bar(
+def bar(
     sheet: Sheet,
     scale: ScalarMappable,
-    left: float,
-    top: float,
-    width: float,
+    place: tuple[float, float, float],
     label: str,
-    extend: Literal["neither", "both"] = "neither",
+    extend: Literal["neither", "both", "max"] = "neither",
 ) -> None:
-    """Horizontal colour bar below a panel."""
-    axes = sheet.axes(left + 0.1 * width, top + 0.8, 0.8 * width, 1.3)
+    """Horizontal colour bar below a panel, which ends at `place`: left, bottom, width in mm."""
+    style, (left, bottom, width) = sheet.style, place
+    axes = sheet.axes(left + 0.1 * width, bottom + style.beside(0.8), 0.8 * width, style.beside(1.3))
     axes.set_axis_on()
-    bar = sheet.figure.colorbar(scale, cax=axes, orientation="horizontal", extend=extend)
-    bar.ax.tick_params(labelsize=SMALL_PT, length=1.2, width=0.3, pad=0.8)
-    bar.outline.set_linewidth(0.3)
-    bar.set_label(label, size=SMALL_PT, labelpad=0.8)
+    drawn = sheet.figure.colorbar(scale, cax=axes, orientation="horizontal", extend=extend)
+    if extend != "neither":
+        drawn.set_ticks(np.linspace(*scale.get_clim(), 3).tolist())
+    drawn.ax.tick_params(
+        labelsize=style.small_pt, length=style.beside(1.2), width=style.line(0.3), pad=style.beside(0.8)
+    )
+    drawn.outline.set_linewidth(style.line(0.3))
+    drawn.set_label(label, size=style.small_pt, labelpad=style.beside(0.8))
 
 
-def _close_up(sheet: Sheet, analysis: Findings, panels: Panels, defect: Defect, left: float, top: float) -> None:
-    """Image, model and residual about one defect, side by side under its name."""
-    text = f"{defect.id}  {label_text(defect.label)}  {statement(defect.probability)}"
-    if defect.type == "LINE":
-        text += f" (LINE {probability_text(defect.type_probability)})"
-    sheet.text(left, top + 0.6, text)
-    (x0, x1), (y0, y1) = _view(analysis, defect)
+def _close_up(
+    sheet: Sheet, analysis: Analysis, panels: Panels, defect: Defect, place: tuple[float, float, float]
+) -> None:
+    """Image, model and residual about one defect, side by side under its name, at `place`: left, top, tile in mm."""
+    style, (left, top, tile) = sheet.style, place
+    sheet.text(left, top + style.beside(0.6), _title(defect, style, 3 * tile + 2 * TILE_GAP_MM))
+    x0, y0, x1, y1 = close_view(analysis, defect)
     low, high = contrast(
         np.stack([panel[round(y0) : round(y1) + 1, round(x0) : round(x1) + 1] for panel in panels[:2]])
     )
     part = tuple(slice(max(round(low) - 2, 0), round(high) + 3) for low, high in ((y0, y1), (x0, x1)))
     for k, panel in enumerate(panels):
-        axes = sheet.axes(left + k * (TILE_MM + TILE_GAP_MM), top + TITLE_MM, TILE_MM, TILE_MM)
+        axes = sheet.axes(left + k * (tile + TILE_GAP_MM), top + style.beside(TITLE_MM), tile, tile)
         if k < 2:
             grey(axes, panel[part], low, high, (part[1].start, part[0].start))
         else:
-            _diverging(axes, panel[part], (part[1].start, part[0].start))
+            diverging(axes, panel[part], (part[1].start, part[0].start))
         axes.set(xlim=(x0, x1), ylim=(y1, y0))
         if k == 0:
-            draw_outline(axes, defect.extent_px, reach_px(analysis), defect_style(0.7))
-            scale_bar(axes, analysis.calibration.pixel_size_A, 0.45, SMALL_PT)
+            draw_outline(axes, defect.extent_px, reach_px(analysis), defect_style(style.line(0.7)))
+        if k == 1:  # where it hides no outline
+            scale_bar(axes, analysis.pixel_size_A, style, 0.45, style.small_pt)
 
 
-def _view(analysis: Findings, defect: Defect) -> list[tuple[float, float]]:
-    """The defect with two cells around it, moved to stay inside the image: (x0, x1), (y0, y1)."""
+def _title(defect: Defect, style: Style, width_mm: float) -> str:
+    """Number, name and probability, of a line that of its kind, too, where there is room."""
+    text = f"{defect.id}  {label_text(defect.label)}  {statement(defect.probability)}"
+    longer = f"{text} (LINE {probability_text(defect.type_probability)})"
+    fits = text_width_pt(longer, style) < width_mm * POINTS_PER_MM
+    return longer if defect.type == "LINE" and fits else text
+
+
+def close_view(analysis: Analysis, defect: Defect) -> tuple[float, float, float, float]:
+    """The defect with two cells around it, moved to stay inside the image: x0, y0, x1, y1."""
     extent = float(np.abs(np.asarray(defect.extent_px) - defect.center_px).max())
-    shape = analysis.micrograph.image.shape
-    half = min(extent + 1.9 * analysis.lattice.a_px_iso, (min(shape) - 1) / 2)
-    centre = np.clip(defect.center_px, half, np.array(shape[::-1]) - 1 - half)
-    return [(float(c - half), float(c + half)) for c in centre]
+    shape = analysis.image.shape
+    half = min(extent + 1.9 * analysis.step_px, (min(shape) - 1) / 2)
+    x, y = np.clip(defect.center_px, half, np.array(shape[::-1]) - 1 - half).tolist()
+    return x - half, y - half, x + half, y + half

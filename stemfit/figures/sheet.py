@@ -1,8 +1,7 @@
 """Paper, ink and lettering: what all figures share.
 
-Sized for one column of a journal (89 mm) at print resolution, so that the same file is large on a screen. Colours are
-those of Okabe & Ito (2008), which stay apart for colour-blind readers. Axes carry pixel coordinates as everywhere:
-(x, y), y down, (0, 0) the centre of the top-left pixel.
+Axes carry pixel coordinates as everywhere: (x, y), y down, (0, 0) the centre of the top-left pixel. Colours are those
+of Okabe & Ito (2008), which stay apart for colour-blind readers.
 """
 
 from __future__ import annotations
@@ -11,25 +10,21 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
+from matplotlib_scalebar.scalebar import ScaleBar
 from numpy.typing import NDArray
 
 from stemfit.defects import names_in
+from stemfit.figures.style import MARGIN_MM, NATURE, Style
 
 FloatArray = NDArray[np.float64]
 
-WIDTH_MM = 89.0
-MARGIN_MM = 1.0
-INNER_MM = WIDTH_MM - 2 * MARGIN_MM
-DPI = 360
 POINTS_PER_MM = 72 / 25.4
-SMALL_PT, TEXT_PT = 5.0, 6.0
 
 ORANGE, SKY, GREEN, PURPLE, VERMILLION, BLUE = "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2"
 YELLOW = "#F0E442"
@@ -38,29 +33,34 @@ YELLOW = "#F0E442"
 class Sheet:
     """A figure on which axes are placed in millimetres from the top left corner of what the margin leaves."""
 
-    def __init__(self, inner_height_mm: float) -> None:
+    def __init__(self, inner_height_mm: float, style: Style = NATURE) -> None:
+        self.style = style
         self.height_mm = inner_height_mm + 2 * MARGIN_MM
-        self.figure = Figure(figsize=(WIDTH_MM / 25.4, self.height_mm / 25.4), dpi=DPI, facecolor="white")
+        size = (style.width_mm / 25.4, self.height_mm / 25.4)
+        self.figure = Figure(figsize=size, dpi=style.dpi, facecolor=style.paper)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Bare axes."""
         x, y = self._place(left, top + height)
-        axes = self.figure.add_axes((x, y, width / WIDTH_MM, height / self.height_mm))
+        axes = self.figure.add_axes((x, y, width / self.style.width_mm, height / self.height_mm))
         axes.set_axis_off()
         return axes
 
-    def text(self, left: float, top: float, text: str, size_pt: float = TEXT_PT) -> None:
+    def text(self, left: float, top: float, text: str, size_pt: float | None = None, **options: Any) -> None:
         """Text that hangs from (left, top)."""
-        self.figure.text(*self._place(left, top), text, size=size_pt, va="top", ha="left")
+        size = self.style.text_pt if size_pt is None else size_pt
+        self.figure.text(*self._place(left, top), text, size=size, ha="left", **{"va": "top", **options})
 
     def _place(self, left: float, top: float) -> tuple[float, float]:
         """Millimetres to shares of the page, counted from its lower left corner."""
-        return (MARGIN_MM + left) / WIDTH_MM, 1 - (MARGIN_MM + top) / self.height_mm
+        return (MARGIN_MM + left) / self.style.width_mm, 1 - (MARGIN_MM + top) / self.height_mm
 
 
-def text_width_pt(text: str, size_pt: float = TEXT_PT) -> float:
+def text_width_pt(text: str, style: Style, size_pt: float | None = None) -> float:
     """Length of a text as it will be printed."""
-    return float(TextPath((0, 0), text, size=size_pt).get_extents().width) if text.strip() else 0.0
+    font = FontProperties(family=style.family)
+    size = style.text_pt if size_pt is None else size_pt
+    return float(TextPath((0, 0), text, size=size, prop=font).get_extents().width) if text.strip() else 0.0
 
 
 def label_text(label: str) -> str:
@@ -92,56 +92,43 @@ def statement(probability: float) -> str:
     return "P > 0.99" if probability > 0.99 else f"P = {probability_text(probability)}"
 
 
-def contrast(values: FloatArray) -> tuple[float, float]:
-    """Grey range that hot pixels and a few dark ones do not decide."""
-    finite = values[np.isfinite(values)]
-    if finite.size == 0:
-        return 0.0, 1.0
-    low, high = np.percentile(finite, [0.5, 99.8])
-    return float(low), float(high if high > low else low + 1)
+def points_per_px(axes: Axes) -> float:
+    """How long a pixel of the image is on paper."""
+    (left, right), figure = axes.get_xlim(), axes.get_figure()
+    assert figure is not None
+    return float(72 * axes.get_window_extent().width / figure.dpi / abs(right - left))
 
 
-def grey(axes: Axes, image: FloatArray, low: float, high: float, corner_px: tuple[int, int] = (0, 0)) -> None:
-    """Show an image between black and white."""
-    shade(axes, image, "gray", low, high, corner_px)
-
-
-def shade(
-    axes: Axes, image: FloatArray, colours: str, low: float, high: float, corner_px: tuple[int, int] = (0, 0)
-) -> None:
-    """Show an image, or the part of one that begins at `corner_px`; what is drawn later does not widen the view."""
-    (x, y), (h, w) = corner_px, image.shape
-    where = (x - 0.5, x + w - 0.5, y + h - 0.5, y - 0.5)
-    axes.imshow(image, cmap=masked(colours), vmin=low, vmax=high, extent=where)
-    axes.autoscale(False)
-
-
-def masked(name: str) -> Colormap:
-    """Colour map in which what is not analysed is a light even grey-blue."""
-    return matplotlib.colormaps[name].with_extremes(bad="#C8CDD6")
-
-
-def scale_bar(axes: Axes, pixel_size_A: float, share: float = 0.22, size_pt: float = TEXT_PT) -> FloatArray:
+def scale_bar(
+    axes: Axes, pixel_size_A: float, style: Style, share: float = 0.22, size_pt: float | None = None
+) -> FloatArray:
     """A round number of nanometres, at most `share` of the width, in the lower left corner; its corners (2, 2)."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    width, height = right - left, bottom - top
+    size = style.text_pt if size_pt is None else size_pt
     per_nm = 10 / pixel_size_A
-    wish = share * width / per_nm
+    wish = share * (right - left) / per_nm
     decade = 10.0 ** np.floor(np.log10(wish))
-    length = decade * max(step for step in (1, 2, 5) if step * decade <= wish)
-    margin = 0.04 * min(width, height)
-    x, y = left + margin, bottom - margin
-    thick = size_pt / 3
-    axes.plot(
-        [x, x + length * per_nm], [y, y], color="white", linewidth=thick, solid_capstyle="butt", zorder=5,
-        path_effects=[withStroke(linewidth=thick + 0.8, foreground="black")],
+    length = float(decade * max(step for step in (1, 2, 5) if step * decade <= wish))
+    height_pt = points_per_px(axes) * (bottom - top)
+    axes.add_artist(
+        ScaleBar(
+            pixel_size_A / 10, "nm", fixed_value=length, fixed_units="nm", location="lower left", color="white",
+            box_color="black", box_alpha=0.55, pad=0.25, border_pad=0.35, sep=0.2 * size, scale_loc="top",
+            width_fraction=0.28 * size / height_pt, rotation="horizontal-only", scale_formatter=_nanometres,
+            font_properties={"family": style.family, "size": size},
+        )
     )  # fmt: skip
-    lettering(axes, (x, y - 0.3 * margin), f"{length:g} nm", "white", ha="left", va="bottom", size=size_pt, zorder=5)
-    return np.array([[x, y - 2 * margin], [x + length * per_nm, y + margin]])
+    wide = max(length * per_nm, text_width_pt(f"{length:g} nm", style, size) / points_per_px(axes))
+    pad, high = 0.9 * size / points_per_px(axes), 3.1 * size / points_per_px(axes)
+    return np.array([[left, bottom - high], [left + wide + pad, bottom]])
+
+
+def _nanometres(value: float, unit: str) -> str:
+    return f"{value:g} {unit}"
 
 
 def lettering(
-    axes: Axes, at: Sequence[float] | FloatArray, text: str, colour: str, size: float = TEXT_PT, **options: Any
+    axes: Axes, at: Sequence[float] | FloatArray, text: str, colour: str, size: float, **options: Any
 ) -> None:
     """Text that can be read on any grey."""
     stroke = [withStroke(linewidth=0.23 * size, foreground="black")]

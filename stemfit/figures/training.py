@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stemfit.figures.sheet import BLUE, DPI, SMALL_PT, TEXT_PT, VERMILLION, WIDTH_MM
+from stemfit.figures.sheet import BLUE, VERMILLION
+from stemfit.figures.style import NATURE
 
 HEIGHT_MM = 70.0
 
@@ -22,7 +23,8 @@ def curves(history: Sequence[Mapping[str, float]], unmoved_A: float) -> Figure:
     unmoved_A : float
         Validation error of leaving every atom in place: what has not been beaten by far has not been learnt.
     """
-    figure = Figure(figsize=(WIDTH_MM / 25.4, HEIGHT_MM / 25.4), dpi=DPI, facecolor="white", layout="constrained")
+    size = (NATURE.width_mm / 25.4, HEIGHT_MM / 25.4)
+    figure = Figure(figsize=size, dpi=NATURE.dpi, facecolor="white", layout="constrained")
     errors, losses, rates = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1))
     steps = [entry["step"] for entry in history]
     validation = [100 * entry["validation_A"] for entry in history]
@@ -30,22 +32,22 @@ def curves(history: Sequence[Mapping[str, float]], unmoved_A: float) -> Figure:
     errors.axhline(100 * unmoved_A, color="black", linewidth=0.6, linestyle="--")
     errors.annotate(
         "nothing moved", (1, 100 * unmoved_A), (0, -1.5), xycoords=("axes fraction", "data"),
-        textcoords="offset points", size=SMALL_PT, ha="right", va="top",
+        textcoords="offset points", size=NATURE.small_pt, ha="right", va="top",
     )  # fmt: skip
     errors.set_ylim(bottom=0)
     losses.plot(steps, [entry["loss"] for entry in history], color=BLUE, linewidth=0.8)
     rates.plot(steps, [entry["lr"] for entry in history], color="black", linewidth=0.8)
     rates.set_yscale("log")
     for axes, name in ((errors, "validation\nerror (pm)"), (losses, "training\nloss"), (rates, "learning\nrate")):
-        axes.set_ylabel(name, size=TEXT_PT)
+        axes.set_ylabel(name, size=NATURE.text_pt)
         _plain(axes)
-    rates.set_xlabel("optimiser step", size=TEXT_PT)
+    rates.set_xlabel("optimiser step", size=NATURE.text_pt)
     figure.align_ylabels()
     return figure
 
 
 def _plain(axes: Axes) -> None:
-    axes.tick_params(which="both", labelsize=SMALL_PT, width=0.5, length=2)
+    axes.tick_params(which="both", labelsize=NATURE.small_pt, width=0.5, length=2)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):

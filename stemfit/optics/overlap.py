@@ -11,137 +11,32 @@ a picture of the probe's amplitude at one column times that at the other, in the
 independently by u rms per axis weaken it by exp(-2 pi^2 (u1^2 |k - q|^2 + u2^2 |k - q'|^2)). An atom at height z above
 the plane in focus contributes with the phase -pi lambda z (k^2 - q^2) of free flight; atoms of one column are summed,
 what a second one makes of the wave of the first is left out. The integral depends on the aperture's aberrations nowhere
-and on the direction of D not at all if the beams are turned with it: it is kept for each pair of columns and length.
+and on the direction of D not at all if the beams are turned with it: F is kept for each kind of column
+(`stemfit.optics.waves`).
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stemfit.optics.amplitude import amplitude_A
 from stemfit.optics.electron import wavelength_A
 from stemfit.optics.probe import Probe, aberration_phase
 from stemfit.optics.transfer import Detector
+from stemfit.optics.waves import Column, Optics, beams, optics, ring, waves
 
 FloatArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
-FARTHEST_A = 3.65
-"""Columns this far apart are neighbours: the three nearest shells of a sheet, the two of a dichalcogenide. A probe that
-an aberration has not spoiled has less than a tenth of its amplitude at both."""
 
-PERIOD_A = 10.0
-"""Of the lattice of beams, for a probe in focus: two columns that far apart and their copies do not meet."""
-
-PERIOD_STEP_A = 2.0
-"""To which it is rounded up: what is kept serves all probes of about one size."""
-
-CELL = 8
-"""A beam's share of the aperture is counted on so many points per side."""
-
-
-class Column(NamedTuple):
-    """One column: `atoms` are (element, height in A above the plane in focus, thermal rms^2 per axis in A^2)."""
-
-    atoms: tuple[tuple[str, float, float], ...]
-
-
-class Beams(NamedTuple):
-    """A square lattice of plane waves that fill the aperture, the first axis along the bond.
-
-    Attributes
-    ----------
-    steps : (B, 2) int array
-    share : (B,) array
-        Of each cell, what lies within the aperture.
-    pitch_per_A : float
-    differences : (B * B,) int array
-        Number of q - q', row by row of (4 n + 1)^2.
-    most : int
-        n.
-    """
-
-    steps: NDArray[np.int64]
-    share: FloatArray
-    pitch_per_A: float
-    differences: NDArray[np.int64]
-    most: int
-
-
-class Ring(NamedTuple):
-    """Directions k (K, 2) on the detector, 1/A, and the areas that they stand for (K,), 1/A^2."""
-
-    k: FloatArray
-    area: FloatArray
-
-
-Optics = tuple[float, float, Detector, float]
-"""Voltage (kV), convergence (mrad), detector (mrad), period (A)."""
-
-
-def optics(probe: Probe, detector_mrad: Detector) -> Optics:
-    """What the overlap on the detector depends on."""
-    rays = 2 * probe.rays_A
-    period = PERIOD_A + PERIOD_STEP_A * math.ceil(rays / PERIOD_STEP_A)
-    return probe.voltage_kV, probe.convergence_mrad, detector_mrad, period
-
-
-@lru_cache(maxsize=16)
-def beams(voltage_kV: float, convergence_mrad: float, period_A: float) -> Beams:
-    """See `Beams`."""
-    radius = 1e-3 * convergence_mrad / wavelength_A(voltage_kV) * period_A  # in pitches
-    most = math.floor(radius) + 1
-    index = np.stack(np.meshgrid(*[np.arange(-most, most + 1)] * 2, indexing="ij"), -1).reshape(-1, 2)
-    within = (np.arange(CELL) + 0.5) / CELL - 0.5
-    x, y = index[:, 0, None, None] + within[:, None], index[:, 1, None, None] + within
-    share = (np.hypot(x, y) < radius).mean((1, 2))
-    index, share = index[share > 0], share[share > 0]
-    apart = index[:, None] - index + 2 * most
-    return Beams(index, share, 1 / period_A, (apart[..., 0] * (4 * most + 1) + apart[..., 1]).ravel(), most)
-
-
-@lru_cache(maxsize=16)
-def ring(voltage_kV: float, detector_mrad: Detector) -> Ring:
-    """Gauss-Legendre along the radius, equal steps around: enough for the phase of two columns `FARTHEST_A` apart."""
-    inner, outer = (1e-3 * angle / wavelength_A(voltage_kV) for angle in detector_mrad)
-    node, weight = np.polynomial.legendre.leggauss(8 + math.ceil(math.pi / 2 * (outer - inner) * FARTHEST_A))
-    count = 24 + math.ceil(2 * math.pi * outer * FARTHEST_A)
-    radius, width = (outer + inner) / 2 + (outer - inner) / 2 * node, (outer - inner) / 2 * weight
-    azimuth = (np.arange(count) + 0.5) * 2 * np.pi / count
-    k = np.stack([np.outer(radius, np.cos(azimuth)).ravel(), np.outer(radius, np.sin(azimuth)).ravel()], -1)
-    return Ring(k, np.repeat(width * radius * 2 * np.pi / count, count))
-
-
-@lru_cache(maxsize=32)
-def _waves(column: Column, at: Optics) -> NDArray[np.complex64]:
-    """F(k, q) of a column, (B, K), in A."""
-    voltage, convergence, detector, period = at
-    lattice, onto = beams(voltage, convergence, period), ring(voltage, detector)
-    q = lattice.steps * lattice.pitch_per_A
-    through = np.hypot(onto.k[:, 0] - q[:, :1], onto.k[:, 1] - q[:, 1:])
-    flight = np.pi * wavelength_A(voltage) * ((onto.k**2).sum(1) - (q**2).sum(1)[:, None])
-    most = float(np.ceil(10 * through.max()) / 10)
-    total = np.zeros(through.shape, np.complex128)
-    for element, height, square in column.atoms:
-        g, f = amplitude_A(element, voltage, most)
-        damped = f * np.exp(-2 * np.pi**2 * square * g**2)
-        wave = np.interp(through, g, damped)
-        total += wave * np.exp(-1j * height * flight) if height else wave
-    return total.astype(np.complex64)
-
-
-@lru_cache(maxsize=256)
 def overlap(one: Column, other: Column, distance_A: float, at: Optics) -> NDArray[np.complex64]:
     """Integral over the detector for every pair of beams, (B, B), A^2 / A^2; `one` is ahead along the first axis."""
-    onto = ring(at[0], at[2])
-    phase = (onto.area * np.exp(-2j * np.pi * distance_A * onto.k[:, 0])).astype(np.complex64)
-    return np.asarray((_waves(one, at) * phase) @ _waves(other, at).conj().T)
+    first, second = waves(one, at), waves(other, at)
+    phase = np.exp(-2j * np.pi * distance_A * ring(at[0], at[2]).k[:, 0]).astype(np.complex64)
+    return np.asarray(first.beams @ ((first.onto * phase) @ second.onto.conj().T) @ second.beams.conj().T)
 
 
 def positions(probe: Probe, detector_mrad: Detector) -> FloatArray:
@@ -151,9 +46,7 @@ def positions(probe: Probe, detector_mrad: Detector) -> FloatArray:
     return (np.arange(count) - count // 2) * period / count
 
 
-def bond_image(
-    one: Column, other: Column, apart_A: FloatArray, distance_A: float, probe: Probe, detector_mrad: Detector
-) -> FloatArray:
+def bond_image(one: Column, other: Column, apart_A: FloatArray, probe: Probe, detector_mrad: Detector) -> FloatArray:
     """What two columns show beyond the sum of both, about the middle between them.
 
     Without the image of the source, with which everything is convolved; within one period of the lattice of beams.
@@ -163,8 +56,6 @@ def bond_image(
     one, other : Column
     apart_A : (2,) array
         Position of `one` less that of `other`, y up.
-    distance_A : float
-        Its length, or a rounded one, for which the overlap on the detector is looked up.
     probe : Probe
     detector_mrad : (inner, outer)
 
@@ -174,7 +65,7 @@ def bond_image(
         Share of the beam at `positions` up (rows) and to the right (columns).
     """
     right, up = apart_A / np.hypot(*apart_A)
-    shared = overlap(one, other, distance_A, optics(probe, detector_mrad))
+    shared = overlap(one, other, float(np.hypot(*apart_A)), optics(probe, detector_mrad))
     return 2 * _image(shared, np.array([[right, up], [-up, right]]), apart_A, probe, detector_mrad)
 
 
@@ -185,7 +76,7 @@ def column_image(column: Column, probe: Probe, detector_mrad: Detector) -> Float
     column move independently.
     """
     at = optics(probe, detector_mrad)
-    shared = overlap(column, column, 0.0, at).copy()
+    shared = overlap(column, column, 0.0, at)
     lattice = beams(at[0], at[1], at[3])
     square = ((lattice.steps[:, None] - lattice.steps) ** 2).sum(-1) * lattice.pitch_per_A**2
     for element, height, mean_square in column.atoms:

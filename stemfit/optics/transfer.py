@@ -84,8 +84,14 @@ def check(voltage_kV: float, convergence_mrad: float, detector_mrad: Detector) -
     if not first <= inner < outer <= last:
         raise UsageError(
             f"detector {inner:g} to {outer:g} mrad is not an annulus within {first:g} to {last:g} mrad",
-            remedy="give inner,outer in mrad, or leave --detector out",
+            remedy=f"{in_mrad(detector_mrad)}give inner,outer in mrad, or leave --detector out",
         )
+
+
+def in_mrad(detector_mrad: Detector) -> str:
+    """What was probably meant by a detector that ends within 1 mrad: the angles were radians. Of others nothing."""
+    inner, outer = detector_mrad
+    return f"did you mean {1e3 * inner:g},{1e3 * outer:g}? " if 0 < inner < outer <= 1 else ""
 
 
 @lru_cache(maxsize=8192)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stemfit.candidates import Candidate
     from stemfit.defects import Defect
     from stemfit.relax import Relaxed
+    from stemfit.simulate.field import Territory
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -87,7 +88,7 @@ def frame(analysis: Findings) -> Frame:
 def field(analysis: Findings) -> Field:
     """Atoms of all analysed sites, relaxed by the best candidate of each defect where there is one."""
     layout = _layout(analysis)
-    patches = [_patch(analysis, layout, *explained) for explained in _explained(analysis)]
+    patches = [_patch(analysis, layout, k, *explained) for k, explained in enumerate(_explained(analysis))]
     pristine = analysis.sites.analysed.copy()
     for _, sites in patches:
         pristine[sites] = False
@@ -123,24 +124,30 @@ class _Part(NamedTuple):
 class _Layout(NamedTuple):
     """What all parts share: (S, 2) ideal site positions in the structure frame, and to which defect a site belongs.
 
-    `mixed` has the column types of an alloy. Where `relaxed`, a candidate's column is drawn where the candidate has it,
-    elsewhere on the site: displacements of several lattice constants away are in the distortion of the lattice already,
-    as far as they are there.
+    `straight_px` (S, 2) is where sites are without the jitter of rows, `mixed` has the column types of an alloy. The
+    image and the structure ask one `territory` whose a column is, the k-th explained defect's or nobody's (None: there
+    is none). Where it has an owner, a candidate's column is drawn where the candidate has it, elsewhere on the site:
+    displacements of several lattice constants away are in the distortion of the lattice already, as far as they are
+    there.
     """
 
     plane_A: FloatArray
     box_A: FloatArray
     scatter_A: float
     defect: IntArray
-    owner: IntArray
-    relaxed: NDArray[np.bool_]
+    straight_px: FloatArray
+    territory: Territory | None
     mixed: dict[int, str]
 
 
 class _Nodes(NamedTuple):
-    """Nodes of a patch: their site (-1 for none), relaxed position in the structure frame and in the image."""
+    """Nodes of a patch: their site (-1 for none), relaxed position in the structure frame and in the image.
+
+    `ideal_px` is where they belong in the image without the jitter of rows.
+    """
 
     site: IntArray
+    ideal_px: FloatArray
     r_A: FloatArray
     xy_px: FloatArray
 
@@ -150,19 +157,22 @@ def _layout(analysis: Findings) -> _Layout:
     z_A = [atom.z_A for atom in _crystal(analysis).basis]
     box = np.array([*np.ptp(plane[analysis.sites.analysed], axis=0), np.ptp(z_A)]) + 2 * MARGIN_A
     scatter = analysis.lattice.residual_rms_px * analysis.calibration.pixel_size_A
-    # Where patches overlap, the nearer defect decides.
-    owner = _nearest_defect(analysis, analysis.sites.xy_px)
-    return _Layout(plane, box, scatter, _site_defect(analysis), owner, _drawn_relaxed(analysis), _mixed(analysis))
+    straight = _straight(analysis, analysis.sites.xy_px)
+    territory = _territory(analysis, straight)
+    return _Layout(plane, box, scatter, _site_defect(analysis), straight, territory, _mixed(analysis))
 
 
-def _drawn_relaxed(analysis: Findings) -> NDArray[np.bool_]:
-    """(S,) sites whose column the whole-field image draws where a candidate has it."""
+def _territory(analysis: Findings, straight_px: FloatArray) -> Territory | None:
+    """As the whole-field image has it: where patches overlap, the nearer defect decides, jitter of rows left out."""
     from stemfit.simulate.field import Territory
 
-    extents = [defect.extent_px for defect, _, _ in _explained(analysis)]
-    if not extents:
-        return np.zeros(len(analysis.sites.xy_px), dtype=bool)
-    return np.asarray(Territory(extents, analysis.sites.xy_px, analysis.lattice.a_px_iso).owner >= 0)
+    extents = [_straight(analysis, defect.extent_px) for defect, _, _ in _explained(analysis)]
+    return Territory(extents, straight_px, analysis.lattice.a_px_iso) if extents else None
+
+
+def _straight(analysis: Findings, xy_px: FloatArray) -> FloatArray:
+    """Places (N, 2) in the image without the jitter of its rows."""
+    return xy_px if analysis.rows is None else analysis.rows.straight(xy_px)
 
 
 def _crystal(analysis: Findings) -> Crystal:
@@ -190,18 +200,6 @@ def _explained(analysis: Findings) -> Iterator[tuple[Defect, Candidate, Relaxed]
     for defect in analysis.defects:
         if defect.best_candidate in known:
             yield defect, *known[defect.best_candidate]
-
-
-def _nearest_defect(analysis: Findings, xy_px: FloatArray) -> IntArray:
-    """Id of the explained defect nearest to each position, 0 if there is none at all."""
-    from scipy.spatial import cKDTree
-
-    extents = [(defect.id, defect.extent_px) for defect, _, _ in _explained(analysis)]
-    if not extents:
-        return np.zeros(len(xy_px), np.int64)
-    ids = np.concatenate([np.full(len(extent), number) for number, extent in extents])
-    _, nearest = cKDTree(np.concatenate([extent for _, extent in extents])).query(xy_px)
-    return np.asarray(ids[nearest])
 
 
 def _pristine(analysis: Findings, layout: _Layout, chosen: IntArray) -> _Part:
@@ -238,15 +236,16 @@ def _mixed(analysis: Findings) -> dict[int, str]:
 
 
 def _patch(
-    analysis: Findings, layout: _Layout, defect: Defect, candidate: Candidate, relaxed: Relaxed
+    analysis: Findings, layout: _Layout, k: int, defect: Defect, candidate: Candidate, relaxed: Relaxed
 ) -> tuple[_Part, IntArray]:
-    """Atoms of one relaxed candidate that stand nearer to its defect than to any other, and the sites they replace."""
+    """Atoms of the k-th defect's candidate that stand nearer to it than to any other, and the sites they replace."""
     from definet.structures import CHANGED, elements_of
 
     nodes, structure = _nodes(analysis, layout, candidate, relaxed), candidate.structure
+    assert layout.territory is not None  # there is this one
     on_site = nodes.site >= 0
-    mine = on_site & (layout.owner[nodes.site] == defect.id) & analysis.sites.analysed[nodes.site]
-    added = ~on_site & (structure.marker == CHANGED) & (_nearest_defect(analysis, nodes.xy_px) == defect.id)
+    mine = on_site & (layout.territory.nearest[nodes.site] == k) & analysis.sites.analysed[nodes.site]
+    added = ~on_site & (structure.marker == CHANGED) & layout.territory.of(k, nodes.ideal_px)[0]
     kept = np.flatnonzero((mine | added) & structure.occupied)
     sigma = np.full(len(nodes.site), layout.scatter_A)
     if relaxed.sigma_A is not None:
@@ -266,7 +265,8 @@ def _nodes(analysis: Findings, layout: _Layout, candidate: Candidate, relaxed: R
     """Bring a patch into the structure frame by the sites that its nodes stand for, so that no distortion enters."""
     to_px = Frame(candidate.matrix, candidate.offset_px)
     ideal, moved = _unwrapped(candidate, relaxed)
-    site = _match(analysis, to_px.to_px(ideal[:, :2]))
+    ideal_px = to_px.to_px(ideal[:, :2])
+    site = _match(analysis, layout, ideal_px)
     known = site >= 0
     rotate, shift = _rigid(ideal[known, :2], layout.plane_A[site[known]])
     lift = (layout.box_A[2] - candidate.structure.structure.lattice.c) / 2
@@ -274,9 +274,9 @@ def _nodes(analysis: Findings, layout: _Layout, candidate: Candidate, relaxed: R
     seen = to_px.to_px(moved[:, :2])
     if analysis.rows is not None:
         seen = analysis.rows.in_image(seen)
-    there = known & ~layout.relaxed[site]
+    there = known if layout.territory is None else known & (layout.territory.owner[site] < 0)
     seen[there] = analysis.sites.xy_px[site[there]]
-    return _Nodes(site, r, seen)
+    return _Nodes(site, ideal_px, r, seen)
 
 
 def _unwrapped(candidate: Candidate, relaxed: Relaxed) -> tuple[FloatArray, FloatArray]:
@@ -290,11 +290,11 @@ def _unwrapped(candidate: Candidate, relaxed: Relaxed) -> tuple[FloatArray, Floa
     return ideal, ideal + (move - np.round(move)) @ cell
 
 
-def _match(analysis: Findings, xy_px: FloatArray) -> IntArray:
+def _match(analysis: Findings, layout: _Layout, xy_px: FloatArray) -> IntArray:
     """Site of every node, -1 where none lies within a third of the distance between neighbouring columns."""
     from scipy.spatial import cKDTree
 
-    distance, site = cKDTree(analysis.sites.xy_px).query(xy_px)
+    distance, site = cKDTree(layout.straight_px).query(xy_px)
     return np.where(distance < analysis.lattice.nearest_px / 3, site, -1)
 
 

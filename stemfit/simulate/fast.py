@@ -22,7 +22,7 @@ from stemfit.hosts import column_type
 from stemfit.optics.pairs import loosened, stretched
 from stemfit.optics.probe import Probe, transfer
 from stemfit.optics.scattering import column_elements, kernel
-from stemfit.optics.transfer import Detector, tabulated
+from stemfit.optics.transfer import Detector, in_mrad, tabulated
 from stemfit.simulate.image import project
 from stemfit.simulate.neighbours import between_columns, columns_of, matters, transfers
 from stemfit.simulate.specimen import Atoms, Specimen, View
@@ -173,6 +173,9 @@ def check_detector(detector_mrad: Detector, probe: Probe) -> None:
     if not 0 <= inner < outer < math.inf:
         what = f"detector {inner:g} to {outer:g} mrad is no annulus"
         raise UsageError(what, remedy="give the inner angle first, in mrad")
+    if inner < probe.convergence_mrad and (meant := in_mrad(detector_mrad)):
+        what = f"detector {inner:g} to {outer:g} mrad lies inside the bright field"
+        raise UsageError(what, remedy=f"{meant}give mrad, not rad")
     if inner < probe.convergence_mrad:
         what = f"the detector begins at {inner:g} mrad, inside the bright field of {probe.convergence_mrad:g} mrad"
         raise UsageError(what, remedy="give an inner angle above the convergence: only dark field is simulated")

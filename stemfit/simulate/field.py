@@ -30,6 +30,14 @@ ON_SITE = 0.3
 """Lattice constants from a site within which a column of a candidate is that site's: half a bond of a honeycomb."""
 
 
+TIE = 1e-3
+"""Lattice constants by which one of two defects must be nearer to a place to have it; else the first in order has it.
+Places that a crystal's symmetry puts in the middle are then decided by no rounding."""
+
+SHELL = 12
+"""Sites of defects that may be equally far: two shells of six round a place."""
+
+
 class Drawn(NamedTuple):
     """Columns of the whole image, as scanned without jitter.
 
@@ -175,20 +183,26 @@ class Territory:
 
     Attributes
     ----------
+    nearest : (S,) int array
+        Index of the defect nearest to each site, see `TIE`.
     owner : (S,) int array
-        Index of the defect for each site, -1 beyond `PATCH_REACH`.
+        The same, -1 beyond `PATCH_REACH`.
     """
 
     def __init__(self, extents_px: Sequence[FloatArray], sites_px: FloatArray, a_px: float) -> None:
         self._a_px, self._sites = a_px, cKDTree(sites_px)
         self._centres = cKDTree(np.vstack(list(extents_px)))
         self._whose = np.concatenate([np.full(len(extent), k) for k, extent in enumerate(extents_px)])
-        self.owner = self._nearest(sites_px)
+        self.nearest, near = self._nearest(sites_px)
+        self.owner = np.where(near, self.nearest, -1)
 
-    def _nearest(self, xy_px: FloatArray) -> NDArray[np.int64]:
-        """Defect (N,) nearest to each place within reach, else -1."""
-        distance, nearest = (np.asarray(a) for a in self._centres.query(xy_px))
-        return np.where(distance > PATCH_REACH * self._a_px, -1, self._whose[nearest])
+    def _nearest(self, xy_px: FloatArray) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Defect (N,) nearest to each place, and whether it is within reach."""
+        ranks = np.arange(1, min(SHELL, len(self._whose)) + 1)
+        distance, which = (np.asarray(a) for a in self._centres.query(xy_px, k=ranks))
+        as_near = distance <= distance[:, :1] + TIE * self._a_px
+        nearest = np.where(as_near, self._whose[which], len(self._whose)).min(1)
+        return nearest, distance[:, 0] <= PATCH_REACH * self._a_px
 
     def of(self, defect: int, ideal_px: FloatArray) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.bool_]]:
         """Of columns that belong at these places (N, 2): whether this defect draws them, their site, whether on it.
@@ -198,7 +212,8 @@ class Territory:
         """
         away, site = (np.asarray(a) for a in self._sites.query(ideal_px))
         on = away < ON_SITE * self._a_px
-        return np.where(on, self.owner[site], self._nearest(ideal_px)) == defect, site, on
+        beside, near = self._nearest(ideal_px)
+        return np.where(on, self.owner[site], np.where(near, beside, -1)) == defect, site, on
 
 
 def _unexplained(

@@ -14,10 +14,11 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from stemfit.hosts import column_type
-from stemfit.optics.overlap import FARTHEST_A, Column, bond_image, column_image, positions
+from stemfit.optics.overlap import bond_image, column_image, positions
 from stemfit.optics.probe import Probe, transfer
 from stemfit.optics.scattering import kernel
 from stemfit.optics.transfer import Detector
+from stemfit.optics.waves import FARTHEST_A, Column
 from stemfit.simulate.specimen import Atoms
 from stemfit.simulate.spectrum import Frequencies
 
@@ -36,9 +37,6 @@ make up for each other (``benchmarks/column_brightness.py``)."""
 
 BOND_STEP_A = 0.06
 """Bonds that differ by less are given their mean: at the inner edge of such detectors half of it is 0.2 rad."""
-
-LENGTH_STEP_A = 0.02
-"""To which lengths are rounded."""
 
 HEIGHT_STEP_A = 0.25
 """To which heights are rounded: 0.1 rad of free flight between 0 and 100 mrad at 60 kV for half of it."""
@@ -103,8 +101,7 @@ def between_columns(
     across, up = (np.exp(-2j * np.pi * np.outer(x, k)) for x, k in zip(middle.T, (plane.kx, plane.ky), strict=True))
     total = np.zeros(plane.square.shape, np.complex128)
     for group in groups:
-        length = float(np.rint(np.hypot(*group.apart_A) / LENGTH_STEP_A) * LENGTH_STEP_A)
-        seen = bond_image(group.one, group.other, group.apart_A, length, probe, detector_mrad)
+        seen = bond_image(group.one, group.other, group.apart_A, probe, detector_mrad)
         total += plane.transform(seen) * (up[group.pairs].T @ across[group.pairs])
     return torch.from_numpy(total)
 

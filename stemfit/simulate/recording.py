@@ -63,7 +63,7 @@ def write_image(out: Path, image: FloatArray, pixel_A: float, made: Mapping[str,
 
     Raises
     ------
-    OutputError
+    UsageError, OutputError
         As `check_out`, or if the disk is full.
     """
     import tifffile
@@ -93,9 +93,13 @@ def check_out(out: Path) -> None:
 
     Raises
     ------
+    UsageError
+        If its name is not that of a TIFF.
     OutputError
         If something stands there that `write_image` has not written, or the folder is missing or not writable.
     """
+    if out.suffix.lower() not in (".tif", ".tiff"):
+        raise UsageError(f"--out {out} is no TIFF by its name", remedy="give a name that ends in .tif or .tiff")
     if os.path.lexists(out) and how_made(out) is None:
         what = "something that is no simulated image stands there already"
         raise OutputError(what, remedy="move it away or choose another --out", subject=out)

@@ -1,0 +1,124 @@
+"""What kind of file this is: chosen by the first bytes, by the name only where they do not tell."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import traceback
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from stemfit.errors import InputError, StemfitError
+from stemfit.micrograph import png, rosetta, tiff
+from stemfit.micrograph.check import damaged
+from stemfit.micrograph.types import Signal
+
+KNOWN = "TIFF, PNG, dm3, dm4, emd, ser, emi, mrc, hspy or zspy"
+LIBRARIES = ("rsciio", "tifffile", "h5py", "PIL")
+
+
+class Kind(NamedTuple):
+    """A file format and the function that opens it."""
+
+    name: str
+    opened: Callable[[Path], AbstractContextManager[list[Signal]]]
+
+
+@contextmanager
+def signals_of(path: Path) -> Iterator[list[Signal]]:
+    """Images that a file holds, while it is open.
+
+    Raises
+    ------
+    InputError
+        If it is missing, unreadable, damaged or of no known kind: while it is opened or its pixels are read.
+    """
+    kind = kind_of(path)
+    with _quiet():
+        try:
+            with kind.opened(path) as signals:
+                yield signals
+        except (StemfitError, MemoryError):
+            raise
+        except Exception as error:  # damaged files fail in the parsers in every possible way
+            traceback.clear_frames(error.__traceback__)  # and leave files open, of which Python warns
+            raise damaged(path, kind.name, error) from error
+
+
+def kind_of(path: Path) -> Kind:
+    """Format of a file."""
+    try:
+        if path.is_dir():
+            return _folder(path)
+        with path.open("rb") as file:
+            head = file.read(512)
+    except FileNotFoundError:
+        raise InputError("no such file", remedy="check the path", subject=path) from None
+    except OSError as error:
+        problem = f"cannot be opened ({error.strerror})"
+        raise InputError(problem, remedy="check the file's permissions", subject=path) from error
+    kind = _by_bytes(path, head) or _by_name(path)
+    if kind is None:
+        what = "an empty file" if not head else "neither a TIFF nor a PNG nor a microscope's file that is known"
+        raise InputError(what, remedy=f"give {KNOWN}; other formats can be exported as TIFF", subject=path)
+    return kind
+
+
+def _folder(path: Path) -> Kind:
+    if (path / ".zgroup").is_file() or (path / "zarr.json").is_file():
+        return Kind("zspy", rosetta.zspy)
+    raise InputError("is a folder", remedy="give one image file", subject=path)
+
+
+def _by_bytes(path: Path, head: bytes) -> Kind | None:
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return Kind("TIFF", tiff.opened)
+    if head[:8] == b"\x89PNG\r\n\x1a\n":
+        return Kind("PNG", png.opened)
+    if head[:8] == b"\x89HDF\r\n\x1a\n":
+        return Kind("HDF5 file", rosetta.hdf5)
+    if head[:4] in (b"\0\0\0\3", b"\0\0\0\4") and b"\0\0\0" in head[8:16]:
+        return Kind("DigitalMicrograph file", rosetta.digital_micrograph)
+    if head[:4] == b"II\x97\x01":
+        return Kind("TIA series", rosetta.tia)
+    if head[208:212] == b"MAP ":
+        return Kind("MRC file", rosetta.mrc)
+    if head[:4] == b"PK\3\4" and zipfile.is_zipfile(path):
+        return Kind("zspy", rosetta.zspy)
+    return None
+
+
+def _by_name(path: Path) -> Kind | None:
+    """Old MRC files and those of TIA's experiments begin with anything."""
+    return {".mrc": Kind("MRC file", rosetta.mrc), ".emi": Kind("TIA file", rosetta.tia)}.get(path.suffix.lower())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What libraries say of files does not reach the user, who gets one line of ours."""
+    loggers = [logging.getLogger(name) for name in LIBRARIES]
+    levels = [logger.level for logger in loggers]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL + 1)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes; of a folder's files one after the other, in the order of their names."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for part in sorted(part for part in path.rglob("*") if part.is_file()):
+        digest.update(part.relative_to(path).as_posix().encode() + b"\0" + part.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,101 @@
+"""Figures of chosen panels: nothing overlaps, atoms lie in their order, bonds are those of chemistry."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import graphene, mx2
+from fake_result import fake_result
+from matplotlib.collections import EllipseCollection
+from numpy.testing import assert_allclose
+
+from stemfit.figures import STYLES
+from stemfit.figures.atoms import bonds, draw_structure
+from stemfit.figures.compose import TITLES, Scene, compose
+from stemfit.figures.shades import SIGNED, colour_map
+from stemfit.figures.sheet import Sheet
+from stemfit.figures.style import NATURE
+
+
+@pytest.fixture(scope="module")
+def analysis():
+    return fake_result(shape=(186, 230), a_px=20)
+
+
+def words(figure):
+    """Boxes of everything that is written outside of panels."""
+    figure.draw_without_rendering()
+    texts = [*figure.texts]
+    for axes in figure.axes:
+        texts += [*axes.get_xticklabels(), axes.xaxis.label] if axes.axison else []
+        texts += axes.get_legend().get_texts() if axes.get_legend() else []
+    return {text.get_text(): text.get_window_extent() for text in texts if text.get_text()}
+
+
+@pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)
+def test_nothing_overlaps_and_nothing_is_cut_off(style, analysis):
+    figure = compose(Scene(analysis, (-0.5, -0.5, 229.5, 185.5), style), list(TITLES))
+    width, _ = figure.get_size_inches() * 25.4
+    assert_allclose(width, style.width_mm)
+    boxes = words(figure)
+    assert len(boxes) > 15
+    panels = [axes.get_window_extent() for axes in figure.axes if axes.images]
+    assert len(panels) == len(TITLES)
+    for text, box in boxes.items():
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text
+        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, text
+        assert not any(box.shrunk(0.98, 0.9).overlaps(panel) for panel in panels), text
+    for (one, a), (other, b) in combinations(boxes.items(), 2):
+        assert not a.shrunk(0.98, 0.8).overlaps(b.shrunk(0.98, 0.8)), (one, other)
+
+
+def test_letters_are_as_large_as_journals_ask():
+    capitals = 0.66  # of the size, in Times
+    assert STYLES["aps"].small_pt * capitals / 72 * 25.4 >= 2.0
+    assert STYLES["aps"].line(0.1) >= 0.5 and STYLES["acs"].line(0.1) >= 0.5
+    assert 5 <= STYLES["nature"].small_pt <= STYLES["nature"].text_pt <= 7
+
+
+def test_a_panel_shows_its_view(analysis):
+    figure = compose(Scene(analysis, (39.5, 29.5, 139.5, 109.5)), ["image", "simulated", "exx"])
+    for axes in [axes for axes in figure.axes if axes.images]:
+        box = axes.get_window_extent()
+        assert_allclose(box.height / box.width, 0.8, rtol=1e-6)
+    image, simulated, _ = (axes for axes in figure.axes if axes.images and axes.get_xlim() == (39.5, 139.5))
+    shown = np.asarray(simulated.images[0].get_array())
+    assert_allclose(shown[0, 0], analysis.simulated[30, 40])
+    assert image.get_ylim() == (109.5, 29.5)
+
+
+def test_bonds_are_those_of_the_crystal():
+    layer = mx2("MoS2", a=3.16, thickness=3.13, size=(5, 5, 1), vacuum=6)
+    pairs = bonds(layer)
+    kinds = {tuple(sorted((layer.symbols[i], layer.symbols[j]))) for i, j in pairs}
+    assert kinds == {("Mo", "S")}
+    most = np.bincount(pairs.ravel(), minlength=len(layer))
+    assert most[layer.numbers == 42].max() == 6 and most[layer.numbers == 16].max() == 3
+    sheet = graphene(size=(5, 5, 1), vacuum=5)
+    assert np.bincount(bonds(sheet).ravel()).max() == 3
+    assert len(bonds(Atoms("W2", positions=[[0, 0, 0], [3.28, 0, 0]]))) == 0
+
+
+def test_upper_atoms_are_drawn_over_lower_ones(analysis):
+    axes = Sheet(50.0).axes(0, 0, 60, 50)
+    axes.set(xlim=(40, 140), ylim=(120, 40))
+    draw_structure(axes, analysis, NATURE)
+    (balls,) = [c for c in axes.collections if isinstance(c, EllipseCollection)]
+    faces, at = balls.get_facecolors()[::2], balls.get_offsets()[::2]
+    drawn = {}
+    for face, (x, y) in zip(faces, at, strict=True):
+        drawn.setdefault((round(x, 4), round(y, 4)), []).append(face[:3].sum())
+    pairs = [brightness for brightness in drawn.values() if len(brightness) == 2]
+    assert len(pairs) > 5
+    assert all(first < second for first, second in pairs)  # the lower and darker one first
+
+
+def test_signed_colours_are_as_strong_on_both_sides():
+    shades = colour_map(SIGNED)(np.linspace(0, 1, 101))[:, :3] @ [0.2126, 0.7152, 0.0722]
+    assert shades.argmax() in range(48, 53)
+    assert (np.diff(shades[:49]) > -0.01).all() and (np.diff(shades[52:]) < 0.01).all()
+    assert abs(shades[25] - shades[75]) < 0.12
