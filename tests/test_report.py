@@ -17,7 +17,7 @@ import pytest
 
 from stemfit.analysis import Analysis
 from stemfit.report import html, words
-from stemfit.report.pictures import blue_to_red, levels, reduced
+from stemfit.report.pictures import levels, reduced, signed
 from stemfit.result import write
 
 EVIL = "<img src=x onerror=alert('x')></script><script>alert('y')</script>&\""
@@ -206,7 +206,7 @@ def test_nothing_found_is_said(analysis: Analysis) -> None:
 def hostile(analysis: Analysis) -> Analysis:
     """The same result of a user who means harm."""
     document = analysis.document
-    names = {**analysis.columns, "species": np.full_like(analysis.columns["species"], EVIL, dtype="U99")}
+    names = {**analysis.columns, "sublattice": np.full_like(analysis.columns["sublattice"], EVIL, dtype="U99")}
     evil = stating(
         replace(
             analysis, columns=names,
@@ -289,8 +289,8 @@ def test_pictures_keep_values_and_know_what_is_unknown() -> None:
     values = np.array([[0.0, 5.0, 10.0, np.nan]])
     assert levels(values, 0, 10).tolist() == [[1, 128, 255, 0]]
     assert levels(values, 6, 7).tolist() == [[1, 1, 255, 0]]
-    ramp = blue_to_red()
-    assert ramp[1, 2] > ramp[1, 0] and ramp[255, 0] > ramp[255, 2] and ramp[128].min() > 240
+    ramp = signed()
+    assert ramp[1, 2] > ramp[1, 0] and ramp[255, 0] > ramp[255, 2] and ramp[128].min() > 210
     tall = np.arange(15.0).reshape(3, 5)
     assert np.allclose(reduced(tall, 2), [[3.0, 5.0, 6.5], [10.5, 12.5, 14.0]])
     assert np.isnan(reduced(np.full((4, 4), np.nan), 2)).all()

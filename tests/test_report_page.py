@@ -213,6 +213,7 @@ def test_the_keyboard_reaches_everything(visit: Open) -> None:
     assert view(page)["scale"] == pytest.approx(whole["scale"])
     page.keyboard.press("n")
     assert page.locator("tr.picked").get_attribute("data-id") == "2"
+    assert "Defect 2: VSe2 DV, P 0.95" in page.locator("#tip").inner_text()
     page.keyboard.press("Shift+ArrowLeft")
     first = page.locator("#said").text_content()
     page.keyboard.press("Shift+ArrowLeft")

@@ -18,9 +18,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from stemfit.analysis import Analysis
+from stemfit.figures.panels import STRONG_RESIDUAL
 from stemfit.report import words
 from stemfit.report.candidates import candidates
-from stemfit.report.pictures import STRONG_RESIDUAL, Pictures, pictures
+from stemfit.report.pictures import Pictures, pictures
 from stemfit.report.scene import scene
 from stemfit.wording import log_bayes
 

@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemfit.analysis import Analysis
+from stemfit.figures.panels import STRONG_RESIDUAL
+from stemfit.figures.shades import SIGNED, colour_map, contrast
 
 FloatArray = NDArray[np.float64]
 
 LARGEST_PX = 2048
 """Longer sides are averaged down: a page of 4096 px would be larger than most mailboxes take."""
-
-STRONG_RESIDUAL = 5.0
-"""End of the residual's colour scale, in standard deviations of the noise, as in the figures."""
 
 UNKNOWN = 0
 """Palette entry of pixels that have no value; the others are 1 to 255."""
@@ -57,7 +56,7 @@ def pictures(analysis: Analysis) -> Pictures:
     return Pictures(
         data_address(levels(image, low, high), greys()),
         data_address(levels(simulated, low, high), greys()),
-        data_address(levels(strength, -STRONG_RESIDUAL, STRONG_RESIDUAL), blue_to_red()),
+        data_address(levels(strength, -STRONG_RESIDUAL, STRONG_RESIDUAL), signed()),
         shrunk, low, high,
     )  # fmt: skip
 
@@ -74,15 +73,6 @@ def reduced(values: FloatArray, by: int) -> FloatArray:
     return np.asarray(np.where(n > 0, total / np.maximum(n, 1), np.nan))
 
 
-def contrast(values: FloatArray) -> tuple[float, float]:
-    """Grey range that hot pixels and a few dark ones do not decide."""
-    finite = values[np.isfinite(values)]
-    if finite.size == 0:
-        return 0.0, 1.0
-    low, high = np.percentile(finite, [0.5, 99.8])
-    return float(low), float(high if high > low else low + 1)
-
-
 def levels(values: FloatArray, low: float, high: float) -> NDArray[np.uint8]:
     """Palette entries 1 to 255 between two values, `UNKNOWN` where there is none."""
     known = np.isfinite(values)
@@ -96,12 +86,10 @@ def greys() -> NDArray[np.uint8]:
     return np.vstack([GREY_BLUE, np.repeat(steps[:, None], 3, axis=1)]).astype(np.uint8)
 
 
-def blue_to_red() -> NDArray[np.uint8]:
-    """Palette (256, 3) from blue (the model is too bright) by white to red (too dark)."""
-    anchors = np.array([[5, 48, 97], [67, 147, 195], [247, 247, 247], [214, 96, 77], [103, 0, 31]])
-    at = np.linspace(0, 4, 255)
-    ramp = np.column_stack([np.interp(at, range(5), channel) for channel in anchors.T])
-    return np.vstack([GREY_BLUE, np.rint(ramp)]).astype(np.uint8)
+def signed() -> NDArray[np.uint8]:
+    """Palette (256, 3) from blue (the model is too bright) by white to red (too dark), as in the figures."""
+    ramp = colour_map(SIGNED)(np.linspace(0, 1, 255))[:, :3]
+    return np.vstack([GREY_BLUE, np.rint(255 * ramp)]).astype(np.uint8)
 
 
 def data_address(entries: NDArray[np.uint8], palette: NDArray[np.uint8]) -> str:

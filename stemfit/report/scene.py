@@ -14,17 +14,12 @@ from numpy.typing import NDArray
 
 from stemfit.analysis import Analysis
 from stemfit.defects import Defect
-from stemfit.report.pictures import Pictures
+from stemfit.figures.map import reach_px
+from stemfit.figures.marks import marks_of
+from stemfit.figures.outlines import links, rings, scattered
+from stemfit.report.pictures import Pictures, signed
 
 FloatArray = NDArray[np.float64]
-
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2")
-"""Okabe & Ito (2008): they stay apart for colour-blind readers."""
-
-NO_NAME = "#FFFFFF"
-
-OFTEN = 0.05
-"""Share of all columns; fewer are taken for defects of an alloy by their sign."""
 
 BEND = 3
 """Degree of the polynomial that the lattice is bent by: scan distortion is smooth."""
@@ -47,6 +42,7 @@ def scene(analysis: Analysis, shown: Pictures, candidates: Mapping[int, Any]) ->
         "pixel_A": analysis.pixel_size_A,
         "shrunk": shown.shrunk,
         "grey": [shown.low, shown.high],
+        "ramp": ["#" + bytes(colour).hex() for colour in signed()[np.linspace(1, 255, 9).astype(int)].tolist()],
         "reach": reach_px(analysis),
         "cell": float(np.sqrt(abs(np.linalg.det(analysis.cell_px)))),
         "signs": signs(analysis),
@@ -65,25 +61,10 @@ def scene(analysis: Analysis, shown: Pictures, candidates: Mapping[int, Any]) ->
     }  # fmt: skip
 
 
-def reach_px(analysis: Analysis) -> float:
-    """Radius about a site that takes in its own column and not the next."""
-    return 0.42 * float(np.sqrt(3)) * analysis.nearest_px
-
-
 def signs(analysis: Analysis) -> list[dict[str, Any]]:
-    """How columns of each type are drawn: filled dots for what the crystal is made of, rings for what is there instead.
-
-    In an alloy the crystal is also made of what is often there instead.
-    """
+    """How columns of each type are drawn, as in the figures, and how many there are."""
     counted = Counter(analysis.columns["species"].tolist())
-    own = [name for name in dict.fromkeys(analysis.own_columns.values()) if counted[name]]
-    guests = sorted((name for name in counted if name and name not in own), key=lambda name: (-counted[name], name))
-    others = COLOURS[max(2, len(own)) :] or COLOURS[2:]
-    found = [(name, COLOURS[k % len(COLOURS)], True) for k, name in enumerate(own)]
-    often = OFTEN * counted.total() if analysis.document["host"]["composition"] else np.inf
-    found += [(name, others[k % len(others)], counted[name] > often) for k, name in enumerate(guests)]
-    found += [("", NO_NAME, False)] if counted[""] else []
-    return [{"species": name, "colour": c, "filled": f, "count": counted[name]} for name, c, f in found]
+    return [{**mark._asdict(), "count": counted[mark.species]} for mark in marks_of(analysis)]
 
 
 def columns(analysis: Analysis) -> dict[str, list[Any]]:
@@ -153,8 +134,6 @@ def _pieces(line: FloatArray, there: NDArray[np.bool_]) -> list[FloatArray]:
 
 
 def _outlined(defect: Defect, claimed: bool, analysis: Analysis) -> dict[str, Any]:
-    from stemfit.figures.outlines import links, rings, scattered
-
     points, reach = np.asarray(defect.extent_px, dtype=np.float64), reach_px(analysis)
     apart = scattered(points, reach)
     return {

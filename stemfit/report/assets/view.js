@@ -191,7 +191,7 @@
   for (const choice of document.querySelectorAll("input[name=picture]"))
     choice.addEventListener("change", () => { view.picture = choice.value; ramp.hidden = view.picture !== "residual"; view.redraw(); });
   const colours = ramp.querySelector("canvas").getContext("2d"), across = colours.createLinearGradient(0, 0, 100, 0);
-  ["#053061", "#4393c3", "#f7f7f7", "#d6604d", "#67001f"].forEach((c, k) => across.addColorStop(k / 4, c));
+  scene.ramp.forEach((c, k, all) => across.addColorStop(k / (all.length - 1), c));
   colours.fillStyle = across;
   colours.fillRect(0, 0, 100, 8);
 
@@ -211,6 +211,7 @@
   page.hear("pick", ({ id, centre }) => {
     view.picked = id;
     if (centre) look(...defects.get(id).at, Math.max(view.scale, 1.6 * view.fit(), Math.min(view.width, view.height) / (12 * scene.cell)));
+    if (document.activeElement === canvas) tellOf(id, null, view.toScreen(...defects.get(id).at)); // by the keyboard
     view.redraw();
   });
   page.hear("hide", (ids) => { view.hidden = ids; view.redraw(); });
