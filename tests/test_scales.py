@@ -54,7 +54,7 @@ def read_with(folder: Path, **how: Any) -> Micrograph:
     return result
 
 
-sizes = st.floats(0.006, 1.9)
+sizes = st.floats(0.006, 1.8)
 oblong = st.floats(1 / 1.12, 1.12)
 
 
