@@ -132,6 +132,12 @@ class Analysis:
         """
         folder = Path(folder)
         document = result.read(folder)
+        try:
+            records = _records(document)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            what = f"a defect or candidate is incomplete ({type(error).__name__} {error})"
+            path = folder / "analysis.json"
+            raise InputError(what, remedy="analyse the image again", subject=path) from error
         simulated, residual = (_tiff(folder, name, document) for name in ("simulated.tif", "residual.tif"))
         mask = _tiff(folder, "mask.tif", document).astype(np.uint8)
         if image is None:
@@ -142,9 +148,9 @@ class Analysis:
             simulated=simulated,
             mask=mask,
             columns=_columns(folder / "columns.csv"),
-            defects=tuple(_defect(one) for one in document["defects"]),
-            suspects=tuple(_defect(one) for one in document["suspects"]),
-            candidates=tuple(_explanation(one) for one in document["candidates"]),
+            defects=records[0],
+            suspects=records[1],
+            candidates=records[2],
             structures=_Structures(folder, document["candidates"], temporary),
             fields=read_fields(folder),
         )
@@ -299,6 +305,14 @@ def _columns(path: Path) -> dict[str, NDArray[Any]]:
     except (OSError, ValueError, IndexError) as error:
         what = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         raise InputError(what, remedy="analyse the image again", subject=path) from None
+
+
+def _records(
+    document: Mapping[str, Any],
+) -> tuple[tuple[Defect, ...], tuple[Defect, ...], tuple[Explanation, ...]]:
+    """Defects, suspects and candidates."""
+    claimed, suspects = (tuple(_defect(one) for one in document[key]) for key in ("defects", "suspects"))
+    return claimed, suspects, tuple(_explanation(one) for one in document["candidates"])
 
 
 def _defect(stated: Mapping[str, Any]) -> Defect:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from stemfit import micrograph
 from stemfit.commands import asking
 from stemfit.crystal_file import asked_host
-from stemfit.errors import after_reading
+from stemfit.errors import UsageError, after_reading
 from stemfit.mask_file import read_mask
 from stemfit.micrograph import Frame, Micrograph
 
@@ -24,7 +24,7 @@ __all__ = ["analyze", "open"]
 
 
 def open(
-    path: str | Path, *, frame: Frame | None = None, signal: str | None = None, pixel_size: float | None = None
+    path: str | Path, *, frame: Frame | None = None, signal: str | int | None = None, pixel_size: float | None = None
 ) -> Micrograph:
     """Read an image and its scale.
 
@@ -34,7 +34,7 @@ def open(
         TIFF, PNG, dm3, dm4, emd, ser, emi, mrc, hspy or zspy.
     frame : int, "mean" or "aligned", optional
         Which image of a stack, from 0, or how all of them become one.
-    signal : str, optional
+    signal : str or int, optional
         Name or number of a signal in a file with several; the annular dark field without.
     pixel_size : float, optional
         Angstrom; wins over what the file states.
@@ -45,7 +45,15 @@ def open(
         The file is missing or damaged; holds no single grey image; an option is out of range.
     """
     size = asking.pixel_size("pixel_size", pixel_size)
-    return micrograph.read(path, frame=frame, signal=signal, pixel_size_A=size)
+    if not (frame is None or frame in ("mean", "aligned") or (isinstance(frame, int) and frame >= 0)):
+        raise UsageError(f"frame {frame!r} is none", remedy='give a number from 0, "mean" or "aligned"')
+    name = None if signal is None else str(signal)
+    return micrograph.read(path, frame=frame, signal=name, pixel_size_A=size)
+
+
+def _known(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} {value!r} is not known", remedy=f"choose {', '.join(choices)}")
 
 
 def analyze(
@@ -59,7 +67,7 @@ def analyze(
     roi: tuple[int, int, int, int] | None = None,
     mask: str | Path | None = None,
     frame: Frame | None = None,
-    signal: str | None = None,
+    signal: str | int | None = None,
     relaxer: Literal["definet", "teacher", "keep"] = "definet",
     checkpoint: str | Path | None = None,
     simulator: Literal["fast", "multislice"] = "fast",
@@ -103,6 +111,10 @@ def analyze(
     """
     # Everything that can fail early does so before the slow imports.
     asked_host(host)
+    _known("relaxer", relaxer, ("definet", "teacher", "keep"))
+    _known("simulator", simulator, ("fast", "multislice"))
+    _known("device", device, ("auto", "cpu", "cuda"))
+    roi = None if roi is None else asking.rectangle("roi", ",".join(map(str, roi)))
     voltage, convergence = asking.positive("voltage", voltage), asking.positive("convergence", convergence)
     asking.check_microscope(voltage, convergence, detector, simulator)
     pixel_size = asking.pixel_size("pixel_size", pixel_size)
@@ -126,16 +138,20 @@ def analyze(
     with after_reading(recorded.warnings):
         findings = pipeline.analyze(recorded, settings, relaxing, progress=progress)
     progress("writing")
+    more = {"relaxer": relaxer, "checkpoint": checkpoint and str(checkpoint), "frame": frame, "signal": signal}
+    findings = replace(findings, settings={**findings.settings, **more})
     if out is not None:
         return Analysis.load(result.write(findings, Path(out), extras=pages.draw), image=recorded.image)
     place = Path(tempfile.mkdtemp(prefix="stemfit-"))
     return Analysis.load(result.write(findings, place / "result"), image=recorded.image, temporary=place)
 
 
-def _recorded(image: Any, frame: Frame | None, signal: str | None, pixel_size_A: float | None) -> Micrograph:
+def _recorded(image: Any, frame: Frame | None, signal: str | int | None, pixel_size_A: float | None) -> Micrograph:
     """The image, from wherever it is."""
     if isinstance(image, str | Path):
-        return micrograph.read(image, pixel_size_A=pixel_size_A, frame=frame, signal=signal)
+        return open(image, frame=frame, signal=signal, pixel_size=pixel_size_A)
+    if signal is not None or (frame is not None and not hasattr(image, "axes_manager")):
+        raise UsageError("frame and signal choose in a file", remedy="give the one image that is meant")
     if hasattr(image, "axes_manager"):
         return micrograph.from_signal(image, pixel_size_A, frame)
     if not isinstance(image, Micrograph):

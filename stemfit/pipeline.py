@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from definet.predict import resolve_device
 from stemfit import warn
 from stemfit.candidate_alloys import mixtures_of, propose_in
 from stemfit.candidates import Candidate
@@ -157,7 +158,8 @@ def told(
     return Findings(
         v.micrograph, v.units.columns(seen), call, v.calibration, v.lattice, sites, v.regions, v.region_map,
         v.units.imaging(v.imaging), claimed, suspects, candidates, relaxed, scores, simulated, warnings, settings,
-        _environment(), clock.seconds, tuple(p for p in v.posteriors if p.species), (), v.rows, measured,
+        _environment(str(settings["device"])), clock.seconds, tuple(p for p in v.posteriors if p.species), (), v.rows,
+        measured,
     )
 
 
@@ -169,13 +171,15 @@ def _as_scanned(
     sites = replace(sites, xy_px=rows.in_image(sites.xy_px))
     claimed, suspects = (
         tuple(
-            replace(d, center_px=rows.in_image(d.center_px[None])[0], extent_px=rows.in_image(d.extent_px)) for d in of
+            replace(d, center_px=rows.in_image(d.extent_px).mean(axis=0), extent_px=rows.in_image(d.extent_px))
+            for d in of
         )
         for of in defects
     )
     return columns, sites, claimed, suspects
 
 
-def _environment() -> dict[str, str]:
+def _environment(device: str) -> dict[str, str]:
     packages = ("numpy", "scipy", "torch", "pymatgen", "e3nn")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    versions = {name: version(name) for name in packages}
+    return {"python": platform.python_version(), **versions, "device": resolve_device(device).type}

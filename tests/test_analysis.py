@@ -53,6 +53,9 @@ def test_structures_are_read_as_every_other_file_is(folder: Path, loaded: stemfi
 def test_the_folder_is_what_the_command_writes(folder: Path, loaded: stemfit.Analysis) -> None:
     for name in ("overlay.png", "overlay.pdf", "report.html", "structure.cif"):
         assert (folder / name).stat().st_size > 1000
+    asked = loaded.document["settings"]
+    assert asked["relaxer"] == "definet" and asked["frame"] is None and asked["host"] == "MoS2"
+    assert loaded.document["environment"]["device"] in ("cpu", "cuda")
     assert loaded.document == json.loads((folder / "analysis.json").read_text())
     assert loaded.host == "MoS2" and loaded.name == "image.tif" and 0.05 < loaded.pixel_size_A < 0.3
 
@@ -149,6 +152,10 @@ def test_damaged_structures_are_refused(content: str | None, folder: Path, tmp_p
         (lambda f: (f / "columns.csv").write_text("id,x_px\n1\n"), "cannot be read"),
         (lambda f: (f / "columns.csv").unlink(), "no such file"),
         (lambda f: (f / "analysis.json").unlink(), "no such file"),
+        (
+            lambda f: (f / "analysis.json").write_text((f / "analysis.json").read_text().replace("posterior", "x")),
+            "incomplete",
+        ),
     ],
 )
 def test_damaged_folders_are_refused(damage, words: str, folder: Path, tmp_path: Path) -> None:
@@ -181,8 +188,14 @@ def test_arrays_and_signals_are_images_too(loaded: stemfit.Analysis) -> None:
 
 
 def test_options_are_checked_before_anything_is_read() -> None:
-    for wrong in ({"voltage": -3.0}, {"pixel_size": 100.0}, {"host": "MoS3"}):
+    wrongs = (
+        {"voltage": -3.0}, {"pixel_size": 100.0}, {"host": "MoS3"}, {"pixel_size": "0.1"}, {"frame": "foo"},
+        {"frame": -1}, {"device": "gpu"}, {"simulator": "foo"}, {"relaxer": "foo"}, {"roi": (5, 5, 2, 9)},
+    )  # fmt: skip
+    for wrong in wrongs:
         with pytest.raises(UsageError):
             stemfit.analyze("no such file.tif", **wrong)
+    with pytest.raises(UsageError, match="choose in a file"):
+        stemfit.analyze(np.eye(99), frame=2)
     with pytest.raises(AttributeError, match="analyse"):
         stemfit.analyse  # noqa: B018

@@ -162,3 +162,9 @@ def test_held_columns_stay_and_measure_nothing_where_nothing_is(fitted: tuple[Co
     again = refine(image, seeds, columns.profile.width_px, fixed=fixed, prune=False, start=columns)
     assert np.allclose(again.xy_px[fixed], at)
     assert (np.abs(again.intensity[fixed]) < 5 * np.sqrt(again.cov[fixed, 2, 2])).all()
+
+
+def test_an_image_in_which_nothing_repeats_is_refused_with_a_word() -> None:
+    image = np.full((100, 100), 5.0)
+    with pytest.raises(NotAnalysable, match="nothing repeats"):
+        detect(image)

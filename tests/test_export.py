@@ -131,3 +131,8 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     assert wrong.exit_code == 2 and "did you mean poscar" in wrong.stderr
     missing = run.invoke(cli.app, ["export", str(tmp_path / "none")])
     assert missing.exit_code == 3 and len(missing.stderr.splitlines()) == 1
+
+
+def test_what_and_candidate_do_not_go_together(tmp_path: Path) -> None:
+    both = typer.testing.CliRunner().invoke(cli.app, ["export", "x", "--candidate", "1-1", "--what", "all"])
+    assert both.exit_code == 2 and "leave one of them out" in both.stderr

@@ -191,3 +191,17 @@ def test_no_name_is_claimed_where_it_is_more_probable_than_every_type() -> None:
     assert one.probability == pytest.approx(0.6 * 0.4 + 0.4 * 0.95)
     (sure,) = shared([found], called(("MoS2", THIRD, 0.999)), [found])
     assert sure.label == "V_Mo"
+
+
+def test_what_speaks_for_the_perfect_crystal_speaks_for_no_type() -> None:
+    """A suspect, likely pristine: of what it may be otherwise, the likeliest type has the name."""
+    found = replace(
+        of_metal(), type="ADATOM", label="ADATOM", probability=0.3,
+        alternatives=(("pristine", 0.65), ("Re_Mo", 0.04), ("UNKNOWN", 0.01)),
+    )  # fmt: skip
+    (one,) = shared([found], called(("MoS2", THIRD, 0.999), ("WS2", THIRD, 0.001)), [found])
+    assert (one.type, one.label) == ("ADATOM", "ADATOM")
+    rest = (("pristine", 0.6), ("UNKNOWN", 0.3))
+    found = replace(found, type="SUB", label="Re_Mo", probability=0.1, alternatives=rest)
+    (one,) = shared([found], called(("MoS2", THIRD, 0.999), ("WS2", THIRD, 0.001)), [found])
+    assert one.label == "UNKNOWN"

@@ -370,3 +370,5 @@ def test_candidates_share_what_is_said_of_their_name() -> None:
     assert {s.candidate for s in shared_out(said, made, own) if s.in_95_set} == {
         c.id for c in made if c.label in (first, second)
     }
+    impossible = [s for s in shared_out(said, made, own) if s.posterior == 0]
+    assert len(impossible) > 1 and not any(s.tie_with for s in impossible)

@@ -12,6 +12,7 @@ from stemfit.columns.fit import FINE_SIGMA_PX, refine
 from stemfit.columns.fitter import SIGNIFICANCE
 from stemfit.columns.resample import averaged
 from stemfit.columns.types import Columns
+from stemfit.errors import NotAnalysable
 
 FloatArray = NDArray[np.float64]
 
@@ -61,7 +62,10 @@ def dominant_period(image: FloatArray) -> float:
     q = np.hypot(np.fft.fftfreq(h)[:, None], np.fft.rfftfreq(w)[None, :])
     power[(q < 4.0 / min(h, w)) | (q > 0.35)] = 0.0
     smooth = gaussian_filter(power, 0.7, mode="wrap")
-    return float(1.0 / q.flat[int(np.argmax(smooth))])
+    strongest = int(np.argmax(smooth))
+    if smooth.flat[strongest] <= 0:
+        raise NotAnalysable("nothing repeats in it", remedy="use an image of a crystal, away from blank areas")
+    return float(1.0 / q.flat[strongest])
 
 
 def column_scale(image: FloatArray) -> float:

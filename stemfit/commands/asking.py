@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import TYPE_CHECKING, cast
 
 from stemfit.errors import UsageError
@@ -15,6 +16,8 @@ SMALLEST_PIXEL_A, LARGEST_PIXEL_A = 0.005, 2.0
 
 def positive(option: str, value: float | None) -> float | None:
     """Value of an option that must be positive, None where it was not given."""
+    if value is not None and not isinstance(value, Real):
+        raise UsageError(f"{option} {value!r} is no number", remedy="give a number")
     if value is not None and not 0 < value < float("inf"):
         raise UsageError(f"{option} {value:g} is no positive number", remedy="see stemfit analyze --help")
     return value
@@ -22,6 +25,7 @@ def positive(option: str, value: float | None) -> float | None:
 
 def pixel_size(option: str, value: float | None) -> float | None:
     """Pixel size in Angstrom: columns are about one wide, so that pixels far from that are in another unit."""
+    value = positive(option, value)
     if value is not None and not SMALLEST_PIXEL_A <= value <= LARGEST_PIXEL_A:
         limits = f"{SMALLEST_PIXEL_A:g} to {LARGEST_PIXEL_A:g} Angstrom"
         raise UsageError(f"{option} {value:g} is no pixel of {limits}", remedy="give it in Angstrom (1 nm = 10 A)")

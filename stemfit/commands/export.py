@@ -19,7 +19,7 @@ Examples:
 \b
   stemfit export image.stemfit --format poscar,cif
   stemfit export image.stemfit --what all --format extxyz --out structures
-  stemfit export image.stemfit --candidate 3-1 --format poscar --vacuum 18 --lattice-constant 3.18
+  stemfit export image.stemfit --candidate 3-1 --vacuum 18 --lattice-constant 3.18 --out dft
 
 Candidates are periodic patches with one defect, the whole field stands in a box of its own. The lattice constant is the
 experimental one; --lattice-constant stretches candidates in the plane to that of a functional or potential, which is
@@ -35,9 +35,9 @@ def export(
         str, typer.Option("--format", metavar="NAME,...", help="Any of cif, poscar, extxyz, lammps.")
     ] = "poscar",
     what: Annotated[
-        Literal["field", "best", "all"],
-        typer.Option(help="The whole field; also the best candidate of every defect; or all candidates."),
-    ] = "best",
+        Literal["field", "best", "all"] | None,
+        typer.Option(help="The whole field; also the best candidate of every defect [default]; or all candidates."),
+    ] = None,
     candidate: Annotated[
         list[str] | None,
         typer.Option(metavar="ID", help="Only this candidate, as 3-1; may be given again.", show_default=False),
@@ -59,6 +59,8 @@ def export(
     """Write the structures of a result as CIF, POSCAR, extended XYZ or LAMMPS data."""
     with exits.errors(result, debug=debug):
         asked = _formats(formats)
+        if candidate and what is not None:
+            raise UsageError("--candidate and --what both say what to write", remedy="leave one of them out")
         lattice_constant = asking.positive("--lattice-constant", lattice_constant)
         from stemfit import export as exporting
         from stemfit.analysis import Analysis
@@ -67,7 +69,7 @@ def export(
         folder = Path(f"{Path(result.resolve().name).stem}.structures") if out is None else out
         structures = tuple(
             exporting.chosen(
-                analysis, what=what, candidates=tuple(candidate or ()), vacuum_A=vacuum,
+                analysis, what=what or "best", candidates=tuple(candidate or ()), vacuum_A=vacuum,
                 lattice_constant_A=lattice_constant,
             )
         )  # fmt: skip

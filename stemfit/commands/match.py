@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -117,6 +118,8 @@ def _match(
             analysis = pipeline.match(
                 recorded, pipeline.Settings(**asked), givens, own, network, at_px=point, progress=progress
             )
+        more = {"relaxer": how[0], "checkpoint": how[1] and str(how[1]), "frame": image[1], "signal": image[2]}
+        analysis = replace(analysis, settings={**analysis.settings, **more})
         progress("writing")
         result.write(analysis, folder, extras=pages.draw)
     return result.read(folder)

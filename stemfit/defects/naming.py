@@ -142,7 +142,7 @@ def _shared(
         for label, p in odds.items():
             weight[label] = weight.get(label, 0.0) + share * p
     kind = {name: kinds.get(name) or type_of(name, defect.type) for name in weight} | {defect.label: defect.type}
-    kind[NO_NAME] = NO_NAME
+    kind |= {"pristine": "pristine", NO_NAME: NO_NAME}  # what speaks for neither is of no type of defect
     label = defect.label if defect.label == NO_NAME else _claimed(weight, said, kind)
     p = weight.pop(label)
     alternatives = sorted(((n, q) for n, q in weight.items() if q > 0.0 or n in said), key=lambda item: -item[1])

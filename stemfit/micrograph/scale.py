@@ -112,7 +112,7 @@ def atomic(scale: Scale) -> bool:
 
 def _told(first: Scale, others: Sequence[Scale]) -> tuple[float | None, str | None, tuple[str, ...]]:
     """The first scale, unless another one contradicts it."""
-    size = _mean(first)
+    size, notes = _mean(first), []
     for other in others:
         if other.reciprocal:
             return None, None, (f"the file states {size:.5g} A a pixel ({first.source}) and a reciprocal length "
@@ -123,8 +123,8 @@ def _told(first: Scale, others: Sequence[Scale]) -> tuple[float | None, str | No
         if apart > CONTRADICTION:
             return None, None, (f"{said}: neither is used",)
         if apart > 1 + ROUNDING:
-            return size, first.source, (f"{said}: the former is used",)
-    return size, first.source, ()
+            notes.append(f"{said}: the former is used")
+    return size, first.source, tuple(notes)
 
 
 def _mean(scale: Scale) -> float:

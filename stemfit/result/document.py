@@ -150,7 +150,7 @@ def _defect(defect: Defect, frame: Frame) -> dict[str, Any]:
         "id": defect.id,
         "type": defect.type,
         "label": defect.label,
-        "probability": defect.probability,
+        "probability": min(defect.probability, 1.0),
         "center_px": defect.center_px,
         "center_A": frame.to_A(np.asarray(defect.center_px)[None])[0],
         "sites": defect.sites,

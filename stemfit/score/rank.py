@@ -250,11 +250,15 @@ def shared_out(defect: Defect, candidates: Sequence[Candidate], scores: Sequence
         weight.get(n, 0.0) / told * (s.posterior / own[n] if own[n] > 0 else 1 / labels.count(n))
         for s, n in zip(scores, labels, strict=True)
     ])  # fmt: skip
-    logs = np.log(np.maximum(posterior, 1e-300))
+    logs = np.log(posterior, out=np.full(len(posterior), -np.inf), where=posterior > 0)
     return tuple(
         replace(
             s, posterior=float(p), in_95_set=bool(k),
-            tie_with=tuple(o.candidate for o, q in zip(scores, logs, strict=True) if o is not s and abs(q - log) < TIE),
+            # Of two that are impossible nothing is said.
+            tie_with=tuple(
+                o.candidate for o, q in zip(scores, logs, strict=True)
+                if o is not s and min(q, log) > -np.inf and abs(q - log) < TIE
+            ),
         )
         for s, p, k, log in zip(scores, posterior, _credible(posterior), logs, strict=True)
     )
