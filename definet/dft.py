@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import combinations, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -196,7 +197,7 @@ def to_atoms(frame: Frame) -> Atoms:
 
 def _frame(atoms: Atoms) -> Frame:
     info, known = atoms.info, atoms.calc.results
-    settings = {field.name: info[field.name] for field in fields(Settings)}
+    settings = {field.name: _plain(info[field.name]) for field in fields(Settings)}
     n, m = (int(repeats) for repeats in info["shape"])
     return Frame(
         numbers=np.asarray(atoms.numbers, np.int64),
@@ -209,9 +210,14 @@ def _frame(atoms: Atoms) -> Frame:
         free_energy_eV=float(known["free_energy"]),
         shape=(n, m),
         vacant=tuple(_vacant(info["vacant"])),
-        settings=Settings(**(settings | {"spin": bool(settings["spin"])})),
-        **({name: info[name] for name in _NAMES} | {"converged": bool(info["converged"])}),
+        settings=Settings(**settings),
+        **{name: _plain(info[name]) for name in _NAMES},
     )
+
+
+def _plain(value: Any) -> Any:
+    """A Python scalar."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def read_frames(path: Path) -> list[Frame]:
