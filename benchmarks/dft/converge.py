@@ -3,7 +3,7 @@
 For the system's python3, like `make_frames.py`; goes on where it was stopped. Ideal sites; one setting
 is changed at a time, and "difference" is the largest one of a force component from the settings that are used.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=$PWD /usr/bin/python3 benchmarks/dft/converge.py
+    OMP_NUM_THREADS=1 PYTHONPATH=$PWD /usr/bin/python3 benchmarks/dft/converge.py [--known]
 """
 
 from __future__ import annotations
@@ -38,31 +38,31 @@ SHIFTS = ((0.0, 0.0), (0.0, 0.05), (0.0, 0.1), (0.05, 0.0), (0.05, 0.05))
 """Angstrom along a and z: a crystal that is moved as a whole must not notice."""
 
 
-def calculated(path: Path, frame: Frame, chosen: Settings) -> Frame:
-    """A frame with these settings, from the file or into it."""
-    known = read_frames(path) if path.exists() else []
-    for old in known:
-        if old.settings == chosen:
-            return old
+def stored(path: Path) -> list[Frame]:
+    """Frames of a file; none where there is none."""
+    return read_frames(path) if path.exists() else []
+
+
+def calculate(path: Path, frame: Frame, chosen: Settings) -> None:
+    """Add a frame with these settings to the file, if it has none."""
+    known = stored(path)
+    if any(old.settings == chosen for old in known):
+        return
     made = Electrons(replace(frame, settings=chosen)).at(frame.ideal_A, "ideal", 0)
     write_frames(path, [*known, made])
     say(f"{frame.defect} {chosen.waves} {chosen.kpts} {chosen.density} {chosen.spin}: {made.cpu_s} CPU s")
-    return made
 
 
-def shifted(path: Path, chosen: Settings) -> list[Frame]:
-    """A unit cell moved as a whole by `SHIFTS`."""
-    known = [frame for frame in (read_frames(path) if path.exists() else []) if frame.settings == chosen]
-    if len(known) == len(SHIFTS):
-        return known
+def shift(path: Path, chosen: Settings) -> None:
+    """Add a unit cell moved as a whole by `SHIFTS`, if the file has none with these settings."""
+    known = stored(path)
+    if any(old.settings == chosen for old in known):
+        return
     cell = unit_cell("MoS2", 3.18, 1.565)
     electrons = Electrons(replace(cell, settings=chosen))
-    made = []
-    for step, (x, z) in enumerate(SHIFTS):
-        made.append(electrons.at(cell.ideal_A + np.array([x, 0.0, z]), f"shifted {chosen.waves}", step))
-    others = [frame for frame in (read_frames(path) if path.exists() else []) if frame.settings != chosen]
-    write_frames(path, [*others, *made])
-    return made
+    moved = [cell.ideal_A + np.array([x, 0.0, z]) for x, z in SHIFTS]
+    made = [electrons.at(positions, "shifted", step) for step, positions in enumerate(moved)]
+    write_frames(path, [*known, *made])
 
 
 def neighbours(frame: Frame) -> tuple[float, float]:
@@ -77,12 +77,23 @@ def neighbours(frame: Frame) -> tuple[float, float]:
     return float(toward.mean()), float((frame.forces_eV_A[near, 2] * np.sign(site[2] - frame.ideal_A[near, 2])).mean())
 
 
-def table(frames: list[Frame], reference: Frame) -> None:
-    print("| waves | k points | density | spin | toward it, eV/A | along z | net | difference | CPU s |")
-    print("|---|---|---|---|---|---|---|---|---|")
+def tell_shifted(frames: list[Frame]) -> None:
+    for waves in dict.fromkeys(frame.settings.waves for frame in frames):
+        here = [frame for frame in frames if frame.settings.waves == waves]
+        forces = np.ptp([frame.forces_eV_A for frame in here], axis=0).max()
+        energy = np.ptp([frame.free_energy_eV for frame in here])
+        print(f"unit cell of MoS2 moved as a whole, {waves}: forces change by up to {forces:.4f} eV/A, "
+              f"the energy by {1e3 * energy:.2f} meV")  # fmt: skip
+
+
+def tell(frames: list[Frame]) -> None:
+    base = next(frame for frame in frames if frame.settings == BASE)
+    print(f"\n{base.defect}, {base.shape[0]} x {base.shape[1]} cells, ideal sites\n")
+    head = "waves", "k points", "density", "spin", "toward it, eV/A", "along z", "net", "difference", "CPU s"
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for frame in frames:
         toward, up = neighbours(frame)
-        off, net = np.abs(frame.forces_eV_A - reference.forces_eV_A).max(), np.linalg.norm(frame.net_force_eV_A)
+        off, net = np.abs(frame.forces_eV_A - base.forces_eV_A).max(), np.linalg.norm(frame.net_force_eV_A)
         chosen = frame.settings
         print(f"| {chosen.waves} | {chosen.kpts} | {chosen.density:g} | {chosen.spin} | {toward:.3f} | {up:.3f} | "
               f"{net:.3f} | {off:.3f} | {frame.cpu_s:.0f} |")  # fmt: skip
@@ -90,20 +101,21 @@ def table(frames: list[Frame], reference: Frame) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--known", action="store_true", help="calculate nothing, tell what is stored")
     parser.add_argument("--defects", nargs="*", default=["MoS2-V_S2", "MoS2-V_S"])
     given = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
-    for waves in ("PW 350", "LCAO dzp"):
-        frames = shifted(FOLDER / "shifted.extxyz", replace(BASE, waves=waves, kpts="4x4"))
-        forces = np.array([frame.forces_eV_A for frame in frames])
-        energies = np.array([frame.free_energy_eV for frame in frames])
-        print(f"unit cell of MoS2 moved as a whole, {waves}: forces change by up to {np.ptp(forces, axis=0).max():.4f} "
-              f"eV/A, the energy by {1e3 * np.ptp(energies):.2f} meV")  # fmt: skip
+    if not given.known:
+        for waves in ("PW 350", "LCAO dzp"):
+            shift(FOLDER / "shifted.extxyz", replace(BASE, waves=waves, kpts="4x4"))
+        for defect in given.defects:
+            for chosen in CHANGED:
+                start = load_start(HERE / "starts" / f"{defect}.npz")
+                calculate(FOLDER / f"{defect}.extxyz", start.frame, chosen)
+    tell_shifted(stored(FOLDER / "shifted.extxyz"))
     for defect in given.defects:
-        start = load_start(HERE / "starts" / f"{defect}.npz")
-        frames = [calculated(FOLDER / f"{defect}.extxyz", start.frame, chosen) for chosen in CHANGED]
-        print(f"\n{defect}, {start.frame.shape[0]} x {start.frame.shape[1]} cells, ideal sites")
-        table(frames, frames[0])
+        if frames := stored(FOLDER / f"{defect}.extxyz"):
+            tell(frames)
 
 
 if __name__ == "__main__":
