@@ -63,8 +63,13 @@ def lattice(name: str, folder: Path) -> dict[str, float]:
     return {"a_A": round(a_A * (1 + s), 4), "half_A": round(half_A * (1 + t), 4), "height_A": height_A(name)}
 
 
-def strain_layer(book: Book, start: Start) -> None:
+def strain_layer(defect: Defect, starts: Path, frames: Path) -> None:
     """Strained and rattled."""
+    path = starts / f"{defect.name}.npz"
+    if not path.exists():
+        return
+    start = load_start(path)
+    book = Book(start.frame, frames, Electrons)
     strains = [strain for strain in STRAINS if strain]
     for strain in strains[len(book.of("strained")) :]:
         wider = np.array([1 + strain, 1 + strain, 1.0])
@@ -76,7 +81,7 @@ def one(defect: Defect, trajectory: str, train: int, test: int, folders: tuple[P
     """Bring one trajectory of one defect to as many frames as are wanted."""
     path = folders[0] / f"{defect.name}.npz"
     most = test if defect.name in SET_ASIDE else train
-    if not path.exists() or not most:
+    if not most or not path.exists():
         return
     start = load_start(path)
     book = Book(start.frame, folders[1], Electrons)
@@ -100,7 +105,7 @@ def main() -> None:
     for name in HOSTS:
         strain_cell(name, given.frames)
         lattices[name] = lattice(name, given.frames)
-        (HERE / "lattice.json").write_text(json.dumps(lattices, indent=1) + "\n")
+    (HERE / "lattice.json").write_text(json.dumps(lattices, indent=1) + "\n")
     if given.lattices:
         return
     for k, wanted in enumerate(ROUNDS):
@@ -110,8 +115,7 @@ def main() -> None:
                 one(defect, *work, (given.starts, given.frames))
         if k == 0:
             for defect in PRISTINE:
-                start = load_start(given.starts / f"{defect.name}.npz")
-                strain_layer(Book(start.frame, given.frames, Electrons), start)
+                strain_layer(defect, given.starts, given.frames)
 
 
 if __name__ == "__main__":
