@@ -45,11 +45,11 @@ RELAXED_eV_A = 0.05
 
 MEAN_FORCE_eV_A = 0.1 * RELAXED_eV_A
 """Largest mean force on the atoms of a frame. Forces on a crystal that floats freely sum to zero; what is left is the
-error of the grid, which must not decide where a relaxation ends."""
+error of the grid and of a cycle that ended early, which must not decide where a relaxation ends."""
 
 SAME_A = 1e-3
-"""Frames of a defect whose atoms are all closer than this say nothing apart: one picometre changes forces by 0.01 eV/A,
-the noise of the grid."""
+"""Frames of a defect whose atoms are all closer than this say nothing apart: a tenth of a picometre changes forces by
+0.01 eV/A, their own error."""
 
 CLOSEST_A = 1.0
 """No two atoms of these hosts come closer."""

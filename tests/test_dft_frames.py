@@ -206,7 +206,8 @@ def test_stored_frames_are_sound(path) -> None:
     frames = read_frames(path)
     assert faults(frames) == []
     assert {frame.defect for frame in frames} == {path.stem}
-    assert len({frame.settings for frame in frames}) == 1, "one file, one kind of electrons"
+    # How long the cycle goes on is no matter of the energy surface; all else is.
+    assert len({replace(frame.settings, density=0.0) for frame in frames}) == 1
     words = path.read_text()
     assert f"part={frames[0].part}" in words and words.count("part=") == len(frames)
     for trajectory in {frame.trajectory for frame in frames}:

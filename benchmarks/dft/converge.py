@@ -28,7 +28,7 @@ CHANGED: tuple[Settings, ...] = (
     replace(BASE, waves="LCAO dzp"),
     replace(BASE, kpts="1x1"),
     replace(BASE, kpts="2x2"),
-    replace(BASE, density=2e-5),
+    replace(BASE, density=5e-6),
     replace(BASE, waves="PW 300"),
     replace(BASE, spin=True),
 )
