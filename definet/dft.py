@@ -71,7 +71,8 @@ class Settings:
         What wave functions are made of: "PW 350" for plane waves up to 350 eV, "LCAO dzp" for atomic orbitals.
     functional : str
     kpts : str
-        "K": the corner of the supercell's Brillouin zone, with its mirror image; "2x2": so many points, Gamma included.
+        Of the supercell. "2x2": so many points, Gamma included; "K": the corner of the Brillouin zone with its mirror
+        image; "G+K": these and Gamma, each a third, which is the grid of the supercell sqrt3 x sqrt3 as large.
     width_eV : float
         Of the Fermi distribution.
     density : float

@@ -28,7 +28,7 @@ from definet.dft import (
 from definet.exceptions import InputFileError, OutputError
 
 HERE = Path(__file__).parents[1] / "benchmarks" / "dft"
-FILES = sorted((HERE / "frames").glob("*.extxyz"))
+FILES = sorted((HERE / "frames").rglob("*.extxyz"))
 THREEFOLD = ("V_S", "V_S2", "V_Se", "V_Se2", "V_Mo", "V_W")
 PBE_A = {"MoS2": 3.19032, "WSe2": 3.32707, "hBN": 2.51243}
 """Lattice constants of the published set of defects (Huang et al., npj 2D Mater. Appl. 7, 6 (2023)), PBE at 500 eV."""

@@ -1,7 +1,7 @@
 """What the settings of the electrons do to the forces next to a vacancy and a divacancy, and what they cost.
 
 For the system's python3, like `make_frames.py`; goes on where it was stopped. Ideal sites; one setting
-is changed at a time, and "difference" is the largest one of a force component from the settings that are used.
+is changed at a time.
 
     OMP_NUM_THREADS=1 PYTHONPATH=$PWD /usr/bin/python3 benchmarks/dft/converge.py [--known]
 """
@@ -21,18 +21,17 @@ from definet.dft import Frame, Settings, read_frames, write_frames
 HERE = Path(__file__).parent
 FOLDER = HERE / "convergence"
 
-BASE = settings("MoS2")
-CHANGED: tuple[Settings, ...] = (
-    BASE,
+BASE = replace(settings("MoS2"), kpts="K")
+K_POINTS = tuple(replace(BASE, kpts=kpts) for kpts in ("1x1", "K", "2x2", "G+K"))
+OTHERS = (
     replace(BASE, waves="PW 450"),
+    BASE,
     replace(BASE, waves="LCAO dzp"),
-    replace(BASE, kpts="1x1"),
-    replace(BASE, kpts="2x2"),
     replace(BASE, density=5e-6),
     replace(BASE, waves="PW 300"),
     replace(BASE, spin=True),
 )
-"""In the order in which they are calculated."""
+"""With one k point, because that is cheap: what these change depends little on it."""
 
 SHIFTS = ((0.0, 0.0), (0.0, 0.05), (0.0, 0.1), (0.05, 0.0), (0.05, 0.05))
 """Angstrom along a and z: a crystal that is moved as a whole must not notice."""
@@ -65,16 +64,16 @@ def shift(path: Path, chosen: Settings) -> None:
     write_frames(path, [*known, *made])
 
 
-def neighbours(frame: Frame) -> tuple[float, float]:
-    """Mean force on the metals next to the first vacant site: toward it in the plane, and along z toward the middle."""
+def toward(frame: Frame) -> float:
+    """Mean force on the metals next to the first vacant site, toward it in the plane."""
     site = np.array(frame.vacant[0][1])
     moved = frame.ideal_A - site
     moved -= np.round(moved @ np.linalg.inv(frame.cell_A)) @ frame.cell_A
     flat = np.linalg.norm(moved[:, :2], axis=1)
     heavy = np.flatnonzero(frame.numbers == frame.numbers.max())
     near = heavy[np.argsort(flat[heavy])[:3]]
-    toward = -np.einsum("ij,ij->i", frame.forces_eV_A[near, :2], moved[near, :2]) / flat[near]
-    return float(toward.mean()), float((frame.forces_eV_A[near, 2] * np.sign(site[2] - frame.ideal_A[near, 2])).mean())
+    along = -np.einsum("ij,ij->i", frame.forces_eV_A[near, :2], moved[near, :2]) / flat[near]
+    return float(along.mean())
 
 
 def tell_shifted(frames: list[Frame]) -> None:
@@ -86,17 +85,22 @@ def tell_shifted(frames: list[Frame]) -> None:
               f"the energy by {1e3 * energy:.2f} meV")  # fmt: skip
 
 
-def tell(frames: list[Frame]) -> None:
-    base = next(frame for frame in frames if frame.settings == BASE)
-    print(f"\n{base.defect}, {base.shape[0]} x {base.shape[1]} cells, ideal sites\n")
-    head = "waves", "k points", "density", "spin", "toward it, eV/A", "along z", "net", "difference", "CPU s"
+def tell(frames: list[Frame], chosen: tuple[Settings, ...], reference: Settings) -> None:
+    """One row per setting that is stored."""
+    known = {frame.settings: frame for frame in frames}
+    if reference not in known:
+        return
+    base = known[reference]
+    size = np.sqrt((base.forces_eV_A**2).mean())
+    print(f"\n{base.defect}, {base.shape[0]} x {base.shape[1]} cells, ideal sites; differences from {reference.waves}, "
+          f"{reference.kpts}, where the root mean square force is {size:.3f} eV/A\n")  # fmt: skip
+    head = "waves", "k points", "density", "spin", "toward it, eV/A", "net", "largest", "rms", "CPU s"
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    for frame in frames:
-        toward, up = neighbours(frame)
-        off, net = np.abs(frame.forces_eV_A - base.forces_eV_A).max(), np.linalg.norm(frame.net_force_eV_A)
-        chosen = frame.settings
-        print(f"| {chosen.waves} | {chosen.kpts} | {chosen.density:g} | {chosen.spin} | {toward:.3f} | {up:.3f} | "
-              f"{net:.3f} | {off:.3f} | {frame.cpu_s:.0f} |")  # fmt: skip
+    for frame in (known[each] for each in chosen if each in known):
+        off, net = frame.forces_eV_A - base.forces_eV_A, np.linalg.norm(frame.net_force_eV_A)
+        each = frame.settings
+        print(f"| {each.waves} | {each.kpts} | {each.density:g} | {each.spin} | {toward(frame):.3f} | {net:.3f} | "
+              f"{np.abs(off).max():.3f} | {np.sqrt((off**2).mean()):.3f} | {frame.cpu_s:.0f} |")  # fmt: skip
 
 
 def main() -> None:
@@ -109,13 +113,14 @@ def main() -> None:
         for waves in ("PW 350", "LCAO dzp"):
             shift(FOLDER / "shifted.extxyz", replace(BASE, waves=waves, kpts="4x4"))
         for defect in given.defects:
-            for chosen in CHANGED:
+            for chosen in (*K_POINTS, *OTHERS):
                 start = load_start(HERE / "starts" / f"{defect}.npz")
                 calculate(FOLDER / f"{defect}.extxyz", start.frame, chosen)
     tell_shifted(stored(FOLDER / "shifted.extxyz"))
     for defect in given.defects:
-        if frames := stored(FOLDER / f"{defect}.extxyz"):
-            tell(frames)
+        frames = stored(FOLDER / f"{defect}.extxyz")
+        tell(frames, K_POINTS, replace(BASE, kpts="2x2"))
+        tell(frames, OTHERS, replace(BASE, waves="PW 450"))
 
 
 if __name__ == "__main__":

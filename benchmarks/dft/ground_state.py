@@ -34,7 +34,7 @@ def settings(name: str, *, unit_cell: bool = False) -> Settings:
     """
     flat = half_thickness_A(name) == 0
     # Of the 4 x 4 cells of graphene K is where its bands cross.
-    waves, kpts = ("PW 450", "2x2") if flat else ("PW 350", "K")
+    waves, kpts = ("PW 450", "2x2") if flat else ("PW 350", "G+K")
     if unit_cell:
         waves, kpts = "PW 500", "8x8" if flat else "6x6"
     return Settings(f"GPAW {gpaw.__version__}", waves, "PBE", kpts, width_eV=0.05, density=1e-4 if unit_cell else 5e-5)
@@ -42,8 +42,9 @@ def settings(name: str, *, unit_cell: bool = False) -> Settings:
 
 def kpoints(text: str) -> np.ndarray:
     """(K, 3) points of `Settings.kpts`."""
-    if text == "K":
-        return np.array([[*CORNER, 0.0], [-CORNER[0], -CORNER[1], 0.0]])
+    corners = [(*CORNER, 0.0), (-CORNER[0], -CORNER[1], 0.0)]
+    if text in ("K", "G+K"):
+        return np.array([(0.0, 0.0, 0.0), *corners] if text == "G+K" else corners)
     n, m = (int(number) for number in text.split("x"))
     return np.array([(i / n, j / m, 0.0) for i in range(n) for j in range(m)])
 
