@@ -11,6 +11,7 @@ from stemfit.columns import Columns, Profile, find, refine
 from stemfit.columns.noise import measure
 from stemfit.columns.normal import overlap
 from stemfit.columns.stamps import brush, drawn, render, stamp
+from stemfit.errors import NotAnalysable
 from stemfit.synthetic import Acquisition, Crystal, crystal, record
 
 SHAPE = (250, 280)
@@ -167,4 +168,4 @@ def test_held_columns_stay_and_measure_nothing_where_nothing_is(fitted: tuple[Co
 def test_an_image_in_which_nothing_repeats_is_refused_with_a_word() -> None:
     image = np.full((100, 100), 5.0)
     with pytest.raises(NotAnalysable, match="nothing repeats"):
-        detect(image)
+        find(image)
