@@ -1,5 +1,6 @@
 """Figures of chosen panels: nothing overlaps, atoms lie in their order, bonds are those of chemistry."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -10,8 +11,10 @@ from fake_result import fake_result
 from matplotlib.collections import EllipseCollection
 from numpy.testing import assert_allclose
 
+from stemfit.analysis import Explanation
 from stemfit.figures import STYLES
 from stemfit.figures.atoms import bonds, draw_structure
+from stemfit.figures.caption import caption
 from stemfit.figures.compose import TITLES, Scene, compose
 from stemfit.figures.shades import SIGNED, colour_map
 from stemfit.figures.sheet import Sheet
@@ -66,6 +69,29 @@ def test_a_panel_shows_its_view(analysis):
     shown = np.asarray(simulated.images[0].get_array())
     assert_allclose(shown[0, 0], analysis.simulated[30, 40])
     assert image.get_ylim() == (109.5, 29.5)
+
+
+def test_numbers_at_a_residual_are_of_the_pixels_shown(analysis):
+    """Those of the candidate, a fit of its own, stand in the caption under their own name."""
+    defect, box = analysis.defects[0], (39.5, 29.5, 139.5, 109.5)
+    numbers = {"ncc": 0.1234, "ssim": 0.5, "reduced_chi2": 77.0, "log_likelihood": 0.0, "posterior": 1.0}
+    fit = Explanation(
+        id="1-1", defect=defect.id, label=defect.label, in_95_set=True, evidence_relaxed_minus_unrelaxed=0.0,
+        max_displacement_A=0.0, tie_with=(), relaxer="keep", matrix=np.eye(2), offset_px=np.zeros(2), **numbers,
+    )  # fmt: skip
+    told = replace(analysis, candidates=(fit,), defects=(replace(defect, best_candidate="1-1"), *analysis.defects[1:]))
+    scene = Scene(told, box, defect=told.defects[0])
+    part = np.s_[30:110, 40:140]
+    image, model = analysis.image[part], analysis.simulated[part]
+    seen = np.isfinite(model)
+    z = (image - model)[seen] / np.sqrt(analysis.noise.variance(model[seen]))
+    ncc, chi2 = np.corrcoef(image[seen], model[seen])[0, 1], np.mean(z**2)
+    figure = compose(scene, ["residual"])
+    (written,) = [text.get_text() for axes in figure.axes for text in axes.texts if "NCC" in text.get_text()]
+    assert written == f"NCC {ncc:.3f}\nχ²/n {chi2:.2f}"
+    words = caption(scene, ["residual"])
+    assert f"Pixels in view, image against simulation: NCC {ncc:.4f}, reduced chi2 {chi2:.2f}. Best candidate" in words
+    assert "Best candidate 1-1, fitted on its own to the patch" in words and "NCC 0.1234, reduced chi2 77.00" in words
 
 
 def test_bonds_are_those_of_the_crystal():

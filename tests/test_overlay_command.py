@@ -1,6 +1,8 @@
 """`stemfit overlay`: the files that it writes, the same bytes every time, and one line for what is wrong."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -75,7 +77,8 @@ def test_the_page_is_the_default_and_the_ending_of_out_the_format(folder):
         (["--crop", "0,0,90,90", "--defect", "1"], 2, "leave one"), (["--dpi", "9"], 2, "50 to 2400"),
         (["--format", "tiff"], 2, "png, pdf, svg"), (["--no-labels"], 2, "--panel"),
         (["--width", "1m"], 2, "no length"), (["--dpi", "2400", "--width", "1000mm", "--panel", "image"], 2, "pixels"),
-        (["--out", "nowhere/x.png"], 5, "writable folder"),
+        (["--out", "nowhere/x.png"], 5, "writable folder"), (["--out", "fig.jpg"], 2, "end it in .png"),
+        (["--out", "fig.EPS"], 2, "end it in .pdf"), (["--out", "fig.pgn"], 2, "end it in .png"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )  # fmt: skip
@@ -91,6 +94,44 @@ def test_no_result_is_an_input_error():
     for path in ("empty", "not there"):
         done = run(path)
         assert done.exit_code == 3 and "analysis.json" in done.stderr
+
+
+def refused(done, name):
+    assert done.exit_code == 5 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"{name}: ") and "choose another --out" in done.stderr
+
+
+@pytest.mark.parametrize("stranger", ["notes.png", "notes.txt"])
+def test_files_of_others_are_never_replaced(stranger, folder):
+    Path(stranger).write_text("an afternoon of thought")
+    refused(run(folder, "--panel", "image", "--out", "notes.png", "--dpi", "60"), stranger)
+    assert os.listdir() == [stranger] and Path(stranger).read_text() == "an afternoon of thought"
+
+
+def test_own_files_are_written_anew_and_only_those(folder):
+    draw = ["--panel", "image", "--out", "x", "--dpi", "60"]
+    assert run(folder, *draw).exit_code == 0
+    Path("x.svg").write_text("drawn by hand")
+    refused(run(folder, *draw, "--format", "svg"), "x.svg")
+    assert run(folder, *draw, "--format", "pdf").exit_code == 0
+    first = Path("x.png").read_bytes()
+    assert run(folder, "--panel", "columns", *draw[2:]).exit_code == 0  # a png of two runs ago is still known
+    assert Path("x.png").read_bytes() != first and Path("x.svg").read_text() == "drawn by hand"
+    assert Path("x.txt").read_text().splitlines()[-1].endswith(" overlay: pdf, png")
+
+
+def test_the_image_is_never_replaced(folder, tmp_path):
+    """Not even where a caption claims its name."""
+    assert run(folder, "--panel", "image", "--out", "image", "--dpi", "60").exit_code == 0
+    moved = tmp_path / "y.stemfit"
+    shutil.copytree(folder, moved)
+    stated = json.loads((moved / "analysis.json").read_text())
+    stated["input"]["path"] = "/elsewhere/image.png"
+    (moved / "analysis.json").write_text(json.dumps(stated))
+    Path("image.png").write_bytes(b"the only copy")
+    done = run(moved, "--panel", "image", "--out", "image", "--dpi", "60")
+    refused(done, "image.png")
+    assert "analysed image" in done.stderr and Path("image.png").read_bytes() == b"the only copy"
 
 
 def test_a_place_that_is_taken_is_no_traceback(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,9 +41,26 @@ def errors(subject: Path | str, verbose: bool = False, debug: bool = False) -> I
         _report(known.exit_code, one_line(known, subject), debug)
     except typer.Exit:
         raise
+    except BrokenPipeError:
+        _to_nowhere()
+        raise typer.Exit(1) from None
     except Exception as error:
         what = f"{subject}: unexpected {type(error).__name__} ({error})"
         _report(1, " ".join(f"{what}; run again with --debug and report the traceback".split()), debug)
+
+
+def _to_nowhere() -> None:
+    """Drop what waits in a stream whose reader has left, as `head` does: it would fail again at the interpreter's end.
+
+    The reader has all that it wanted, which is no error to report.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 def _out_of_memory() -> NotAnalysable:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stemfit import __version__
 from stemfit.commands import asking, exits, options
 from stemfit.errors import OutputError, UsageError
 
@@ -25,6 +26,11 @@ FORMATS = ("png", "pdf", "svg")
 MM_PER = {"mm": 1.0, "cm": 10.0, "in": 25.4, "pt": 25.4 / 72}
 NARROWEST_MM, WIDEST_MM = 20.0, 1000.0
 LEAST_DPI, MOST_DPI = 50, 2400
+OTHER_FORMATS = {
+    **dict.fromkeys(("jpg", "jpeg", "jpe", "jp2", "tif", "tiff", "gif", "bmp", "webp", "avif", "heic"), "png"),
+    **dict.fromkeys(("eps", "ps", "ai"), "pdf"), **dict.fromkeys(("svgz", "emf", "wmf"), "svg"),
+}  # fmt: skip
+"""Endings of images that are not drawn, with the nearest one that is."""
 MOST_PIXELS = 3e8
 SMALLEST_CROP_PX = 16
 
@@ -40,7 +46,7 @@ Examples:
 Panels: image, columns, defects, structure, simulated, residual, displacement, exx, eyy, exy, rotation, and strain for
 the last four. Without --panel: the page of the result folder, or with --defect or --crop image, structure, simulated,
 residual. Styles: nature 89 mm, aps 86 mm, acs 84.6 mm, dark 120 mm, slide 254 mm. A caption with all numbers is written
-beside it.
+beside it; its last line says which files are this command's, and only those are written anew.
 
 Exit codes: 0 done, 2 wrong usage, 3 no result folder or a damaged one, 5 output cannot be written.
 """
@@ -91,8 +97,11 @@ def overlay(
             if no_labels and not names:
                 raise UsageError("--no-labels is for panels, and the page has none", remedy="choose with --panel")
             scene = _scene(Analysis.load(result), chosen, box, defect, not no_labels)
+            text = places[0].with_suffix(".txt")
+            former = _former(text)
+            _spare([*places, text], former, (Path(scene.analysis.document["input"]["path"]), result))
             progress("drawing")
-            text = _draw(scene, names, places)
+            _draw(scene, names, places, text, former)
         typer.echo("\n".join([*(f"figure   {place}" for place in places), f"caption  {text}"]))
 
 
@@ -176,6 +185,9 @@ def _places(result: Path, out: Path | None, formats: str | None) -> list[Path]:
         base, ending = out / name, ""
     else:
         ending = out.suffix.lower().lstrip(".")
+        close = [OTHER_FORMATS[ending]] if ending in OTHER_FORMATS else get_close_matches(ending, FORMATS, 1)
+        if close and ending not in FORMATS:
+            raise UsageError(f"--out {out}: {ending} is none of {', '.join(FORMATS)}", remedy=f"end it in .{close[0]}")
         base, ending = (out.with_suffix(""), ending) if ending in FORMATS else (out, "")
     kinds = [kind.strip().lower() for kind in formats.split(",")] if formats else [ending or "png"]
     kinds = list(dict.fromkeys(_one_of("--format", kind, FORMATS) for kind in kinds))
@@ -185,8 +197,39 @@ def _places(result: Path, out: Path | None, formats: str | None) -> list[Path]:
     return [base.with_name(f"{base.name}.{kind}") for kind in kinds]
 
 
-def _draw(scene: Scene, names: tuple[str, ...], places: list[Path]) -> Path:
-    """Write figure and caption, each under a temporary name first; where the caption is."""
+def _former(text: Path) -> tuple[str, ...]:
+    """Endings of the figures that an earlier run wrote beside its caption here; none if there is no such caption."""
+    try:
+        return _written_with(text.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return ()
+
+
+def _spare(targets: list[Path], former: tuple[str, ...], image: tuple[Path, Path]) -> None:
+    """Refuse to write over what an earlier run did not write, and over the image whatever the caption says.
+
+    Parameters
+    ----------
+    targets : list of path
+        Figures, and the caption last.
+    former : tuple of str
+        As `_former` finds them.
+    image : tuple of path
+        File of the image as the result names it, and the result, beside which that may lie now.
+    """
+    stated, result = image
+    images = [path for path in (stated, result.resolve().parent / stated.name) if path.exists()]
+    for place in targets:
+        ours = bool(former) if place == targets[-1] else place.suffix[1:] in former
+        if place.exists() and any(place.samefile(path) for path in images):
+            raise OutputError("is the analysed image", remedy="choose another --out", subject=place)
+        if os.path.lexists(place) and not (ours and place.is_file()):
+            what = "is there and was not written by stemfit overlay"
+            raise OutputError(what, remedy="choose another --out", subject=place)
+
+
+def _draw(scene: Scene, names: tuple[str, ...], places: list[Path], text: Path, former: tuple[str, ...]) -> None:
+    """Write figure and caption, each under a temporary name first."""
     from stemfit import figures
     from stemfit.figures.caption import caption
     from stemfit.figures.compose import compose
@@ -196,12 +239,14 @@ def _draw(scene: Scene, names: tuple[str, ...], places: list[Path]) -> Path:
     if wide * high > MOST_PIXELS:
         what = f"{wide:.0f} x {high:.0f} pixels are too many for one figure"
         raise UsageError(what, remedy="choose a smaller --dpi or --width")
-    text = places[0].with_suffix(".txt")
     staged = {place: place.with_name(f".tmp-{os.getpid()}-{place.name}") for place in (*places, text)}
+    endings = {place.suffix[1:] for place in places}
+    endings |= {ending for ending in former if text.with_suffix(f".{ending}").exists()}
     try:
         for place in places:
             figures.save(figure, staged[place], scene.style)
-        staged[text].write_text(caption(scene, names), encoding="utf-8", newline="\n")
+        words = f"{caption(scene, names)}\n{_mark(sorted(endings))}\n"
+        staged[text].write_text(words, encoding="utf-8", newline="\n")
         for place, under in staged.items():
             os.replace(under, place)
     except OSError as error:
@@ -211,4 +256,15 @@ def _draw(scene: Scene, names: tuple[str, ...], places: list[Path]) -> Path:
         for under in staged.values():
             with suppress(OSError):
                 under.unlink(missing_ok=True)
-    return text
+
+
+def _mark(endings: Iterable[str]) -> str:
+    """Last line of a caption: by it the command knows its own files."""
+    return f"stemfit {__version__} overlay: {', '.join(endings)}"
+
+
+def _written_with(text: str) -> tuple[str, ...]:
+    """Endings that the last line of a caption names; none if it is not ours."""
+    last = text.rstrip("\n").rpartition("\n")[2]
+    found = re.fullmatch(r"stemfit \S+ overlay: ((?:png|pdf|svg)(?:, (?:png|pdf|svg))*)", last)
+    return tuple(found[1].split(", ")) if found else ()

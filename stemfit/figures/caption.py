@@ -114,8 +114,20 @@ def _noise(scene: Scene) -> str:
 def _match(scene: Scene) -> str:
     match, (ncc, chi2) = scene.analysis.document["match"], score(scene)
     whole = f"Whole image: NCC {_number(match['ncc'], 4)}, reduced chi2 {_number(match['reduced_chi2'], 2)}."
-    where = "Best candidate" if scene.defect is not None and scene.defect.best_candidate else "In view"
-    return f"{whole} {where}: NCC {_number(ncc, 4)}, reduced chi2 {_number(chi2, 2)}."
+    shown = f"Pixels in view, image against simulation: NCC {_number(ncc, 4)}, reduced chi2 {_number(chi2, 2)}."
+    return " ".join([whole, shown, *_fit_of_the_best(scene)])
+
+
+def _fit_of_the_best(scene: Scene) -> list[str]:
+    """What the fit of the best candidate is, for a figure of one defect: other numbers than those of the pixels."""
+    if scene.defect is None:
+        return []
+    best = [c for c in scene.analysis.explanations(scene.defect.id) if c.id == scene.defect.best_candidate]
+    return [
+        f"Best candidate {c.id}, fitted on its own to the patch about the defect (pose, brightness and background): "
+        f"NCC {_number(c.ncc, 4)}, reduced chi2 {_number(c.reduced_chi2, 2)}."
+        for c in best
+    ]
 
 
 def _number(value: float | None, decimals: int) -> str:

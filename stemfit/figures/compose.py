@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil, floor
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -92,9 +93,9 @@ class Scene:
 
     @property
     def part(self) -> tuple[slice, slice]:
-        """Rows and columns of the pixels in view."""
+        """Rows and columns of the pixels in view, wholly or in part; pixel k reaches from k - 1/2 to k + 1/2."""
         x0, y0, x1, y1 = self.box
-        return slice(max(round(y0), 0), round(y1) + 1), slice(max(round(x0), 0), round(x1) + 1)
+        return slice(max(floor(y0 + 0.5), 0), ceil(y1 + 0.5)), slice(max(floor(x0 + 0.5), 0), ceil(x1 + 0.5))
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -266,12 +267,11 @@ def _residual(axes: Axes, scene: Scene) -> Scale:
 
 
 def score(scene: Scene) -> tuple[float, float]:
-    """Normalised cross-correlation and reduced chi squared: of a defect's best structure, else of what is in view."""
+    """Normalised cross-correlation and reduced chi squared of the pixels in view, as image and model are shown there.
+
+    Those of a candidate are of another model: it was fitted on its own to the patch about its defect.
+    """
     analysis = scene.analysis
-    if scene.defect is not None:
-        best = [c for c in analysis.explanations(scene.defect.id) if c.id == scene.defect.best_candidate]
-        if best:
-            return best[0].ncc, best[0].reduced_chi2
     rows, columns = scene.part
     model, residual = analysis.simulated[rows, columns], residual_in_noise(analysis)[rows, columns]
     seen = np.isfinite(model) & np.isfinite(residual)
