@@ -23,7 +23,9 @@ def html(analysis: Analysis) -> str:
     from stemfit import figures
 
     stream = io.BytesIO()
-    figures.overlay(analysis).savefig(stream, format="png", dpi=150)
+    style = figures.STYLES["nature"]
+    with style.context():  # letters are looked up when they are drawn, not when they are written down
+        figures.overlay(analysis, style).savefig(stream, format="png", dpi=150)
     image = b64encode(stream.getvalue()).decode("ascii")
     rows = []
     for defect in analysis.defects[:MAX_ROWS]:

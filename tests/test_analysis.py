@@ -101,6 +101,15 @@ def test_notebooks_show_overlay_and_defects(loaded: stemfit.Analysis) -> None:
     assert "<img src=x" not in page and loaded.defects[0].label in page
 
 
+def test_a_notebook_says_nothing_of_fonts(loaded: stemfit.Analysis, caplog: pytest.LogCaptureFixture) -> None:
+    """Under settings in which a family is missing that the figure does not ask for."""
+    from matplotlib import font_manager, rc_context
+
+    with caplog.at_level("WARNING", logger=font_manager.__name__), rc_context({"mathtext.cal": "no such family"}):
+        assert "data:image/png;base64," in loaded._repr_html_()
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 def test_an_analysis_without_a_folder_says_the_same(
     loaded: stemfit.Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,29 @@ def test_numbers_at_a_residual_are_of_the_pixels_shown(analysis):
     assert "Best candidate 1-1, fitted on its own to the patch" in words and "NCC 0.1234, reduced chi2 77.00" in words
 
 
+def test_no_strain_is_shown_inside_a_defect_that_is_not_understood(analysis):
+    """The columns within two lattice constants of a place belong to it: half of that is blank, what lies out is not."""
+    middle, columns = np.array([90.0, 95.0]), dict(analysis.columns)
+    seen = np.column_stack([columns["x_px"], columns["y_px"]])
+    inside = np.hypot(*(seen - middle).T) < 2 * analysis.step_px
+    columns["defect_id"] = np.where(inside, 99.0, columns["defect_id"])
+    strange = replace(analysis.defects[0], id=99, type="UNKNOWN", best_candidate=None)
+    box = (-0.5, -0.5, 229.5, 185.5)
+    maps = {}
+    for name, one in (
+        ("known", analysis), ("unknown", replace(analysis, columns=columns, defects=(*analysis.defects, strange))),
+    ):  # fmt: skip
+        axes = next(axes for axes in compose(Scene(one, box), ["exx"]).axes if axes.images)
+        maps[name] = np.ma.filled(axes.images[0].get_array(), np.nan)
+    high, wide = maps["known"].shape
+    y, x = (np.arange(high) + 0.5) * 186 / high - 0.5, (np.arange(wide) + 0.5) * 230 / wide - 0.5
+    away = np.hypot(*np.meshgrid(x - middle[0], y - middle[1])) / analysis.step_px
+    assert np.isfinite(maps["known"][away < 2.5]).all()
+    assert (away < 0.9).sum() > 4 and np.isnan(maps["unknown"][away < 0.9]).all()
+    rim = (away > 2.0) & (away < 2.5)
+    assert np.isfinite(maps["unknown"][rim]).mean() > 0.9
+
+
 def test_bonds_are_those_of_the_crystal():
     layer = mx2("MoS2", a=3.16, thickness=3.13, size=(5, 5, 1), vacuum=6)
     pairs = bonds(layer)

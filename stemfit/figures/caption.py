@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stemfit.figures.atoms import BALL, TOLERANCE
-from stemfit.figures.compose import DIM, STRAINS, Scene, expanded, in_view, score
+from stemfit.figures.compose import DIM, FARTHEST, STRAINS, Scene, expanded, in_view, score
 from stemfit.figures.panels import STRONG_RESIDUAL
 from stemfit.strain import WINDOW, displacements
 from stemfit.wording import log_bayes
@@ -206,8 +206,8 @@ def _strain(scene: Scene) -> str:
         "that the mean strain is not in them; strain comes from straight displacement fields in a Gaussian window of "
         f"{window:.2f} nm (standard deviation), from columns that are placed to {error:.1f} pm, those of unknown "
         "defects left out. x right, y up, rotation counter-clockwise. Median standard errors stand at the colour "
-        f"bars; grey-blue is not measured. {jitter}In one scan distortion of the scan and strain of the crystal "
-        "cannot be told apart."
+        f"bars; grey-blue is not measured, or farther than {FARTHEST:g} lattice constants from every such column. "
+        f"{jitter}In one scan distortion of the scan and strain of the crystal cannot be told apart."
     )
 
 
