@@ -26,7 +26,7 @@ from stemfit.micrograph import Micrograph
 from stemfit.observed import Clock, Observed, as_stated, observe
 from stemfit.observed import Settings as Settings
 from stemfit.relax import Relaxed, Relaxer
-from stemfit.result import Findings, HostCall
+from stemfit.result import Findings, HostCall, agreement
 from stemfit.score import Score, engine_of, rank, with_energies, with_structure_of_label
 from stemfit.simulate.field import drawn, painted
 
@@ -155,12 +155,13 @@ def told(
     call = HostCall(
         v.identity.host, v.identity.source, v.identity.probability, v.identity.alternatives, fractions
     )
-    return Findings(
+    found = Findings(
         v.micrograph, v.units.columns(seen), call, v.calibration, v.lattice, sites, v.regions, v.region_map,
         v.units.imaging(v.imaging), claimed, suspects, candidates, relaxed, scores, simulated, warnings, settings,
         _environment(str(settings["device"])), clock.seconds, tuple(p for p in v.posteriors if p.species), (), v.rows,
         measured,
     )
+    return replace(found, warnings=(*warn.unexplained(agreement(found)["reduced_chi2"], call.host.name), *warnings))
 
 
 def _as_scanned(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -21,6 +22,10 @@ ALLOY_SHARE = 0.1
 UNLIKE = 0.1
 SEPARATE = 3.0
 """Full and half columns this many combined sigmas apart overlap in 7 % of the cases at the middle."""
+
+
+LEFT_OVER = 4.0
+"""Reduced chi2 of a field of which more is left than explained by noise: residuals of twice its standard deviation."""
 
 
 def collect(
@@ -48,6 +53,20 @@ def collect(
             *_cut(cut),
         )
         if text
+    )
+
+
+def unexplained(chi2: float, host: str) -> tuple[str, ...]:
+    """What a model that leaves far more than noise says of everything else.
+
+    `chi2` is per pixel, of the whole field with its best candidates: 1.0 to 1.8 in micrographs of the listed crystals.
+    """
+    if not chi2 > LEFT_OVER:
+        return ()
+    return (
+        f"the model leaves {math.sqrt(chi2):.1f} times the noise (reduced chi2 {chi2:.1f}): this is probably no "
+        f"monolayer of {host}, and no name can be relied on; give the crystal with --host FILE.cif, or mask what is "
+        "not of it",
     )
 
 

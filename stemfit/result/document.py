@@ -60,7 +60,7 @@ def document(analysis: Findings, frame: Frame) -> dict[str, Any]:
         "defects": [_defect(defect, frame) for defect in analysis.defects],
         "suspects": [_defect(defect, frame) for defect in analysis.suspects],
         "candidates": _candidates(analysis),
-        "match": _match(analysis),
+        "match": agreement(analysis),
         "timings_s": analysis.timings_s,
         **({"matches": [_matched(match) for match in analysis.matches]} if analysis.matches else {}),
     }
@@ -188,7 +188,7 @@ def candidate_file(name: str) -> str:
     return f"candidates/{name}.cif"
 
 
-def _match(analysis: Findings) -> dict[str, float]:
+def agreement(analysis: Findings) -> dict[str, float]:
     """Normalised cross-correlation and mean squared residual in units of the noise, over the analysed area."""
     seen = np.isfinite(analysis.simulated)
     image, model = analysis.micrograph.image[seen], analysis.simulated[seen]
