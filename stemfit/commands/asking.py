@@ -14,10 +14,15 @@ MOST_PX = 10**6
 SMALLEST_PIXEL_A, LARGEST_PIXEL_A = 0.005, 2.0
 
 
-def positive(option: str, value: float | None) -> float | None:
-    """Value of an option that must be positive, None where it was not given."""
+def _number(option: str, value: object) -> None:
+    """Python callers may give anything."""
     if value is not None and not isinstance(value, Real):
         raise UsageError(f"{option} {value!r} is no number", remedy="give a number")
+
+
+def positive(option: str, value: float | None) -> float | None:
+    """Value of an option that must be positive, None where it was not given."""
+    _number(option, value)
     if value is not None and not 0 < value < float("inf"):
         raise UsageError(f"{option} {value:g} is no positive number", remedy="see stemfit analyze --help")
     return value
@@ -25,7 +30,7 @@ def positive(option: str, value: float | None) -> float | None:
 
 def pixel_size(option: str, value: float | None) -> float | None:
     """Pixel size in Angstrom: columns are about one wide, so that pixels far from that are in another unit."""
-    value = positive(option, value)
+    _number(option, value)
     if value is not None and not SMALLEST_PIXEL_A <= value <= LARGEST_PIXEL_A:
         limits = f"{SMALLEST_PIXEL_A:g} to {LARGEST_PIXEL_A:g} Angstrom"
         raise UsageError(f"{option} {value:g} is no pixel of {limits}", remedy="give it in Angstrom (1 nm = 10 A)")
