@@ -146,9 +146,10 @@ def told(
         simulated = np.where(v.region_map > 0, np.nan, simulated)
         each = np.column_stack([drawing.xy_px, v.units.unit * drawing.light, drawing.on_site])
         measured = each[~drawing.told]
+    inverted = looks_inverted(v.micrograph.image, simulated, v.lattice.a_px_iso)
     warnings = warn.collect(
         v.identity, v.calibration, v.posteriors, v.brightness, v.imaging, candidates, relaxed, v.rows, v.spikes,
-        claimed, v.cut, looks_inverted(v.micrograph.image, simulated, v.lattice.a_px_iso),
+        claimed, v.cut, inverted,
     )
     seen, sites, claimed, suspects = _as_scanned(v.rows, v.columns, v.sites, claimed, suspects)
     fractions = {s: p.composition() for s, p in v.mixtures.items()} or None
@@ -161,7 +162,8 @@ def told(
         _environment(str(settings["device"])), clock.seconds, tuple(p for p in v.posteriors if p.species), (), v.rows,
         measured,
     )
-    return replace(found, warnings=(*warn.unexplained(agreement(found)["reduced_chi2"], call.host.name), *warnings))
+    left = () if inverted else warn.unexplained(agreement(found)["reduced_chi2"], call.host.name)
+    return replace(found, warnings=(*left, *warnings))
 
 
 def _as_scanned(
