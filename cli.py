@@ -173,17 +173,16 @@ def _table(defects: list[dict[str, Any]]) -> list[str]:
     """One line for each claimed defect."""
     if not defects:
         return ["no defect claimed"]
-    rows = [("id", "type", "label", "P", "x px", "y px", "ln BF", "or else")]
+    rows = [("id", "type", "P(type)", "label", "P", "x px", "y px", "ln BF", "or else")]
     for defect in defects[:saying.MAX_ROWS]:
         x, y = defect["center_px"]
         others = sorted(defect["alternatives"], key=lambda other: -other["probability"])
-        lines = sum(other["probability"] for other in others if "VL-" in other["label"])
-        line = f"LINE {sure(defect['probability'] + lines)}: " if defect["type"] == "LINE" else ""
         rows.append(
             (
-                str(defect["id"]), defect["type"], defect["label"], sure(defect["probability"]),
+                str(defect["id"]), defect["type"], sure(defect["type_probability"]),
+                defect["label"], sure(defect["probability"]),
                 f"{x:.1f}", f"{y:.1f}", log_bayes(defect["log_bayes_factor"]),
-                line + ", ".join(f"{other['label']} {other['probability']:.2g}" for other in others[:2]),
+                ", ".join(f"{other['label']} {other['probability']:.2g}" for other in others[:2]),
             )
         )  # fmt: skip
     more = len(defects) - saying.MAX_ROWS

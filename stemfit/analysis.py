@@ -322,6 +322,7 @@ def _defect(stated: Mapping[str, Any]) -> Defect:
         np.array(stated["extent_px"], dtype=np.float64).reshape(-1, 2),
         tuple((other["label"], _float(other["probability"])) for other in stated["alternatives"]),
         _float(stated["log_bayes_factor"]), stated["best_candidate"],
+        {other["label"]: other["type"] for other in stated["alternatives"] if other.get("type")},
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MAX_ROWS = 20
 """Defects that are listed; `Analysis.defects` holds all."""
 
-HEAD = ("id", "type", "label", "P", "x (px)", "y (px)", "ln BF", "or else")
+HEAD = ("id", "type", "P(type)", "label", "P", "x (px)", "y (px)", "ln BF", "or else")
 
 
 def html(analysis: Analysis) -> str:
@@ -32,8 +32,9 @@ def html(analysis: Analysis) -> str:
         others = sorted(defect.alternatives, key=lambda other: -other[1])[:2]
         x, y = defect.center_px
         cells = (
-            str(defect.id), defect.type, defect.label, sure(defect.probability), f"{x:.1f}", f"{y:.1f}",
-            log_bayes(defect.log_bayes_factor), ", ".join(f"{label} {p:.2g}" for label, p in others),
+            str(defect.id), defect.type, sure(defect.type_probability), defect.label, sure(defect.probability),
+            f"{x:.1f}", f"{y:.1f}", log_bayes(defect.log_bayes_factor),
+            ", ".join(f"{label} {p:.2g}" for label, p in others),
         )  # fmt: skip
         rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
     more = len(analysis.defects) - MAX_ROWS

@@ -16,7 +16,7 @@ from stemfit.candidate_alloys import mixtures_of, propose_in
 from stemfit.candidates import Candidate
 from stemfit.columns import Columns
 from stemfit.contrast import looks_inverted
-from stemfit.defects import Defect, otherwise, with_naming_doubt
+from stemfit.defects import Defect, otherwise, with_kinds, with_naming_doubt
 from stemfit.lattice import RowOffsets, SiteMap
 from stemfit.matching.compare import compare
 from stemfit.matching.given import Given
@@ -151,6 +151,7 @@ def told(
         v.identity, v.calibration, v.posteriors, v.brightness, v.imaging, candidates, relaxed, v.rows, v.spikes,
         claimed, v.cut, inverted,
     )
+    claimed, suspects = (tuple(with_kinds(d, v.posteriors) for d in some) for some in (claimed, suspects))
     seen, sites, claimed, suspects = _as_scanned(v.rows, v.columns, v.sites, claimed, suspects)
     fractions = {s: p.composition() for s, p in v.mixtures.items()} or None
     call = HostCall(

@@ -86,6 +86,8 @@ def test_defects_and_candidates_are_those_of_the_document(loaded: stemfit.Analys
     for defect, stated in zip(loaded.defects, loaded.document["defects"], strict=True):
         assert (defect.id, defect.label, defect.probability) == (stated["id"], stated["label"], stated["probability"])
         assert defect.center_px.tolist() == stated["center_px"]
+        assert min(defect.type_probability, 1.0) == pytest.approx(stated["type_probability"])
+        assert [defect.kind_of(name) for name, _ in defect.alternatives] == [o["type"] for o in stated["alternatives"]]
         best = loaded.explanations(defect.id)[0]
         assert best.posterior == max(c.posterior for c in loaded.candidates if c.defect == defect.id)
         atoms = loaded.structures[best.id]

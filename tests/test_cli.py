@@ -235,8 +235,8 @@ def test_verbose_names_the_stages(chain: list[Any]) -> None:
 
 
 def test_long_tables_are_cut(chain: list[Any]) -> None:
-    claim = {"id": 1, "type": "SV", "label": "V_S", "probability": 0.9, "center_px": [1, 2], "log_bayes_factor": None,
-             "alternatives": []}  # fmt: skip
+    claim = {"id": 1, "type": "SV", "label": "V_S", "probability": 0.9, "type_probability": 0.9, "center_px": [1, 2],
+             "log_bayes_factor": None, "alternatives": []}  # fmt: skip
     lines = cli._table([claim] * 50)
     assert len(lines) == saying.MAX_ROWS + 2 and lines[-1] == "... and 20 more in defects.csv"
     assert cli._table([]) == ["no defect claimed"]

@@ -12,7 +12,7 @@ from chain import vacancies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stemfit.defects import Defect, Otherwise, otherwise, with_naming_doubt
+from stemfit.defects import Defect, Otherwise, otherwise, with_kinds, with_naming_doubt
 from stemfit.hosts import projected
 from stemfit.lattice import Identity
 from stemfit.lattice.identify import Naming
@@ -100,6 +100,22 @@ def test_probabilities_sum_to_one(weights: list[float], nobody: float, which: in
     assert sum(odds(after).values()) == pytest.approx(1.0)
     assert min(odds(after).values()) >= 0.0
     assert odds(after).get("pristine", 0.0) == pytest.approx(odds(before).get("pristine", 0.0))
+
+
+def test_a_type_is_as_probable_as_its_names_of_all_hosts_together() -> None:
+    (one,) = shared([of_metal()], called(("MoS2", THIRD, 0.53), ("WS2", THIRD, 0.47)))
+    said = odds(one)
+    assert said["V_Mo"] < 0.6 and said["V_W"] > 0.3
+    assert one.type_probability == pytest.approx(said["V_Mo"] + said["V_W"], abs=0.01)
+
+
+def test_whether_sulphur_on_a_metal_site_is_foreign_depends_on_the_host() -> None:
+    """The label does not say; the hypotheses of the host do."""
+    extra = (("S_Mo", 0.3), ("Cr_Mo", 0.2), ("pristine", 0.1))
+    guest = replace(of_metal(), type="SUB", label="vanadium_Mo", probability=0.4, alternatives=extra)
+    known = with_kinds(guest, CHAIN.evidence.posteriors)
+    assert known.kind_of("S_Mo") == "ANTI" and known.kind_of("Cr_Mo") == "SUB" and known.kind_of("pristine") is None
+    assert known.type_probability == pytest.approx(0.6)
 
 
 def test_complexes_take_the_elements_of_the_other_host_and_shapes_keep_their_names() -> None:

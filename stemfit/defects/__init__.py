@@ -5,7 +5,7 @@ from stemfit.defects.find import CLAIM, find_defects
 from stemfit.defects.grain import with_grain
 from stemfit.defects.halves import can_tell_half, label_rates, with_learned_halves
 from stemfit.defects.mixed import occupancies, what_remains
-from stemfit.defects.naming import Otherwise, otherwise, with_naming_doubt
+from stemfit.defects.naming import Otherwise, otherwise, with_kinds, with_naming_doubt
 from stemfit.defects.occupancy import (
     RELAXED_ERROR,
     Hypothesis,
@@ -39,6 +39,7 @@ __all__ = [
     "type_of",
     "what_remains",
     "with_grain",
+    "with_kinds",
     "with_learned_halves",
     "with_naming_doubt",
 ]

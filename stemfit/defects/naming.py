@@ -12,6 +12,7 @@ import numpy as np
 from stemfit.columns import Columns
 from stemfit.defects.evidence import Evidence
 from stemfit.defects.mixed import occupancies
+from stemfit.defects.occupancy import SitePosterior
 from stemfit.defects.offsets import offsets
 from stemfit.defects.types import Defect, type_of
 from stemfit.hosts import ProjectedHost
@@ -118,6 +119,13 @@ def with_naming_doubt(
     return tuple(_shared(d, first.get(d.id, d), shares, others, evidence) for d in defects)
 
 
+def with_kinds(defect: Defect, posteriors: Iterable[SitePosterior]) -> Defect:
+    """A defect that knows the types of its alternatives, as the hypotheses about the sites have them."""
+    kinds = {h.label: h.type for one in posteriors for h in one.hypotheses}
+    known = {label: kinds[label] for label, _ in defect.alternatives if label in kinds and label != "pristine"}
+    return replace(defect, kinds=known | dict(defect.kinds))
+
+
 def _shared(
     defect: Defect, before: Defect, shares: Sequence[float], others: Sequence[Otherwise], evidence: Evidence
 ) -> Defect:
@@ -148,7 +156,8 @@ def _shared(
     alternatives = sorted(((n, q) for n, q in weight.items() if q > 0.0 or n in said), key=lambda item: -item[1])
     best = defect.best_candidate if label == defect.label else None
     return replace(
-        defect, type=kind[label], label=label, probability=p, alternatives=tuple(alternatives), best_candidate=best
+        defect, type=kind[label], label=label, probability=p, alternatives=tuple(alternatives), best_candidate=best,
+        kinds={name: kind[name] for name, _ in alternatives if name != "pristine"},
     )
 
 

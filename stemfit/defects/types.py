@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,9 @@ class Defect:
         Natural logarithm, against pristine.
     best_candidate : str or None
         Id of the highest-scoring candidate of this label.
+    kinds : mapping of label to type
+        Contract types of the alternatives, where these do not follow from the label alone: S_Mo is an antisite in MoS2
+        and a substitution in MoSe2.
     """
 
     id: int
@@ -55,12 +59,16 @@ class Defect:
     alternatives: tuple[tuple[str, float], ...]
     log_bayes_factor: float
     best_candidate: str | None = None
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def type_probability(self) -> float:
         """P(this type here), whatever its label: the length of a line may be open where it is sure that it is one."""
-        others = (p for label, p in self.alternatives if label != "pristine" and type_of(label, "") == self.type)
-        return self.probability + sum(others)
+        return self.probability + sum(p for label, p in self.alternatives if self.kind_of(label) == self.type)
+
+    def kind_of(self, label: str) -> str | None:
+        """Contract type of an alternative; None of the perfect crystal."""
+        return None if label == "pristine" else self.kinds.get(label) or type_of(label, "")
 
 
 def type_of(label: str, otherwise: str) -> str:

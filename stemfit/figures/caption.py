@@ -138,7 +138,8 @@ def _defects(scene: Scene) -> str:
     claimed, suspected = (in_view(scene, some) for some in (scene.analysis.defects, scene.analysis.suspects))
     if not claimed and not suspected:
         return "No defect is claimed or suspected here."
-    lines = [f"Defects ({len(claimed)} claimed, {len(suspected)} suspected in view), P of exactly this name:"]
+    counted = f"{len(claimed)} claimed, {len(suspected)} suspected in view"
+    lines = [f"Defects ({counted}), each with P of its type and P of exactly this name:"]
     if len(claimed) > FEW:
         counts = {label: sum(d.label == label for d in claimed) for label in sorted({d.label for d in claimed})}
         lines.append("  " + ", ".join(f"{n} {label}" for label, n in counts.items()) + "; see defects.csv")
@@ -147,9 +148,10 @@ def _defects(scene: Scene) -> str:
     for defect in [*chosen, *wanted]:
         others = ", ".join(f"{label} {p:.2g}" for label, p in sorted(defect.alternatives, key=lambda o: -o[1])[:3])
         x, y = defect.center_px
+        what = f"{defect.type} {_sure(defect.type_probability)}, {defect.label} {_sure(defect.probability)}"
         lines.append(
-            f"  {defect.id}: {defect.type} {defect.label}, P {_sure(defect.probability)} (else {others}), ln Bayes "
-            f"factor {log_bayes(defect.log_bayes_factor)}, at ({x:.1f}, {y:.1f}) px"
+            f"  {defect.id}: {what} (else {others}), ln Bayes factor {log_bayes(defect.log_bayes_factor)}, "
+            f"at ({x:.1f}, {y:.1f}) px"
         )
     return "\n".join(lines)
 

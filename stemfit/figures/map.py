@@ -20,10 +20,9 @@ from stemfit.figures.outlines import defect_style, draw_outline, rings, suspect_
 from stemfit.figures.shades import contrast, grey
 from stemfit.figures.sheet import (
     YELLOW,
-    label_text,
+    claim_text,
     lettering,
     points_per_px,
-    probability_text,
     scale_bar,
     text_width_pt,
 )
@@ -197,7 +196,7 @@ def draw_labels(
     boxes = [bounds(points - low) for points in taken]
     boxes += [bounds(ring) for each in drawn.values() for ring in each]
     size_px = high - low
-    texts = {d.id: f"{d.id}  {label_text(d.label)} {probability_text(d.probability)}" for d in seen}
+    texts = {d.id: f"{d.id}  {claim_text(d)}" for d in seen}
     widest = max((_text_size(text, axes, style)[0] for text in texts.values()), default=0.0)
     short = brief or widest > WIDEST_LABEL * size_px[0]
     for defect in numbered if brief else seen:

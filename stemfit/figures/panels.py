@@ -182,11 +182,12 @@ def _close_up(
 
 
 def _title(defect: Defect, style: Style, width_mm: float) -> str:
-    """Number, name and probability, of a line that of its kind, too, where there is room."""
+    """Number, name and probability, with those of the type where they differ and there is room."""
     text = f"{defect.id}  {label_text(defect.label)}  {statement(defect.probability)}"
-    longer = f"{text} (LINE {probability_text(defect.type_probability)})"
+    of_type = probability_text(defect.type_probability)
+    longer = f"{text} ({defect.type} {of_type})"
     fits = text_width_pt(longer, style) < width_mm * POINTS_PER_MM
-    return longer if defect.type == "LINE" and fits else text
+    return longer if of_type != probability_text(defect.probability) and fits else text
 
 
 def close_view(analysis: Analysis, defect: Defect) -> tuple[float, float, float, float]:

@@ -19,7 +19,7 @@ from matplotlib.textpath import TextPath
 from matplotlib_scalebar.scalebar import ScaleBar
 from numpy.typing import NDArray
 
-from stemfit.defects import names_in
+from stemfit.defects import Defect, names_in
 from stemfit.figures.style import MARGIN_MM, NATURE, Style
 
 FloatArray = NDArray[np.float64]
@@ -85,6 +85,13 @@ def formula(species: str) -> str:
 def probability_text(probability: float) -> str:
     """Two decimals, never 1.00: that would be a claim of certainty."""
     return ">0.99" if probability > 0.99 else f"{probability:.2f}"
+
+
+def claim_text(defect: Defect) -> str:
+    """The name where it is more probable than not, else the type; with the probability of what is said."""
+    if defect.probability >= 0.5:
+        return f"{label_text(defect.label)} {probability_text(defect.probability)}"
+    return f"{defect.type} {probability_text(defect.type_probability)}"
 
 
 def statement(probability: float) -> str:

@@ -155,7 +155,10 @@ def _defect(defect: Defect, frame: Frame) -> dict[str, Any]:
         "center_A": frame.to_A(np.asarray(defect.center_px)[None])[0],
         "sites": defect.sites,
         "extent_px": defect.extent_px,
-        "alternatives": [{"label": label, "probability": p} for label, p in defect.alternatives],
+        "alternatives": [
+            {"label": label, "probability": p, "type": defect.kind_of(label)} for label, p in defect.alternatives
+        ],
+        "type_probability": min(defect.type_probability, 1.0),
         "best_candidate": defect.best_candidate,
         "log_bayes_factor": defect.log_bayes_factor,
     }

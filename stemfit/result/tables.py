@@ -25,7 +25,7 @@ COLUMNS = (
 
 DEFECTS = (
     "id", "type", "label", "probability", "x_px", "y_px", "x_A", "y_A", "log_bayes_factor", "best_candidate", "sites",
-    "alternatives",
+    "alternatives", "type_probability",
 )  # fmt: skip
 
 Cell = str | int | float | None
@@ -66,7 +66,8 @@ def _defect_row(defect: Defect, frame: Frame) -> list[Cell]:
     sites = " ".join(f"{i}:{j}:{sublattice}" for i, j, sublattice in defect.sites)
     others = " ".join(f"{label}:{probability:.4g}" for label, probability in defect.alternatives)
     head: list[Cell] = [defect.id, defect.type, defect.label, defect.probability]
-    return [*head, x_px, y_px, x_A, y_A, defect.log_bayes_factor, defect.best_candidate, sites, others]
+    odds: list[Cell] = [defect.log_bayes_factor, defect.best_candidate]
+    return [*head, x_px, y_px, x_A, y_A, *odds, sites, others, defect.type_probability]
 
 
 def _identities(analysis: Findings) -> list[_Identity]:
