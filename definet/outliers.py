@@ -52,14 +52,19 @@ def outlier(sample: Sample) -> str | None:
     """
     atoms = sample.marker != 2
     distance = np.linalg.norm(sample.displacement[atoms], axis=1)
-    extended = any(mark in sample.label for mark in ("VL-", "T1", "T2", "T3", "T4", "SW"))
-    if distance.max() > LARGEST_MOVE_A * (2 if extended else 1):
+    if distance.max() > farthest_move_A(sample.label):
         return "moved"
     if _farthest_neighbour(sample.relaxed[atoms], sample.cell) > ISOLATED_A:
         return "torn"
     if transformed(sample):
         return "transformed"
     return "broken" if broken_symmetry_A(sample) > BROKEN_A else None
+
+
+def farthest_move_A(label: str) -> float:
+    """How far an atom may move in a relaxation that is learnt from; no network has learnt to move one further."""
+    extended = any(mark in label for mark in ("VL-", "T1", "T2", "T3", "T4", "SW"))
+    return LARGEST_MOVE_A * (2 if extended else 1)
 
 
 def changed_bonds(sample: Sample) -> NDArray[np.int64]:

@@ -205,8 +205,15 @@ def _kept(candidate: Candidate) -> Relaxed:
 
 
 def _as_relaxed(candidate: Candidate, predicted: Prediction | None, digest: str) -> Relaxed:
+    from definet.outliers import farthest_move_A
+
+    at_start = candidate.structure.structure.cart_coords
     if predicted is None:
-        return Relaxed(candidate.structure.structure.cart_coords, None, "definet", digest)
+        return Relaxed(at_start, None, "definet", digest)
+    reached_A = float(np.linalg.norm(predicted.positions_A - at_start, axis=1).max())
+    if reached_A > farthest_move_A(candidate.label):
+        why = f"the network moved an atom of {candidate.label} further than any that it learnt from"
+        return Relaxed(at_start, None, "keep", None, f"{why}: it stays as built")
     return Relaxed(
         predicted.positions_A, predicted.sigma_A, "definet", digest, predicted.reason, predicted.energy_drop_eV
     )

@@ -48,6 +48,27 @@ def test_the_teacher_relaxes_at_its_own_lattice_constant(springs: None) -> None:
     assert not moved(none, perfect).any()
 
 
+def test_a_structure_that_the_network_tears_apart_stays_as_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An atom that moves to another site did not relax: nothing like it was learnt, and the picture would be wrong."""
+    from dataclasses import replace
+
+    from definet import predict
+
+    built, line = build(pristine("MoS2", 6), "V_S2"), build(pristine("MoS2", 6), "SVL-4")
+
+    def thrown(structures: list[DefectStructure], *_: object) -> list[predict.Relaxed]:
+        said = usual(structures, load_checkpoint(shipped()), "cpu")
+        far = [s.structure.cart_coords + np.eye(len(s.nodes_A), 3) * 2.0 for s in structures]
+        return [replace(r, positions_A=xyz) for r, xyz in zip(said, far, strict=True)]
+
+    usual = predict.relax
+    monkeypatch.setattr(predict, "relax", thrown)
+    kept, moves = relaxing.relaxer("definet", "cpu")([candidate(built), candidate(line, 2)])
+    assert kept.relaxer == "keep" and "stays as built" in kept.caution and kept.checkpoint_sha256 is None
+    assert not moved(kept, built).any()
+    assert moves.relaxer == "definet" and np.abs(moved(moves, line)).max() == pytest.approx(2.0)
+
+
 def test_other_weights(tmp_path: Path) -> None:
     from dataclasses import replace
 
