@@ -27,7 +27,7 @@ from stemfit.observed import Clock, Observed, as_stated, observe
 from stemfit.observed import Settings as Settings
 from stemfit.relax import Relaxed, Relaxer
 from stemfit.result import Findings, HostCall, agreement
-from stemfit.score import Score, engine_of, rank, with_energies, with_structure_of_label
+from stemfit.score import Ranking, Score, engine_of, rank, with_energies, with_structure_of_label
 from stemfit.simulate.field import drawn, painted
 
 
@@ -70,17 +70,34 @@ def analyze(
             v.found, candidates, relaxed, v.image, v.columns, v.imaging, v.lattice, v.sites, v.brightness,
             v.rates["UNKNOWN"], engine,
         )
+    explained = candidates, relaxed, ranking.scores
     with clock("names"):
-        names = otherwise(v.identity, v.columns, v.sites, v.brightness, *optics, settings.convergence_mrad)
-        claimed, suspects = (
-            tuple(
-                with_structure_of_label(now, then, candidates, ranking.scores, ranking.free)
-                for now, then in zip(with_naming_doubt(some, v.found, v.identity, names, v.measured), some, strict=True)
-            )
-            for some in (ranking.claimed, ranking.doubted + v.suspects)
-        )
-    result = told(v, asdict(settings), clock, claimed, suspects, (candidates, relaxed, ranking.scores))
+        claimed, suspects = _named(v, settings, ranking, candidates)
+    result = told(v, asdict(settings), clock, claimed, suspects, explained)
+    left = v.identity.left_with(agreement(result)["reduced_chi2"])
+    if left is not v.identity:
+        v = v._replace(identity=left)
+        claimed, suspects = _named(v, settings, ranking, candidates)
+        result = told(v, asdict(settings), clock, claimed, suspects, explained)
     return replace(result, warnings=(*read, *result.warnings))
+
+
+def _named(
+    v: Observed, settings: Settings, ranking: Ranking, candidates: Sequence[Candidate]
+) -> tuple[tuple[Defect, ...], tuple[Defect, ...]]:
+    """What is claimed and what is suspected, with the names that are left if the crystal may be another."""
+    names = otherwise(
+        v.identity, v.columns, v.sites, v.brightness, settings.voltage_kV, settings.detector_mrad,
+        settings.convergence_mrad,
+    )
+    claimed, suspects = (
+        tuple(
+            with_structure_of_label(now, then, candidates, ranking.scores, ranking.free)
+            for now, then in zip(with_naming_doubt(some, v.found, v.identity, names, v.measured), some, strict=True)
+        )
+        for some in (ranking.claimed, ranking.doubted + v.suspects)
+    )
+    return claimed, suspects
 
 
 def match(

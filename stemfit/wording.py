@@ -12,7 +12,9 @@ maxima is met decides over hundreds of nats.
 
 def sure(probability: float) -> str:
     """Three digits, and never certainty."""
-    return ">0.999" if probability > 0.9995 else f"{probability:.3f}"
+    if probability > 0.9995:
+        return ">0.999"
+    return "<0.001" if probability < 0.0005 else f"{probability:.3f}"
 
 
 def log_bayes(value: float | None) -> str:

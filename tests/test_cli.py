@@ -194,7 +194,7 @@ def test_summary(chain: list[Any]) -> None:
     done = run("analyze", "image.tif")
     assert (done.exit_code, done.stderr) == (0, "")
     expected = [
-        "image.tif, 240 x 200 px", "MoSe2 (inferred, P = 0.9, WSe2 0.1)", "0.18000 +- 0.0002 A from the lattice",
+        "image.tif, 240 x 200 px", "MoSe2 (inferred, P 0.900, WSe2 0.100)", "0.18000 +- 0.0002 A from the lattice",
         "file says 0.20000", "3 claimed, 1 suspected", "V_Se2", "0.950", "warning: the file's pixel size",
         "image.stemfit/overlay.png",
     ]  # fmt: skip

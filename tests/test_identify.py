@@ -188,3 +188,18 @@ def test_images_of_both_polarities_are_named_right() -> None:
     for chain in (pristine(), vacancies()):
         assert chain.lattice.polarity == chain.truth.polarity
         assert chain.identity.metal_probability > 0.95
+
+
+@given(st.floats(0.5, 1e6))
+def test_a_model_that_leaves_much_speaks_for_a_crystal_of_no_list(chi2: float) -> None:
+    said = identify(SITES, brightness(ratio_of("WS2")), A_PX, stated_pixel_A=0.158)
+    left, further = said.left_with(chi2), said.left_with(1.5 * chi2)
+    assert left.probability + sum(p for _, p in left.alternatives) == pytest.approx(1.0)
+    assert sum(n.probability for n in left.namings) + dict(left.alternatives)["unlisted"] == pytest.approx(1.0)
+    assert further.probability <= left.probability <= said.probability
+    if chi2 < 1.8:
+        assert left is said
+    if chi2 > 5.0:
+        assert dict(left.alternatives)["unlisted"] > 0.98
+    stated = identify(SITES, brightness(0.5), A_PX, asked="WTe2")
+    assert stated.left_with(chi2) is stated

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from stemfit.errors import NotAnalysable
 from stemfit.micrograph import read
 from stemfit.pipeline import Settings, analyze
 from stemfit.relax import keep
-from stemfit.result import Findings
+from stemfit.result import Findings, agreement
 from stemfit.synthetic import Crystal, TrueDefect, as_micrograph, crystal
+from stemfit.synthetic.gaussians import render
 
 FloatArray = NDArray[np.float64]
 HOLE, HOLE_RADIUS = np.array([15.0, 185.0]), 62.0
@@ -99,6 +101,26 @@ def test_a_pristine_crystal_has_no_defects() -> None:
     assert {c.defect for c in analysis.candidates} <= {s.id for s in analysis.suspects}  # doubted, not claimed
     # Boron (half of nitrogen, 25 electrons at the peak) stands too close for the peak search to seed every column.
     assert (analysis.sites.column[analysis.sites.analysed] >= 0).mean() > 0.95
+
+
+@pytest.mark.parametrize(("apart_px", "listed"), [(0.0, True), (9.0, False)])
+def test_a_crystal_of_no_list_gets_no_name_of_one(apart_px: float, listed: bool) -> None:
+    """A honeycomb of the right size, every other column of which is a pair 1.4 A apart."""
+    whole = crystal((230, 270), pixel_size_A=PIXEL_A, rotation_deg=12.0, seed=3)
+    of = whole.columns.sublattice == "X"
+    xy, light, shape = whole.columns.xy_px[of], whole.columns.intensity[of], (230, 270)
+    step = np.array([0.5, 0.15]) * apart_px
+    pairs = sum(render(xy + sign * step, 0.5 * light, whole.profile, shape) for sign in (1, -1))
+    image, _ = taken(replace(whole, image=whole.image - render(xy, light, whole.profile, shape) + pairs), counts=400.0)
+    found = analyze(as_micrograph(image, None), Settings(), keep)
+    others = dict(found.host.alternatives)
+    assert found.host.probability + sum(others.values()) == pytest.approx(1.0)
+    if listed:
+        assert others.get("unlisted", 0.0) < 0.05 and not found.defects
+    else:
+        assert others["unlisted"] > 0.99 and agreement(found)["reduced_chi2"] > 4
+        assert all(d.type == "UNKNOWN" for d in found.defects)
+        assert "no name can be relied on" in found.warnings[0]
 
 
 def test_claims_are_claims_and_suspects_are_not() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from stemfit.wording import sure
+
 MAX_ROWS = 30
 """Defects that the summary lists: about a screen; the files hold all."""
 
@@ -12,12 +14,13 @@ def facts(document: dict[str, Any]) -> dict[str, str]:
     """Image, crystal and scale, one line each."""
     host, scale, lattice, match = (document[key] for key in ("host", "calibration", "lattice", "match"))
     height, width = document["input"]["shape_px"]
-    others = "".join(f", {other['name']} {other['probability']:.2g}" for other in host["alternatives"][:2])
+    others = "".join(f", {other['name']} {sure(other['probability'])}" for other in host["alternatives"][:2])
+    probability = "as stated" if host["source"] == "user" else f"inferred, P {sure(host['probability'])}{others}"
     stated = scale["metadata_pixel_size_A"]
     length = [(x**2 + y**2) ** 0.5 for x, y in (lattice["a_px"], lattice["b_px"])]
     return {
         "image": f"{document['input']['path']}, {width} x {height} px",
-        "host": f"{host['name']} ({host['source']}, P = {host['probability']:.3g}{others})",
+        "host": f"{host['name']} ({probability})",
         "pixel size": f"{scale['pixel_size_A']:.5f} +- {scale['pixel_size_sigma_A']:.1g} A from the {scale['source']}"
         + (f"; the file says {stated:.5f}" if stated else ""),
         "lattice": f"|a| = {length[0]:.3f} px, |b| = {length[1]:.3f} px, turned by {lattice['rotation_deg']:.2f} deg, "

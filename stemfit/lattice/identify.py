@@ -32,6 +32,10 @@ ODD_RANGE = 3.0
 UNLISTED, LATTICE_RANGE = 0.02, float(np.log(4.0))
 """Weight of some other crystal against any of the list; range of the logarithm of its lattice constant."""
 
+MISFIT, MISFIT_RANGE = 0.3, float(np.log(100.0))
+"""Logarithm of the reduced chi2 that models of listed crystals leave of micrographs: its root mean square (0.25 in nine
+real ones, between 1.0 and 2.2), rounded up; range of the same in images of anything else."""
+
 VACANCY_ODDS = 5.0
 """A dim site is this many times likelier on the chalcogen than on the metal (Hong et al., Nat. Commun. 2015: sulphur
 vacancies outnumber all metal defects in exfoliated and CVD material; antisites dominate only in PVD)."""
@@ -121,6 +125,23 @@ class Identity(NamedTuple):
             alternatives=tuple(sorted((*hosts, *others), key=lambda item: -item[1])),
             namings=tuple(n._replace(probability=share * n.probability) for n in self.namings),
         )
+
+
+    def left_with(self, chi2: float) -> Identity:
+        """The same after the best model of the image leaves this reduced chi2, where that speaks for another crystal.
+
+        A lattice of the right shape and brightness is not yet the crystal: what columns of one kind have in common is
+        only seen when all of them are drawn. What the user states is not doubted.
+        """
+        far = np.log(max(chi2, 1.0)) / MISFIT
+        odds = float(np.sqrt(np.pi / 2) * MISFIT * np.exp(0.5 * min(far, 30.0) ** 2) / MISFIT_RANGE)
+        if self.source == "user" or not odds > 1.0:
+            return self
+        before = max(dict(self.alternatives).get("unlisted", 0.0), UNLISTED)
+        unlisted = before * odds / (before * odds + 1 - before)
+        rest = self._replace(alternatives=tuple(a for a in self.alternatives if a[0] != "unlisted"))
+        total = rest.probability + sum(p for _, p in rest.alternatives)
+        return rest.shared((1 - unlisted) / total, (("unlisted", unlisted),))
 
 
 def identify(
