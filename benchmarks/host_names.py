@@ -2,7 +2,8 @@
 
 Host, voltage, detector and the errors of the scattering table are drawn from what `lattice/identify` holds possible.
 Gaussian columns are drawn with them, with vacancies of both sublattices; no scale is stated. The names are judged as
-they are given the most probable host, and with their share under the others.
+they are given the most probable host, and with their share under the others; so are the types, which hold whatever the
+host is.
 
 Run: ``OMP_NUM_THREADS=1 python benchmarks/host_names.py [--images 80] [--seed 11]`` (about 5 minutes of CPU time)
 """
@@ -16,13 +17,22 @@ import numpy as np
 from machine import headline, table
 
 from stemfit.columns import find
-from stemfit.defects import Defect, Evidence, find_defects, occupancies, offsets, otherwise, with_naming_doubt
+from stemfit.defects import (
+    Defect,
+    Evidence,
+    find_defects,
+    occupancies,
+    offsets,
+    otherwise,
+    with_kinds,
+    with_naming_doubt,
+)
 from stemfit.hosts import projected
 from stemfit.imaging import fit_imaging
 from stemfit.lattice import identify, name_lattice, name_sites, survey
 from stemfit.lattice.identify import MODEL_ERROR
 from stemfit.optics.scattering import PLAUSIBLE_DETECTORS_MRAD, PLAUSIBLE_VOLTAGES_KV, ratio
-from stemfit.synthetic import Acquisition, Crystal, crystal, record
+from stemfit.synthetic import Acquisition, Crystal, TrueDefect, crystal, record
 
 HOSTS = ("MoS2", "WS2", "MoSe2", "WSe2", "MoTe2")
 BINS = (0.0, 0.5, 0.8, 0.95, 0.99, 1.0)
@@ -50,8 +60,8 @@ def drawn(rng: np.random.Generator) -> tuple[np.ndarray, Crystal, str]:
     return np.asarray(recording.image, dtype=float), truth, host.name
 
 
-def told(image: np.ndarray, truth: Crystal, host: str) -> tuple[Told, list[Told], list[Told]]:
-    """The host, the names given it, and the names with their share: stated probability, and whether it is so."""
+def told(image: np.ndarray, truth: Crystal, host: str) -> tuple[Told, list[list[Told]]]:
+    """The host; names and types given it and with their share: stated probability, and whether it is so."""
     image, _, seen, grid, honey, brightness, regions, region_map = survey(image, find(image))
     said = identify(honey, brightness, grid.a_px_iso)
     sites = name_sites(honey, said.host, said.metal_third)
@@ -62,12 +72,15 @@ def told(image: np.ndarray, truth: Crystal, host: str) -> tuple[Told, list[Told]
     found = find_defects(evidence)[0]
     names = with_naming_doubt(found, found, said, otherwise(said, seen, sites, brightness, None, None), evidence)
 
-    def so(defect: Defect) -> bool:
-        near = (t for t in truth.defects if np.hypot(*(t.center_px - defect.center_px)) < NEAR * grid.a_px_iso)
-        return any(t.label == defect.label for t in near)
+    def near(defect: Defect) -> list[TrueDefect]:
+        return [t for t in truth.defects if np.hypot(*(t.center_px - defect.center_px)) < NEAR * grid.a_px_iso]
 
-    each = ([(d.probability, so(d)) for d in some if d.type != "UNKNOWN"] for some in (found, names))
-    return (said.probability, said.host.name == host), *each  # type: ignore[return-value]
+    found, names = ([with_kinds(d, posteriors) for d in some if d.type != "UNKNOWN"] for some in (found, names))
+    each: list[list[Told]] = []
+    for some in (found, names):
+        each.append([(d.probability, any(t.label == d.label for t in near(d))) for d in some])
+        each.append([(d.type_probability, any(t.type == d.type for t in near(d))) for d in some])
+    return (said.probability, said.host.name == host), each
 
 
 def row(title: str, pairs: list[Told]) -> tuple[str, ...]:
@@ -89,14 +102,14 @@ def main() -> None:
     asked = parser.parse_args()
     rng = np.random.default_rng(asked.seed)
     hosts: list[Told] = []
-    given: list[Told] = []
-    shared: list[Told] = []
+    every: list[list[Told]] = [[], [], [], []]
     for _ in range(asked.images):
-        host, before, after = told(*drawn(rng))
-        hosts, given, shared = [*hosts, host], given + before, shared + after
+        host, each = told(*drawn(rng))
+        hosts, every = [*hosts, host], [a + b for a, b in zip(every, each, strict=True)]
     print(f"{headline()}; seed {asked.seed}, {asked.images} images, host and microscope not stated\n")
     head = ("", "number", "stated", "so", "ECE", "right with P > 0.95")
-    print(table(head, [row("host", hosts), row("names given the host", given), row("names as stated", shared)]))
+    titles = ("names given the host", "types given the host", "names as stated", "types as stated")
+    print(table(head, [row("host", hosts), *(row(t, pairs) for t, pairs in zip(titles, every, strict=True))]))
 
 
 if __name__ == "__main__":
