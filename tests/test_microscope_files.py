@@ -131,10 +131,6 @@ def test_voltage_where_the_file_states_one(tmp_path: Path) -> None:
     assert read(tmp_path / "a.emd").stated_voltage_kV == 80
     write_dm3(tmp_path / "a.dm3", GREY)
     assert read(tmp_path / "a.dm3").stated_voltage_kV == 60
-    for kV, known in ((60.0, 60.0), (60_000.0, None), (0.0, None)):  # in volts, never filled in
-        path = named(tmp_path, "hspy")
-        write_hspy(path, GREY, Acquisition_instrument={"TEM": {"beam_energy": kV}})
-        assert read(path).stated_voltage_kV == known
 
 
 def test_name_does_not_matter_where_the_bytes_tell(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ def facts(document: dict[str, Any]) -> dict[str, str]:
     return {
         "image": f"{document['input']['path']}, {width} x {height} px",
         "host": f"{host['name']} ({host['source']}, P = {host['probability']:.3g}{others})",
+        **_microscope(document["settings"]),
         "pixel size": f"{scale['pixel_size_A']:.5f} +- {scale['pixel_size_sigma_A']:.1g} A from the {scale['source']}"
         + (f"; the file says {stated:.5f}" if stated else ""),
         "lattice": f"|a| = {length[0]:.3f} px, |b| = {length[1]:.3f} px, turned by {lattice['rotation_deg']:.2f} deg, "
@@ -27,6 +28,18 @@ def facts(document: dict[str, Any]) -> dict[str, str]:
         "match": f"NCC {number(match['ncc'], '.4f')}, reduced chi2 {number(match['reduced_chi2'], '.2f')}",
         "defects": f"{len(document['defects'])} claimed, {len(document['suspects'])} suspected",
     }
+
+
+def _microscope(settings: dict[str, Any]) -> dict[str, str]:
+    """Voltage, convergence and detector, as far as they are known, and which of them the file states."""
+    parts = []
+    for name, words in (("voltage_kV", "{:.4g} kV"), ("convergence_mrad", "convergence {:.4g} mrad"),
+                        ("detector_mrad", "detector {:.4g} to {:.4g} mrad")):  # fmt: skip
+        value = settings.get(name)
+        if value is not None:
+            of_file = " (from the file)" if name in settings.get("from_file", ()) else ""
+            parts.append(words.format(*(value if isinstance(value, list | tuple) else [value])) + of_file)
+    return {"microscope": ", ".join(parts)} if parts else {}
 
 
 def number(value: float | None, form: str) -> str:
