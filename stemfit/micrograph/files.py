@@ -6,7 +6,6 @@ import hashlib
 import logging
 import traceback
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 from stemfit.errors import InputError, StemfitError
 from stemfit.micrograph import png, rosetta, tiff
-from stemfit.micrograph.check import damaged
+from stemfit.micrograph.damage import damaged
 from stemfit.micrograph.types import Signal
 
 KNOWN = "TIFF, PNG, dm3, dm4, emd, ser, emi, mrc, hspy or zspy"
@@ -42,7 +41,7 @@ def signals_of(path: Path) -> Iterator[list[Signal]]:
         try:
             with kind.opened(path) as signals:
                 yield signals
-        except (StemfitError, MemoryError):
+        except StemfitError:
             raise
         except Exception as error:  # damaged files fail in the parsers in every possible way
             traceback.clear_frames(error.__traceback__)  # and leave files open, of which Python warns
@@ -87,8 +86,8 @@ def _by_bytes(path: Path, head: bytes) -> Kind | None:
         return Kind("TIA series", rosetta.tia)
     if head[208:212] == b"MAP ":
         return Kind("MRC file", rosetta.mrc)
-    if head[:4] == b"PK\3\4" and zipfile.is_zipfile(path):
-        return Kind("zspy", rosetta.zspy)
+    if head[:4] == b"PK\3\4":
+        return Kind("ZIP file", rosetta.zipped)
     return None
 
 

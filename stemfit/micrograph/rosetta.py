@@ -6,14 +6,18 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from glob import escape
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stemfit.errors import InputError, NotAnalysable, UsageError
+from stemfit.micrograph.hdf5_trial import try_hdf5
+from stemfit.micrograph.headers import check_mrc, check_series
 from stemfit.micrograph.microscope import Optics, found, optics_in
 from stemfit.micrograph.scale import scale_of
 from stemfit.micrograph.types import Signal
@@ -52,6 +56,9 @@ def tia(path: Path) -> Iterator[list[Signal]]:
     if path.suffix.lower() not in (".ser", ".emi"):
         problem = "a series of TIA whose name does not end in .ser"
         raise InputError(problem, remedy="give it its name back", subject=path)
+    beside = sorted(path.parent.glob(f"{escape(path.stem)}_[0-9].ser"))
+    for series in [path] if path.suffix.lower() == ".ser" else beside:
+        check_series(series)
     documents = _read("tia", path, lazy=True)
     if not documents:
         remedy = f"put {path.stem}_1.ser beside it, which holds the image"
@@ -62,13 +69,24 @@ def tia(path: Path) -> Iterator[list[Signal]]:
 @contextmanager
 def mrc(path: Path) -> Iterator[list[Signal]]:
     """MRC 2014 and older: one image or a stack; rows in the order of the file."""
+    check_mrc(path)
     yield _signals(path, "MRC", _read("mrc", path, lazy=True))
 
 
 @contextmanager
 def zspy(path: Path) -> Iterator[list[Signal]]:
-    """HyperSpy's signals in a folder or a ZIP file."""
+    """HyperSpy's signals in a folder."""
     yield _signals(path, "HyperSpy", _read("zspy", path, lazy=True, mode="r"))
+
+
+@contextmanager
+def zipped(path: Path) -> Iterator[list[Signal]]:
+    """The same in one file, which other programs' ZIP files are not."""
+    with ZipFile(path) as packed:
+        if not any(name.endswith((".zgroup", "zarr.json")) for name in packed.namelist()):
+            raise InputError("a ZIP file that is no zspy", remedy="unpack it, and give the image in it", subject=path)
+    with zspy(path) as signals:
+        yield signals
 
 
 @contextmanager
@@ -76,6 +94,7 @@ def hdf5(path: Path) -> Iterator[list[Signal]]:
     """HDF5: HyperSpy's, Velox's or that of the EMD format."""
     import h5py
 
+    try_hdf5(path)
     with path.open("rb") as file:  # not by its name, for the library keeps what it opened for as long as it likes
         with h5py.File(file, "r") as root:
             groups = [root, *(item for item in root.values() if isinstance(item, h5py.Group))]

@@ -47,7 +47,8 @@ def _layout(path: Path, series: TiffPageSeries) -> tuple[int, int, int]:
     """Height, width and number of frames; samples in planes of their own are frames."""
     sizes = dict(zip(series.axes, series.shape, strict=True))
     if "Y" not in sizes or "X" not in sizes:
-        problem = f"axes {series.axes} of shape {series.shape} are no image"
+        shape = " x ".join(map(str, series.shape)) or "nothing"
+        problem = f"holds no image (data of {shape})"
         raise NotAnalysable(problem, remedy="export a 2-D image", subject=path)
     height, width, channels = sizes["Y"], sizes["X"], sizes["S"] if series.axes.endswith("S") else 1
     return height, width, math.prod(series.shape) // (height * width * channels)
