@@ -78,7 +78,9 @@ def test_16_bit_png(tmp_path: Path) -> None:
 
 def test_grey_rgb_tiff_is_grey(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.stack([GREY] * 3, axis=-1), photometric="rgb")
-    assert np.array_equal(micrograph(tmp_path / "a.tif").image, GREY)
+    read_as = micrograph(tmp_path / "a.tif")
+    assert np.array_equal(read_as.image, GREY)
+    assert len(read_as.warnings) == 1 and "in colour whose channels are equal is read as grey" in read_as.warnings[0]
 
 
 def test_white_at_zero_is_turned_round(tmp_path: Path) -> None:

@@ -82,6 +82,17 @@ def real(path: Path, values: NDArray[Any]) -> NDArray[Any]:
     return values
 
 
+def in_colour(values: NDArray[Any]) -> tuple[str, ...]:
+    """What to tell of pixels that are stored with colours, which `real` has found to be equal."""
+    names = values.dtype.names or ()
+    if not (values.ndim == 3 and values.shape[2] > 2) and not {"R", "G"} <= set(names):
+        return ()
+    return (
+        "a picture in colour whose channels are equal is read as grey: pictures made to be looked at are often clipped, "
+        "resampled or marked with a scale bar; give the recorded signal where there is one",
+    )
+
+
 def grey(path: Path, values: NDArray[Any]) -> NDArray[Any]:
     """One channel of an (H, W, C) image whose colour channels are equal; a last alpha channel is left out."""
     channels = values.shape[2]
