@@ -28,8 +28,8 @@ ROOT = Path(__file__).parents[1]
         ("analyze x --device tpu", "'--device': 'tpu' is not one of 'auto', 'cpu', 'cuda'; see"),
         ("simulate a.cif", "simulate: missing option '--out'; see"),
         ("simulate a.cif --out b.tif --seed 1.5", "--seed '1.5' is no whole number; give a whole number"),
-        ("analyze x --pixel-size 0.02nm", "--pixel-size '0.02nm' is no number; write --pixel-size 0.2, it is a number of "
-                                          "Angstrom"),
+        ("analyze x --pixel-size 0.02nm",
+         "--pixel-size '0.02nm' is no number; write --pixel-size 0.2, it is a number of Angstrom"),
         ("analyze x --pixel-size=20pm", "write --pixel-size 0.2, it"),
         ("analyze x --pixel-size '0.2 Å'", "write --pixel-size 0.2, it"),
         ("analyze x --pixel-size 0,2", "write --pixel-size 0.2, it"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import typer
@@ -21,7 +22,8 @@ KINDS = {"integer": "whole number", "number": "number", "float": "number"}
 WITH_UNIT = re.compile(r"(?P<number>[-+]?[\d.,]+(?:[eE][-+]?\d+)?)\s*(?P<unit>[^\d\s.,]*)")
 
 UNITS = {
-    "ANGSTROM": ("Angstrom", {"pm": 1e-2, "a": 1.0, "å": 1.0, "angstrom": 1.0, "nm": 10.0, "um": 1e4, "µm": 1e4, "m": 1e10}),
+    "ANGSTROM": ("Angstrom", {"pm": 1e-2, "a": 1.0, "å": 1.0, "angstrom": 1.0, "nm": 10.0, "um": 1e4, "µm": 1e4,
+                              "m": 1e10}),
     "KV": ("kV", {"v": 1e-3, "ev": 1e-3, "kv": 1.0, "kev": 1.0, "mv": 1e3, "mev": 1e3}),
     "MRAD": ("mrad", {"mrad": 1.0, "rad": 1e3, "deg": 17.453292519943295, "°": 17.453292519943295}),
     "KELVIN": ("Kelvin", {"k": 1.0}),
@@ -32,14 +34,18 @@ UNITS = {
 class OneLine(TyperGroup):
     """Commands whose wrong usage is told in one line on stderr, with exit code 2."""
 
-    def main(self, *arguments: Any, standalone_mode: bool = True, **more: Any) -> Any:
+    def main(
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
+        standalone_mode: bool = True, windows_expand_args: bool = True, **extra: Any,
+    ) -> Any:
         """Run the command line; a reader that has left, as `head` does, is no error."""
+        run = partial(super().main, args, prog_name, complete_var, False, windows_expand_args, **extra)
         if not standalone_mode:
-            return super().main(*arguments, standalone_mode=False, **more)
+            return run()
         try:
-            code = super().main(*arguments, standalone_mode=False, **more)
+            code = run()
         except CLICK_ERROR as error:
-            _tell(error, list(more.get("args") or (arguments[0] if arguments else None) or sys.argv[1:]))
+            _tell(error, sys.argv[1:] if args is None else args)
             sys.exit(getattr(error, "exit_code", 2))
         except typer.Abort:
             typer.echo("stopped", err=True)
@@ -65,8 +71,10 @@ def line_of(error: Any, words: Sequence[str]) -> str:
     said = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
     option = getattr(error, "param", None)
     kind = next((kind for word, kind in KINDS.items() if re.search(rf"valid {word}\b", said)), None)
-    for name, text in _given(getattr(option, "opts", ()), words) if kind else ():
-        return f"{path}: {name} {text!r} is no {kind}; {_instead(text, kind, name, str(option.metavar or ''))}"
+    for name, text in _given(getattr(option, "opts", ()), words):
+        if kind is not None:
+            instead = _instead(text, kind, name, str(getattr(option, "metavar", "")))
+            return f"{path}: {name} {text!r} is no {kind}; {instead}"
     if not re.search(r"did you mean", said, re.IGNORECASE):
         said = f"{said}; see {path} --help"
     return f"{path}: {said[:1].lower()}{said[1:]}"

@@ -88,8 +88,8 @@ def in_colour(values: NDArray[Any]) -> tuple[str, ...]:
     if not (values.ndim == 3 and values.shape[2] > 2) and not {"R", "G"} <= set(names):
         return ()
     return (
-        "a picture in colour whose channels are equal is read as grey: pictures made to be looked at are often clipped, "
-        "resampled or marked with a scale bar; give the recorded signal where there is one",
+        "a picture in colour whose channels are equal is read as grey: pictures made to be looked at are often "
+        "clipped, resampled or marked with a scale bar; give the recorded signal where there is one",
     )
 
 
