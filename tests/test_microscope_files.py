@@ -176,6 +176,24 @@ def test_an_hdf5_file_of_another_kind(tmp_path: Path) -> None:
     refused(tmp_path / "a.emd", InputError, "an HDF5 file, but neither EMD nor HyperSpy's; export")
 
 
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (b"\xff\xd8\xff\xe0..JFIF", "a JPEG, whose compression changes how bright columns are; give the recorded"),
+        (b"BM......", "a BMP picture; export"), (b"\x93NUMPY\1\0", "a NumPy array; give it to stemfit.analyze"),
+        (b"", "an empty file; copy it again"), (b"12 13 14", "neither a TIFF nor a PNG .*; give TIFF, PNG, dm3"),
+    ],
+)  # fmt: skip
+def test_files_of_another_kind(tmp_path: Path, head: bytes, words: str) -> None:
+    (tmp_path / "a.tif").write_bytes(head)
+    refused(tmp_path / "a.tif", InputError, words)
+
+
+def test_a_signal_without_a_name_has_none(tmp_path: Path) -> None:
+    write_ncem(tmp_path / "a.emd", GREY)
+    assert read(tmp_path / "a.emd").signal is None
+
+
 def test_emi_without_its_series(tmp_path: Path) -> None:
     (tmp_path / "a.emi").write_bytes(b"JF\2\0<ObjectInfo></ObjectInfo>")
     refused(tmp_path / "a.emi", InputError, "an EMI file without its SER files; put a_1.ser beside it")

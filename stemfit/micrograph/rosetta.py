@@ -22,6 +22,9 @@ from stemfit.micrograph.microscope import Optics, found, optics_in
 from stemfit.micrograph.scale import scale_of
 from stemfit.micrograph.types import Signal
 
+UNNAMED = "__unnamed__"
+"""What the library calls signals that have no name."""
+
 
 class Axis(NamedTuple):
     """One axis of a data array.
@@ -111,7 +114,8 @@ def hdf5(path: Path) -> Iterator[list[Signal]]:
             yield _signals(path, "EMD", _read("emd", file, lazy=True))
         else:
             problem = "an HDF5 file, but neither EMD nor HyperSpy's"
-            raise InputError(problem, remedy="export the image as TIFF", subject=path)
+            remedy = "export the image as TIFF, or give the array to stemfit.analyze in Python"
+            raise InputError(problem, remedy=remedy, subject=path)
 
 
 def _read(plugin: str, file: Path | BinaryIO, **options: Any) -> list[dict[str, Any]]:
@@ -179,7 +183,8 @@ def _name(document: Mapping[str, Any]) -> str | None:
     title = found(document, "metadata.General.title")
     for group in found(document, "original_metadata.ImageList") or {}:  # of DigitalMicrograph, one for this image
         title = found(document, f"original_metadata.ImageList.{group}.ImageTags.DataBar.Signal Name") or title
-    return str(title).strip() or None if title else None
+    name = str(title or "").strip()
+    return None if name in ("", UNNAMED) else name
 
 
 # -- signals in memory ---------------------------------------------------------------------------------------------
