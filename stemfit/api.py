@@ -86,9 +86,9 @@ def analyze(
     pixel_size : float, optional
         Angstrom; wins over the lattice.
     voltage, convergence : float, optional
-        kV and mrad.
+        kV and mrad; what the file states without, where that can be.
     detector : (inner, outer), optional
-        mrad.
+        mrad; likewise.
     roi : (x0, y0, x1, y1), optional
         px; x1, y1 exclusive.
     mask : path, optional

@@ -228,5 +228,8 @@ def test_multislice_looks_at_the_file_before_it_asks(tmp_path: Path, monkeypatch
 
 def test_the_summary_says_who_states_it() -> None:
     settings = {"voltage_kV": 80.0, "convergence_mrad": None, "detector_mrad": [60, 200], "from_file": ["voltage_kV"]}
-    assert saying._microscope(settings) == {"microscope": "80 kV (from the file), detector 60 to 200 mrad"}
+    assert saying._microscope(settings) == {"microscope": "80 kV (the file), detector 60 to 200 mrad"}
+    of_file = {**settings, "from_file": ["voltage_kV", "detector_mrad"]}
+    assert saying._microscope(of_file) == {"microscope": "80 kV, detector 60 to 200 mrad; the file says so"}
+    assert saying._microscope({**settings, "from_file": []}) == {"microscope": "80 kV, detector 60 to 200 mrad"}
     assert saying._microscope({"voltage_kV": None}) == {}

@@ -32,14 +32,16 @@ def facts(document: dict[str, Any]) -> dict[str, str]:
 
 def _microscope(settings: dict[str, Any]) -> dict[str, str]:
     """Voltage, convergence and detector, as far as they are known, and which of them the file states."""
-    parts = []
-    for name, words in (("voltage_kV", "{:.4g} kV"), ("convergence_mrad", "convergence {:.4g} mrad"),
-                        ("detector_mrad", "detector {:.4g} to {:.4g} mrad")):  # fmt: skip
-        value = settings.get(name)
-        if value is not None:
-            of_file = " (from the file)" if name in settings.get("from_file", ()) else ""
-            parts.append(words.format(*(value if isinstance(value, list | tuple) else [value])) + of_file)
-    return {"microscope": ", ".join(parts)} if parts else {}
+    forms = {"voltage_kV": "{:.4g} kV", "convergence_mrad": "convergence {:.4g} mrad",
+             "detector_mrad": "detector {:.4g} to {:.4g} mrad"}  # fmt: skip
+    known = {name: settings[name] for name in forms if settings.get(name) is not None}
+    words = {name: forms[name].format(*(v if isinstance(v, list | tuple) else [v])) for name, v in known.items()}
+    of_file = set(settings.get("from_file", ()))
+    if not known or not of_file:
+        return {"microscope": ", ".join(words.values())} if known else {}
+    if set(known) == of_file:
+        return {"microscope": f"{', '.join(words.values())}; the file says so"}
+    return {"microscope": ", ".join(text + " (the file)" * (name in of_file) for name, text in words.items())}
 
 
 def number(value: float | None, form: str) -> str:
