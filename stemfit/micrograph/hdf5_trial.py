@@ -28,7 +28,7 @@ def try_hdf5(path: Path, patience_s: float = PATIENCE_S) -> None:
     InputError
         If it comes to no end, or the library crashes.
     """
-    if not sys.executable:  # inside of another program
+    if not sys.executable or getattr(sys, "frozen", False):  # inside of another program, which is no interpreter
         return
     command = [sys.executable, "-c", PROGRAM, str(path.resolve())]
     try:

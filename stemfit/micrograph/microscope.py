@@ -120,7 +120,7 @@ def found(document: object, place: str) -> Any:
 def _converted(value: object, convert: Callable[[Any], Any] | None) -> object:
     try:
         return value if value is None or convert is None else convert(value)
-    except (TypeError, ValueError, LookupError):
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError):
         return None  # of another type than the library expects: not stated
 
 

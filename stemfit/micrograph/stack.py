@@ -47,14 +47,15 @@ def image_of(
     if signal.frames == 1:
         values = signal.load(0)
         return real(path, values), None, in_colour(values)
-    if frame == "mean":
-        total = sum(_finite(path, signal, k) for k in range(signal.frames))
-        return np.asarray(total) / signal.frames, frame, (f"the mean of {signal.frames} frames, as they lie",)
+    if isinstance(frame, int):
+        values = signal.load(frame)
+        return real(path, values), frame, in_colour(values)
+    colours = in_colour(signal.load(0))
     if frame == "aligned":
-        return _aligned(path, signal)
-    assert isinstance(frame, int)
-    values = signal.load(frame)
-    return real(path, values), frame, in_colour(values)
+        values, frame, told = _aligned(path, signal)
+        return values, frame, (*told, *colours)
+    total = sum(_finite(path, signal, k) for k in range(signal.frames))
+    return np.asarray(total) / signal.frames, frame, (f"the mean of {signal.frames} frames, as they lie", *colours)
 
 
 def _finite(path: Path, signal: Signal, index: int) -> FloatArray:
