@@ -49,6 +49,12 @@ EMI = b"<ObjectInfo><Uuid>0</Uuid><ExperimentalDescription><Root></Root></Experi
 FAST = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=6, deadline=None)
 
 
+@pytest.fixture(autouse=True)
+def without_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HDF5 files are good or cut here; what is read in another process first is tested with damaged ones."""
+    monkeypatch.setattr("stemfit.micrograph.rosetta.try_hdf5", lambda path: None)
+
+
 def named(folder: Path, kind: str) -> Path:
     """A path of this kind where nothing stands."""
     path = folder / f"a.{SUFFIX.get(kind, kind)}"

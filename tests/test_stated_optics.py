@@ -35,6 +35,12 @@ TITAN = """<?xml version="1.0" encoding="utf-8"?><Metadata xmlns="http://maker/s
 <Detector>HAADF</Detector></BinaryResult></Metadata>"""
 
 
+@pytest.fixture(autouse=True)
+def without_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HDF5 files are good or cut here; what is read in another process first is tested with damaged ones."""
+    monkeypatch.setattr("stemfit.micrograph.rosetta.try_hdf5", lambda path: None)
+
+
 def tem(**values: Any) -> dict[str, Any]:
     return {"Acquisition_instrument": {"TEM": values}}
 
