@@ -22,11 +22,13 @@ from stemfit.commands import (
     saying,
     simulate,
     training,
+    usage,
 )
 from stemfit.wording import log_bayes, sure
 
 app = typer.Typer(
     name="stemfit",
+    cls=usage.OneLine,
     help="From an atomic-resolution STEM image of a 2D material to its defects, their structures and how sure that is.",
     no_args_is_help=True,
     add_completion=False,

@@ -86,9 +86,9 @@ def analyze(
     pixel_size : float, optional
         Angstrom; wins over the lattice.
     voltage, convergence : float, optional
-        kV and mrad.
+        kV and mrad; what the file states without, where that can be.
     detector : (inner, outer), optional
-        mrad.
+        mrad; likewise.
     roi : (x0, y0, x1, y1), optional
         px; x1, y1 exclusive.
     mask : path, optional
@@ -116,11 +116,13 @@ def analyze(
     _known("device", device, ("auto", "cpu", "cuda"))
     roi = None if roi is None else asking.rectangle("roi", ",".join(map(str, roi)))
     voltage, convergence = asking.positive("voltage", voltage), asking.positive("convergence", convergence)
-    asking.check_microscope(voltage, convergence, detector, simulator)
+    asking.check_microscope(voltage, convergence, detector)
     pixel_size = asking.pixel_size("pixel_size", pixel_size)
     recorded = _recorded(image, frame, signal, pixel_size)
     if mask is not None:
         read_mask(Path(mask), recorded.image.shape)
+    if simulator == "multislice":
+        asking.check_multislice(recorded, voltage, convergence, detector)
     from stemfit import result
 
     if out is not None:

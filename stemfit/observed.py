@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,6 +75,8 @@ class Settings:
         At which relaxation energies weigh structures of one name; None: they do not.
     simulator : str
         "fast", or "multislice" for the brightness of the columns of the best candidates.
+    from_file : tuple of str
+        Names of the values above that the file states, and not the user: see `stemfit.stated`.
     """
 
     host: str = "auto"
@@ -88,15 +90,7 @@ class Settings:
     max_candidates: int = 24
     temperature_K: float | None = None
     simulator: str = "fast"
-
-
-def as_stated(settings: Settings, micrograph: Micrograph) -> tuple[Settings, tuple[str, ...]]:
-    """Settings with the voltage that the file states where the user states none, and what to tell of the reading."""
-    stated = micrograph.stated_voltage_kV
-    if settings.voltage_kV is not None or stated is None:
-        return settings, micrograph.warnings
-    said = f"the voltage, {stated:g} kV, is what the file states; --voltage for another"
-    return replace(settings, voltage_kV=stated), (*micrograph.warnings, said)
+    from_file: tuple[str, ...] = ()
 
 
 class Observed(NamedTuple):

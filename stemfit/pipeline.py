@@ -23,12 +23,13 @@ from stemfit.matching.given import Given
 from stemfit.matching.judge import Matching, judge, same_host
 from stemfit.matching.spots import look_for
 from stemfit.micrograph import Micrograph
-from stemfit.observed import Clock, Observed, as_stated, observe
+from stemfit.observed import Clock, Observed, observe
 from stemfit.observed import Settings as Settings
 from stemfit.relax import Relaxed, Relaxer
 from stemfit.result import Findings, HostCall, agreement
 from stemfit.score import Ranking, Score, engine_of, rank, with_energies, with_structure_of_label
 from stemfit.simulate.field import drawn, painted
+from stemfit.stated import as_stated
 
 
 def analyze(

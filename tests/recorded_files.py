@@ -99,7 +99,8 @@ def write_mrc(path: Path, data: np.ndarray, scale: Any = 0.0125, unit: str = "nm
 
 
 def write_dm3(
-    path: Path, data: np.ndarray, scale: Any = 0.0125, unit: Any = "nm", version: Literal[3, 4] = 3
+    path: Path, data: np.ndarray, scale: Any = 0.0125, unit: Any = "nm", version: Literal[3, 4] = 3,
+    tags: Mapping[str, Any] | None = None,
 ) -> None:
     """DigitalMicrograph 3: nested tags, big-endian but for what they hold; the x axis comes first."""
     count = {3: "i", 4: "q"}[version]
@@ -114,7 +115,7 @@ def write_dm3(
             },
             "Data": data, "DataType": kind, "Dimensions": list(data.shape[::-1]), "PixelDepth": data.itemsize,
         },
-        "ImageTags": {"Microscope Info": {"Voltage": 60000.0}}, "Name": "", "UniqueID": [1, 2, 3, 4],
+        "ImageTags": {"Microscope Info": {"Voltage": 60000.0}, **(tags or {})}, "Name": "", "UniqueID": [1, 2, 3, 4],
     }  # fmt: skip
     root = dm_group({"ImageList": [image], "InImageMode": 1}, count)
     path.write_bytes(struct.pack(f">i{count}i", version, len(root) + 16, 1) + root + bytes(8))
@@ -170,12 +171,19 @@ def write_ser(path: Path, data: np.ndarray, scale: float = 0.0125e-9) -> None:
     path.write_bytes(content + body)
 
 
-def write_velox(path: Path, signals: Mapping[str, np.ndarray], metres: Any = 1.25e-11, unit: str = "m") -> None:
-    """Velox: each signal by its detector, (H, W) or (frames, H, W)."""
+def write_velox(
+    path: Path, signals: Mapping[str, np.ndarray], metres: Any = 1.25e-11, unit: str = "m",
+    rings_rad: Mapping[str, tuple[float, float]] | None = None, **optics: str,
+) -> None:
+    """Velox: each signal by its detector, (H, W) or (frames, H, W); every image lists all detectors."""
+    detectors: dict[str, dict[str, Any]] = {f"Detector-{k}": {"DetectorName": name} for k, name in enumerate(signals)}
+    for detector in detectors.values():
+        begin, end = (rings_rad or {}).get(detector["DetectorName"], (None, None))
+        detector |= {} if begin is None else {"CollectionAngleRange": {"begin": str(begin), "end": str(end)}}
     x, y = metres if isinstance(metres, tuple) else (metres, metres)
     with h5py.File(path, "w") as file:
         file["Version"] = np.array([json.dumps({"format": "Velox", "version": "11"}).encode()])
-        for k, (name, data) in enumerate(signals.items()):
+        for k, data in enumerate(signals.values()):
             frames = data if data.ndim == 3 else data[None]
             group = file.create_group(f"Data/Image/{k:032x}")
             shape = (*frames.shape[1:], 1)
@@ -183,10 +191,10 @@ def write_velox(path: Path, signals: Mapping[str, np.ndarray], metres: Any = 1.2
             metadata = {
                 "Core": {"MetadataDefinitionVersion": "7.9"}, "CustomProperties": {}, "Instrument": {},
                 "Acquisition": {},
-                "Optics": {"AccelerationVoltage": "80000"}, "Scan": {"FrameTime": "1.5"}, "Stage": {},
-                "Detectors": {"Detector-0": {"DetectorName": name}},
+                "Optics": {"AccelerationVoltage": "80000", **optics}, "Scan": {"FrameTime": "1.5"}, "Stage": {},
+                "Detectors": detectors,
                 "BinaryResult": {
-                    "DetectorIndex": "0", "PixelSize": {"width": str(x), "height": str(y)}, "PixelUnitX": unit,
+                    "DetectorIndex": str(k), "PixelSize": {"width": str(x), "height": str(y)}, "PixelUnitX": unit,
                     "PixelUnitY": unit, "Offset": {"x": "0", "y": "0"},
                 },
             }  # fmt: skip

@@ -146,7 +146,7 @@ def test_bad_options(options: list[str], words: list[str]) -> None:
 @pytest.mark.parametrize("arguments", [["analyze"], ["analyse", "x"], ["analyze", "x", "--device", "tpu"]])
 def test_wrong_usage(arguments: list[str]) -> None:
     done = run(*arguments)
-    assert done.exit_code == 2 and "Error" in done.stderr
+    assert_one_line(done, 2)
 
 
 def test_unwritable_output() -> None:

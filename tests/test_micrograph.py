@@ -76,9 +76,19 @@ def test_16_bit_png(tmp_path: Path) -> None:
     assert np.array_equal(result.image, STACK[0]) and result.dtype == "uint16"
 
 
+def test_frames_in_grey_colours_are_told(tmp_path: Path) -> None:
+    colours = np.repeat(STACK[:2, ..., None], 3, axis=-1).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", colours, photometric="rgb")
+    for frame in (0, "mean", "aligned"):
+        told = micrograph(tmp_path / "a.tif", frame=frame).warnings
+        assert sum("in colour whose channels are equal" in text for text in told) == 1
+
+
 def test_grey_rgb_tiff_is_grey(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.stack([GREY] * 3, axis=-1), photometric="rgb")
-    assert np.array_equal(micrograph(tmp_path / "a.tif").image, GREY)
+    read_as = micrograph(tmp_path / "a.tif")
+    assert np.array_equal(read_as.image, GREY)
+    assert len(read_as.warnings) == 1 and "in colour whose channels are equal is read as grey" in read_as.warnings[0]
 
 
 def test_white_at_zero_is_turned_round(tmp_path: Path) -> None:
@@ -217,7 +227,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"x", b"Notes of Tuesday: the tip is bad.\n", b"GIF89a" + bytes(200)])
 def test_what_is_no_image(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(InputError, match=r"a\.tif: .*(empty|neither)"):
+    with pytest.raises(InputError, match=r"a\.tif: .*(empty|neither|a GIF picture)"):
         read(damaged(tmp_path / "a.tif", content))
 
 

@@ -12,7 +12,8 @@ import typer.testing
 from recorded_files import write_velox
 
 import cli
-from stemfit.observed import Settings, as_stated
+from stemfit.observed import Settings
+from stemfit.stated import as_stated
 from stemfit.synthetic import as_micrograph, crystal
 
 PIXEL_A = 0.2

@@ -23,6 +23,12 @@ STACKS: dict[str, Callable[[Path], None]] = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def without_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HDF5 files are good or cut here; what is read in another process first is tested with damaged ones."""
+    monkeypatch.setattr("stemfit.micrograph.rosetta.try_hdf5", lambda path: None)
+
+
 def refused(path: Path, error: type[Exception], words: str, **options: Any) -> None:
     with pytest.raises(error, match=words) as caught:
         read(path, **options)

@@ -153,6 +153,22 @@ def test_options_that_are_wrong(options: tuple[str, ...], exit_code: int, words:
     assert not Path("x.tif").exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"voltage_kV": 80.0, "convergence_mrad": None, "detector_mrad": [60.0, 200.0]},
+         "leave --like out and give --voltage 80 --detector 60,200, as r.stemfit has it"),
+        ({"voltage_kV": None, "convergence_mrad": None, "detector_mrad": None}, "leave one of them out"),
+        (None, "leave one of them out"),
+    ],
+)  # fmt: skip
+def test_a_simulator_that_needs_the_microscope_is_told_that_of_the_result(settings: Any, words: str) -> None:
+    Path("r.stemfit").mkdir()
+    Path("r.stemfit/analysis.json").write_text(json.dumps({"settings": settings}))
+    done = run("mos2.cif", "--out", "x.tif", "--like", "r.stemfit", "--simulator", "multislice")
+    assert_one_line(done, 2, "--simulator does not go with --like; ", words)
+
+
 def test_structures_that_are_wrong() -> None:
     assert_one_line(run("no.cif", "--out", "x.tif"), 3, "no.cif: no such file")
     Path("bad.cif").write_text("Notes of Tuesday")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from stemfit.errors import UsageError
 
 if TYPE_CHECKING:
-    from stemfit.micrograph import Frame
+    from stemfit.micrograph import Frame, Micrograph
 
 MOST_PX = 10**6
 SMALLEST_PIXEL_A, LARGEST_PIXEL_A = 0.005, 2.0
@@ -49,14 +49,9 @@ def frame(text: str | None) -> Frame | None:
 
 
 def check_microscope(
-    voltage_kV: float | None, convergence_mrad: float | None, detector_mrad: tuple[float, float] | None,
-    simulator: str = "fast",
+    voltage_kV: float | None, convergence_mrad: float | None, detector_mrad: tuple[float, float] | None
 ) -> None:
     """Refuse angles in radians and detectors in the bright field before anything is computed."""
-    if simulator == "multislice":
-        from stemfit.score.lights import microscope_for_multislice
-
-        microscope_for_multislice(voltage_kV, convergence_mrad, detector_mrad)
     if voltage_kV is None and convergence_mrad is None:
         return
     from stemfit.optics.probe import Probe
@@ -66,6 +61,20 @@ def check_microscope(
     probe = Probe(voltage_kV or TYPICAL_VOLTAGE_KV, convergence_mrad or TYPICAL_CONVERGENCE_MRAD)
     if detector_mrad is not None and convergence_mrad is not None:
         check_detector(detector_mrad, probe)
+
+
+def check_multislice(
+    recorded: Micrograph, voltage_kV: float | None, convergence_mrad: float | None,
+    detector_mrad: tuple[float, float] | None,
+) -> None:
+    """Refuse multislice where neither the user nor the file states the whole microscope."""
+    from stemfit.observed import Settings
+    from stemfit.score.lights import microscope_for_multislice
+    from stemfit.stated import as_stated
+
+    asked = Settings(voltage_kV=voltage_kV, convergence_mrad=convergence_mrad, detector_mrad=detector_mrad)
+    known, _ = as_stated(asked, recorded)
+    microscope_for_multislice(known.voltage_kV, known.convergence_mrad, known.detector_mrad)
 
 
 def numbers(option: str, text: str, names: str) -> list[float]:

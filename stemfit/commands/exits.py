@@ -43,7 +43,7 @@ def errors(subject: Path | str, verbose: bool = False, debug: bool = False) -> I
         raise
     except BrokenPipeError:
         _to_nowhere()
-        raise typer.Exit(1) from None
+        raise typer.Exit(0) from None
     except Exception as error:
         what = f"{subject}: unexpected {type(error).__name__} ({error})"
         _report(1, " ".join(f"{what}; run again with --debug and report the traceback".split()), debug)
@@ -52,7 +52,7 @@ def errors(subject: Path | str, verbose: bool = False, debug: bool = False) -> I
 def _to_nowhere() -> None:
     """Drop what waits in a stream whose reader has left, as `head` does: it would fail again at the interpreter's end.
 
-    The reader has all that it wanted, which is no error to report.
+    The reader has all that it wanted, and what was done is done: the exit code is that of success.
     """
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -72,8 +72,16 @@ def _report(exit_code: int, line: str, debug: bool) -> None:
         import traceback
 
         traceback.print_exc()
-    typer.echo(line, err=True)
+    say(line)
     raise typer.Exit(exit_code)
+
+
+def say(line: str) -> None:
+    """Write a line on stderr, if anyone reads it: what is done does not stop where nobody does."""
+    try:
+        typer.echo(line, err=True)
+    except BrokenPipeError:
+        _to_nowhere()
 
 
 def _quiet(verbose: bool) -> None:
@@ -93,7 +101,7 @@ def progress(verbose: bool) -> Iterator[Callable[[str], None]]:
         with Console(stderr=True).status("") as status:
             yield lambda stage: status.update(stage)
     elif verbose:
-        yield lambda stage: typer.echo(stage, err=True)
+        yield say
     else:
         yield lambda stage: None
 

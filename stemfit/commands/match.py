@@ -163,7 +163,8 @@ def _givens(structures: Sequence[Path], host: str | None) -> list[Given]:
 
 def _summary(document: dict[str, Any], folder: Path) -> str:
     """The image, then one line for each structure at each place."""
-    facts = {name: text for name, text in saying.facts(document).items() if name in ("image", "host", "pixel size")}
+    wanted = ("image", "host", "microscope", "pixel size")
+    facts = {name: text for name, text in saying.facts(document).items() if name in wanted}
     found = [match for match in document["matches"] if match["found"]]
     facts["matches"] = f"{len(found)} found" if found else "none of the structures was found"
     lines = [f"{name:<11} {text}" for name, text in facts.items()]

@@ -13,9 +13,13 @@ Image = Annotated[
 PixelSize = Annotated[
     float | None, typer.Option(metavar="ANGSTROM", help="Pixel size; wins over the lattice and the file.")
 ]
-Voltage = Annotated[float | None, typer.Option(metavar="KV", help="Acceleration voltage.")]
-Convergence = Annotated[float | None, typer.Option(metavar="MRAD", help="Probe's convergence semi-angle.")]
-Detector = Annotated[str | None, typer.Option(metavar="IN,OUT", help="Annular detector's range, mrad.")]
+Voltage = Annotated[float | None, typer.Option(metavar="KV", help="Acceleration voltage.  [default: the file's]")]
+Convergence = Annotated[
+    float | None, typer.Option(metavar="MRAD", help="Probe's convergence semi-angle.  [default: the file's]")
+]
+Detector = Annotated[
+    str | None, typer.Option(metavar="IN,OUT", help="Annular detector's range, mrad.  [default: the file's]")
+]
 Roi = Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Analyse this rectangle only, px.")]
 Mask = Annotated[
     Path | None, typer.Option(metavar="FILE", help="TIFF, PNG or NPY of the image's size: 0 is analysed.")

@@ -21,6 +21,7 @@ def facts(document: dict[str, Any]) -> dict[str, str]:
     return {
         "image": f"{document['input']['path']}, {width} x {height} px",
         "host": f"{host['name']} ({probability})",
+        **_microscope(document["settings"]),
         "pixel size": f"{scale['pixel_size_A']:.5f} +- {scale['pixel_size_sigma_A']:.1g} A from the {scale['source']}"
         + (f"; the file says {stated:.5f}" if stated else ""),
         "lattice": f"|a| = {length[0]:.3f} px, |b| = {length[1]:.3f} px, turned by {lattice['rotation_deg']:.2f} deg, "
@@ -30,6 +31,20 @@ def facts(document: dict[str, Any]) -> dict[str, str]:
         "match": f"NCC {number(match['ncc'], '.4f')}, reduced chi2 {number(match['reduced_chi2'], '.2f')}",
         "defects": f"{len(document['defects'])} claimed, {len(document['suspects'])} suspected",
     }
+
+
+def _microscope(settings: dict[str, Any]) -> dict[str, str]:
+    """Voltage, convergence and detector, as far as they are known, and which of them the file states."""
+    forms = {"voltage_kV": "{:.4g} kV", "convergence_mrad": "convergence {:.4g} mrad",
+             "detector_mrad": "detector {:.4g} to {:.4g} mrad"}  # fmt: skip
+    known = {name: settings[name] for name in forms if settings.get(name) is not None}
+    words = {name: forms[name].format(*(v if isinstance(v, list | tuple) else [v])) for name, v in known.items()}
+    of_file = set(settings.get("from_file", ()))
+    if not known or not of_file:
+        return {"microscope": ", ".join(words.values())} if known else {}
+    if set(known) == of_file:
+        return {"microscope": f"{', '.join(words.values())}; the file says so"}
+    return {"microscope": ", ".join(text + " (the file)" * (name in of_file) for name, text in words.items())}
 
 
 def number(value: float | None, form: str) -> str:

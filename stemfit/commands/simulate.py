@@ -122,7 +122,7 @@ def _simulate(
     if like is not None and (given or any(own.values())):
         named = next(iter(given), next((name for name, asked in own.items() if asked), ""))
         option = "dose" if named == "dose_per_A2" else named.rsplit("_", 1)[0].replace("_", "-")
-        raise UsageError(f"--{option} does not go with --like", remedy="leave one of them out")
+        raise UsageError(f"--{option} does not go with --like", remedy=_instead_of_like(like, option))
     with exits.progress(verbose) as progress:
         progress("loading")
         from stemfit.simulate.recording import check_out, write_image
@@ -151,6 +151,23 @@ def _simulate(
         f"{doubt}"
         f"written     {out}"
     )
+
+
+def _instead_of_like(like: Path, option: str) -> str:
+    """Options that say of the microscope what the result does, for a simulator that has to know it."""
+    import json
+
+    try:
+        settings = json.loads((like / "analysis.json").read_text(encoding="utf-8"))["settings"]
+        known = {"voltage": settings["voltage_kV"], "convergence": settings["convergence_mrad"],
+                 "detector": settings["detector_mrad"]}  # fmt: skip
+    except (OSError, ValueError, LookupError, TypeError):
+        known = {}
+    words = [f"--{name} {','.join(f'{x:g}' for x in (value if isinstance(value, list) else [value]))}"
+             for name, value in known.items() if value is not None]  # fmt: skip
+    if option != "simulator" or not words:
+        return "leave one of them out"
+    return f"leave --like out and give {' '.join(words)}, as {like} has it"
 
 
 def _doubt(specimen: Specimen, probe: Probe, asked: dict[str, Any], view: View) -> str:

@@ -23,12 +23,27 @@ MIN_SIDE_PX = 64
 with fewer than eight cells a side the spots of the Fourier transform are too wide to tell the cell's shear."""
 
 
+LONGEST_SIDE_PX = 10**6
+"""A thousand times what is recorded."""
+
+
 def check_size(path: Path, shape_px: tuple[int, int], memory_limit_bytes: int) -> None:
-    """Judge the shape that the header states, before a pixel is read."""
+    """Judge the shape that the header states, before a pixel is read.
+
+    Raises
+    ------
+    InputError
+        If no image has it.
+    NotAnalysable
+        If it is too small or too large to be analysed.
+    """
     height, width = shape_px
     if min(height, width) < MIN_SIDE_PX:
         problem = f"{width} x {height} px is too small, {MIN_SIDE_PX} px a side are needed"
         raise NotAnalysable(problem, remedy="record a larger field; a finer sampling does not help", subject=path)
+    if max(height, width) > LONGEST_SIDE_PX:
+        problem = f"states an image of {width} x {height} px, which nobody records: its header is damaged"
+        raise InputError(problem, remedy="copy it again from where it was recorded", subject=path)
     needed = height * width * WORKING_BYTES_PER_PIXEL
     if needed > memory_limit_bytes:
         side = math.isqrt(memory_limit_bytes // WORKING_BYTES_PER_PIXEL)
@@ -67,6 +82,17 @@ def real(path: Path, values: NDArray[Any]) -> NDArray[Any]:
     return values
 
 
+def in_colour(values: NDArray[Any]) -> tuple[str, ...]:
+    """What to tell of pixels that are stored with colours, which `real` has found to be equal."""
+    names = values.dtype.names or ()
+    if not (values.ndim == 3 and values.shape[2] > 2) and not {"R", "G"} <= set(names):
+        return ()
+    return (
+        "a picture in colour whose channels are equal is read as grey: pictures made to be looked at are often "
+        "clipped, resampled or marked with a scale bar; give the recorded signal where there is one",
+    )
+
+
 def grey(path: Path, values: NDArray[Any]) -> NDArray[Any]:
     """One channel of an (H, W, C) image whose colour channels are equal; a last alpha channel is left out."""
     channels = values.shape[2]
@@ -75,16 +101,3 @@ def grey(path: Path, values: NDArray[Any]) -> NDArray[Any]:
         remedy = "export the recorded signal as a greyscale image, without overlays"
         raise NotAnalysable(f"a colour image ({channels} channels that differ)", remedy=remedy, subject=path)
     return values[..., 0]
-
-
-def damaged(path: Path, kind: str, error: Exception) -> InputError:
-    """What is said when a parser gives up."""
-    if isinstance(error, PermissionError):
-        return InputError("cannot be opened (Permission denied)", remedy="check its permissions", subject=path)
-    if "imagecodecs" in str(error):
-        return InputError(str(error), remedy="install it, or save the image without compression", subject=path)
-    if isinstance(error, ImportError):
-        return InputError(f"{kind} needs {error.name}", remedy=f"install {error.name}", subject=path)
-    said = str(error).strip().split("\n")[0]
-    problem = f"damaged or truncated {kind} ({said or type(error).__name__})"
-    return InputError(problem, remedy="copy or export the file again", subject=path)

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import traceback
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,10 +13,19 @@ from typing import NamedTuple
 
 from stemfit.errors import InputError, StemfitError
 from stemfit.micrograph import png, rosetta, tiff
-from stemfit.micrograph.check import damaged
+from stemfit.micrograph.damage import damaged
 from stemfit.micrograph.types import Signal
 
 KNOWN = "TIFF, PNG, dm3, dm4, emd, ser, emi, mrc, hspy or zspy"
+FOREIGN = (
+    (b"\xff\xd8\xff", "a JPEG, whose compression changes how bright columns are", "give the recorded signal"),
+    (b"BM", "a BMP picture", "export the recorded signal as TIFF"),
+    (b"GIF8", "a GIF picture", "export the recorded signal as TIFF"),
+    (b"%PDF", "a PDF", "give the image itself, as it was recorded"),
+    (b"\x93NUMPY", "a NumPy array", "give it to stemfit.analyze in Python, or save it as TIFF"),
+)
+"""Kinds that are met, by their first bytes, and what to do."""
+
 LIBRARIES = ("rsciio", "tifffile", "h5py", "PIL")
 
 
@@ -42,7 +50,7 @@ def signals_of(path: Path) -> Iterator[list[Signal]]:
         try:
             with kind.opened(path) as signals:
                 yield signals
-        except (StemfitError, MemoryError):
+        except StemfitError:
             raise
         except Exception as error:  # damaged files fail in the parsers in every possible way
             traceback.clear_frames(error.__traceback__)  # and leave files open, of which Python warns
@@ -63,9 +71,19 @@ def kind_of(path: Path) -> Kind:
         raise InputError(problem, remedy="check the file's permissions", subject=path) from error
     kind = _by_bytes(path, head) or _by_name(path)
     if kind is None:
-        what = "an empty file" if not head else "neither a TIFF nor a PNG nor a microscope's file that is known"
-        raise InputError(what, remedy=f"give {KNOWN}; other formats can be exported as TIFF", subject=path)
+        raise _foreign(path, head)
     return kind
+
+
+def _foreign(path: Path, head: bytes) -> InputError:
+    """What to do with a file of another kind."""
+    if not head:
+        return InputError("an empty file", remedy="copy it again from where it was recorded", subject=path)
+    for begin, what, remedy in FOREIGN:
+        if head.startswith(begin):
+            return InputError(what, remedy=remedy, subject=path)
+    what = "neither a TIFF nor a PNG nor a microscope's file that is known"
+    return InputError(what, remedy=f"give {KNOWN}; other formats can be exported as TIFF", subject=path)
 
 
 def _folder(path: Path) -> Kind:
@@ -87,8 +105,8 @@ def _by_bytes(path: Path, head: bytes) -> Kind | None:
         return Kind("TIA series", rosetta.tia)
     if head[208:212] == b"MAP ":
         return Kind("MRC file", rosetta.mrc)
-    if head[:4] == b"PK\3\4" and zipfile.is_zipfile(path):
-        return Kind("zspy", rosetta.zspy)
+    if head[:4] == b"PK\3\4":
+        return Kind("ZIP file", rosetta.zipped)
     return None
 
 

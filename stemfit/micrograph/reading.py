@@ -15,6 +15,7 @@ from stemfit.errors import UsageError
 from stemfit.micrograph.check import MEMORY_LIMIT_BYTES, check_size, checked
 from stemfit.micrograph.choice import choose
 from stemfit.micrograph.files import sha256, signals_of
+from stemfit.micrograph.microscope import Optics
 from stemfit.micrograph.rosetta import signal_in_memory
 from stemfit.micrograph.scale import agreed
 from stemfit.micrograph.stack import image_of
@@ -131,9 +132,17 @@ def _one_image(
         signal=chosen.name,
         frame=taken,
         metadata_pixel_size_A=stated,
-        stated_voltage_kV=chosen.voltage_kV,
-        warnings=(*told, *of_stack, *doubts),
+        stated_voltage_kV=chosen.optics.voltage_kV,
+        stated_convergence_mrad=chosen.optics.convergence_mrad,
+        stated_detector_mrad=chosen.optics.detector_mrad,
+        warnings=(*told, *of_stack, *doubts, *_impossible(chosen.optics)),
     )
+
+
+def _impossible(optics: Optics) -> tuple[str, ...]:
+    if not optics.impossible:
+        return ()
+    return (f"the file states {' and '.join(optics.impossible)}, which cannot be: not used",)
 
 
 def _check_scale(pixel_size_A: float | None) -> None:

@@ -6,19 +6,24 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from glob import escape
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stemfit.errors import InputError, NotAnalysable, UsageError
+from stemfit.micrograph.hdf5_trial import try_hdf5
+from stemfit.micrograph.headers import check_mrc, check_series
+from stemfit.micrograph.microscope import Optics, found, optics_in
 from stemfit.micrograph.scale import scale_of
 from stemfit.micrograph.types import Signal
 
-VOLTAGES_KV = (10.0, 1500.0)
-"""Of electron microscopes in transmission; what lies outside was stated in another unit, or never filled in."""
+UNNAMED = "__unnamed__"
+"""What the library calls signals that have no name."""
 
 
 class Axis(NamedTuple):
@@ -54,6 +59,9 @@ def tia(path: Path) -> Iterator[list[Signal]]:
     if path.suffix.lower() not in (".ser", ".emi"):
         problem = "a series of TIA whose name does not end in .ser"
         raise InputError(problem, remedy="give it its name back", subject=path)
+    beside = sorted(path.parent.glob(f"{escape(path.stem)}_[0-9].ser"))
+    for series in [path] if path.suffix.lower() == ".ser" else beside:
+        check_series(series)
     documents = _read("tia", path, lazy=True)
     if not documents:
         remedy = f"put {path.stem}_1.ser beside it, which holds the image"
@@ -64,13 +72,24 @@ def tia(path: Path) -> Iterator[list[Signal]]:
 @contextmanager
 def mrc(path: Path) -> Iterator[list[Signal]]:
     """MRC 2014 and older: one image or a stack; rows in the order of the file."""
+    check_mrc(path)
     yield _signals(path, "MRC", _read("mrc", path, lazy=True))
 
 
 @contextmanager
 def zspy(path: Path) -> Iterator[list[Signal]]:
-    """HyperSpy's signals in a folder or a ZIP file."""
+    """HyperSpy's signals in a folder."""
     yield _signals(path, "HyperSpy", _read("zspy", path, lazy=True, mode="r"))
+
+
+@contextmanager
+def zipped(path: Path) -> Iterator[list[Signal]]:
+    """The same in one file, which other programs' ZIP files are not."""
+    with ZipFile(path) as packed:
+        if not any(name.endswith((".zgroup", "zarr.json")) for name in packed.namelist()):
+            raise InputError("a ZIP file that is no zspy", remedy="unpack it, and give the image in it", subject=path)
+    with zspy(path) as signals:
+        yield signals
 
 
 @contextmanager
@@ -78,6 +97,7 @@ def hdf5(path: Path) -> Iterator[list[Signal]]:
     """HDF5: HyperSpy's, Velox's or that of the EMD format."""
     import h5py
 
+    try_hdf5(path)
     with path.open("rb") as file:  # not by its name, for the library keeps what it opened for as long as it likes
         with h5py.File(file, "r") as root:
             groups = [root, *(item for item in root.values() if isinstance(item, h5py.Group))]
@@ -94,7 +114,8 @@ def hdf5(path: Path) -> Iterator[list[Signal]]:
             yield _signals(path, "EMD", _read("emd", file, lazy=True))
         else:
             problem = "an HDF5 file, but neither EMD nor HyperSpy's"
-            raise InputError(problem, remedy="export the image as TIFF", subject=path)
+            remedy = "export the image as TIFF, or give the array to stemfit.analyze in Python"
+            raise InputError(problem, remedy=remedy, subject=path)
 
 
 def _read(plugin: str, file: Path | BinaryIO, **options: Any) -> list[dict[str, Any]]:
@@ -125,17 +146,17 @@ def _signal(source: str, document: Mapping[str, Any]) -> Signal | None:
     axes = sorted(document["axes"], key=lambda axis: int(axis.get("index_in_array") or 0))
     if any("index_in_array" not in axis for axis in axes):
         axes = list(document["axes"])
-    cell = [_found(document, f"original_metadata.std_header.{name}") for name in ("MX", "Xlen")]
+    cell = [found(document, f"original_metadata.std_header.{name}") for name in ("MX", "Xlen")]
     unknown = source == "MRC" and not all(cell)  # the library puts 1 nm there
     each = [
         Axis(int(axis["size"]), None if unknown else axis.get("scale"), axis.get("units"), bool(axis.get("navigate")))
         for axis in axes
     ]
-    return _arranged(document["data"], each, source, _name(document), _voltage(document))
+    return _arranged(document["data"], each, source, _name(document), optics_in(document))
 
 
 def _arranged(
-    data: Any, axes: Sequence[Axis], source: str, name: str | None, voltage_kV: float | None
+    data: Any, axes: Sequence[Axis], source: str, name: str | None, optics: Optics
 ) -> Signal | None:
     """The image within an array of any number of axes: its last two signal axes; all others count frames."""
     image = [k for k, axis in enumerate(axes) if not axis.navigate]
@@ -154,41 +175,16 @@ def _arranged(
 
     scale = scale_of(source, (x.scale, x.units), (y.scale, y.units))
     scales = () if scale is None else (scale,)
-    return Signal(name, (y.size, x.size), int(np.prod(counts, dtype=int)), load, scales, voltage_kV)
+    return Signal(name, (y.size, x.size), int(np.prod(counts, dtype=int)), load, scales, optics)
 
 
 def _name(document: Mapping[str, Any]) -> str | None:
     """The detector where the file names it, else the title."""
-    title = _found(document, "metadata.General.title")
-    for group in _found(document, "original_metadata.ImageList") or {}:  # of DigitalMicrograph, one for this image
-        title = _found(document, f"original_metadata.ImageList.{group}.ImageTags.DataBar.Signal Name") or title
-    return str(title).strip() or None if title else None
-
-
-def _voltage(document: Mapping[str, Any]) -> float | None:
-    """Acceleration voltage in kV: in HyperSpy's metadata, or where the library says that this format has it."""
-    stated = [_found(document, f"metadata.Acquisition_instrument.{kind}.beam_energy") for kind in ("TEM", "SEM")]
-    for place, (target, convert) in (document.get("mapping") or {}).items():
-        value = _found(document, f"original_metadata.{place}") if str(target).endswith("beam_energy") else None
-        stated.append(value if value is None or convert is None else convert(value))
-    return next((kV for kV in map(plausible_kV, stated) if kV is not None), None)
-
-
-def _found(document: Mapping[str, Any], place: str) -> Any:
-    """What stands in a place of nested mappings, None where there is no such place."""
-    value: Any = document
-    for key in place.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def plausible_kV(stated: object) -> float | None:
-    """A voltage in kV that a microscope can have."""
-    try:
-        value = float(stated)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return value if VOLTAGES_KV[0] <= value <= VOLTAGES_KV[1] else None
+    title = found(document, "metadata.General.title")
+    for group in found(document, "original_metadata.ImageList") or {}:  # of DigitalMicrograph, one for this image
+        title = found(document, f"original_metadata.ImageList.{group}.ImageTags.DataBar.Signal Name") or title
+    name = str(title or "").strip()
+    return None if name in ("", UNNAMED) else name
 
 
 # -- signals in memory ---------------------------------------------------------------------------------------------
@@ -209,16 +205,10 @@ def signal_in_memory(signal: Any) -> Signal:
         Axis(int(axis.size), getattr(axis, "scale", None), getattr(axis, "units", None), navigate)
         for axis, navigate in marked
     ]
-    title, beam = (_attribute(signal, path) for path in
-                   ("metadata.General.title", "metadata.Acquisition_instrument.TEM.beam_energy"))  # fmt: skip
-    found = _arranged(signal.data, axes, "HyperSpy", title or None, plausible_kV(beam))
-    if found is None:
+    stated = {part: getattr(signal, part, None) for part in ("metadata", "original_metadata")}
+    title = found(stated, "metadata.General.title")
+    image = _arranged(signal.data, axes, "HyperSpy", title or None, optics_in(stated))
+    if image is None:
         shape = " x ".join(map(str, np.shape(signal.data)))
         raise UsageError(f"a signal of {shape} values is no image", remedy="give one with two signal axes")
-    return found
-
-
-def _attribute(of: Any, path: str) -> Any:
-    for name in path.split("."):
-        of = getattr(of, name, None)
-    return of
+    return image

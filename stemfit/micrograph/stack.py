@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemfit.errors import NotAnalysable, UsageError
-from stemfit.micrograph.check import MIN_SIDE_PX, real
+from stemfit.micrograph.check import MIN_SIDE_PX, in_colour, real
 from stemfit.micrograph.types import Frame, Signal
 
 FloatArray = NDArray[np.float64]
@@ -45,14 +45,17 @@ def image_of(
         remedy = f"choose one with --frame 0 to {signal.frames - 1}" if signal.frames > 1 else "leave --frame out"
         raise UsageError(f"no frame {frame}, the file has {signal.frames}", remedy=remedy, subject=path)
     if signal.frames == 1:
-        return real(path, signal.load(0)), None, ()
-    if frame == "mean":
-        total = sum(_finite(path, signal, k) for k in range(signal.frames))
-        return np.asarray(total) / signal.frames, frame, (f"the mean of {signal.frames} frames, as they lie",)
+        values = signal.load(0)
+        return real(path, values), None, in_colour(values)
+    if isinstance(frame, int):
+        values = signal.load(frame)
+        return real(path, values), frame, in_colour(values)
+    colours = in_colour(signal.load(0))
     if frame == "aligned":
-        return _aligned(path, signal)
-    assert isinstance(frame, int)
-    return real(path, signal.load(frame)), frame, ()
+        values, frame, told = _aligned(path, signal)
+        return values, frame, (*told, *colours)
+    total = sum(_finite(path, signal, k) for k in range(signal.frames))
+    return np.asarray(total) / signal.frames, frame, (f"the mean of {signal.frames} frames, as they lie", *colours)
 
 
 def _finite(path: Path, signal: Signal, index: int) -> FloatArray:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemfit.errors import NotAnalysable
+from stemfit.micrograph.microscope import Optics, found, optics_of, scaled
 from stemfit.micrograph.scale import atomic, scale_of
 from stemfit.micrograph.types import Scale, Signal
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 DM_UNITS, DM_SCALES = (65004, 65003), (65010, 65009)
 """Private tags of DigitalMicrograph, x and y."""
+
+FEI_XML = 34683
 
 
 @contextmanager
@@ -37,14 +40,15 @@ def opened(path: Path) -> Iterator[list[Signal]]:
             values = _frame(tiff, series, index, frames)
             return values.max() - values if turned else values
 
-        yield [Signal(None, (height, width), frames, load, tuple(_scales(tiff)), _voltage(tiff))]
+        yield [Signal(None, (height, width), frames, load, tuple(_scales(tiff)), _optics(tiff))]
 
 
 def _layout(path: Path, series: TiffPageSeries) -> tuple[int, int, int]:
     """Height, width and number of frames; samples in planes of their own are frames."""
     sizes = dict(zip(series.axes, series.shape, strict=True))
     if "Y" not in sizes or "X" not in sizes:
-        problem = f"axes {series.axes} of shape {series.shape} are no image"
+        shape = " x ".join(map(str, series.shape)) or "nothing"
+        problem = f"holds no image (data of {shape})"
         raise NotAnalysable(problem, remedy="export a 2-D image", subject=path)
     height, width, channels = sizes["Y"], sizes["X"], sizes["S"] if series.axes.endswith("S") else 1
     return height, width, math.prod(series.shape) // (height * width * channels)
@@ -64,10 +68,47 @@ def _frame(tiff: TiffFile, series: TiffPageSeries, index: int, frames: int) -> N
     return np.asarray(values).reshape(shape).astype(series.dtype)
 
 
-def _voltage(tiff: TiffFile) -> float | None:
-    """Acceleration voltage, kV: volts in the section Beam of the tags 34680 and 34682."""
-    stated = (tiff.fei_metadata or {}).get("Beam", {}).get("HV")
-    return float(stated) / 1e3 if isinstance(stated, (int, float)) and stated > 0 else None
+# -- microscope ----------------------------------------------------------------------------------------------------
+
+
+def _optics(tiff: TiffFile) -> Optics:
+    """Volts in the section Beam of the tags 34680 and 34682, and what the XML of the tag 34683 states.
+
+    That has the names and units of the metadata in the same maker's EMD files: V and rad.
+    """
+    volts = found(tiff.fei_metadata or {}, "Beam.HV")
+    root = _xml(tiff.pages.first.tags.valueof(FEI_XML))
+    rings = [_ring(detector) for detector in _of_this_image(root)]
+    return optics_of(
+        scaled(1e-3, volts, root.findtext("Optics/AccelerationVoltage")),
+        scaled(1e3, root.findtext("Optics/BeamConvergence")),
+        rings,
+    )
+
+
+def _xml(text: object) -> ElementTree.Element:
+    """The document in a tag, without its namespaces; an empty one where there is none that can be read."""
+    text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    try:
+        root = ElementTree.fromstring(text.strip("\0\r\n ")) if isinstance(text, str) else ElementTree.Element("none")
+    except ElementTree.ParseError:
+        return ElementTree.Element("none")
+    for node in root.iter():
+        node.tag = str(node.tag).rpartition("}")[2]
+    return root
+
+
+def _of_this_image(root: ElementTree.Element) -> list[ElementTree.Element]:
+    """The detector that the image names, of several; the only one, where it names none."""
+    detectors = [node for node in root.iterfind("Detectors/*") if node.find("CollectionAngleRange") is not None]
+    name = root.findtext("BinaryResult/Detector")
+    named = [node for node in detectors if name and node.findtext("DetectorName") == name]
+    return named or (detectors if len(detectors) == 1 and not name else [])
+
+
+def _ring(detector: ElementTree.Element) -> tuple[float | None, float | None]:
+    begin, end = (scaled(1e3, detector.findtext(f"CollectionAngleRange/{name}"))[0] for name in ("begin", "end"))
+    return begin, end
 
 
 # -- scale ---------------------------------------------------------------------------------------------------------

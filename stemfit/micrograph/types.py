@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stemfit.micrograph.microscope import Optics
+
 Frame = int | Literal["mean", "aligned"]
 """Image of a stack, counted from 0; the mean of all; their mean after they were shifted onto each other."""
 
@@ -38,8 +40,10 @@ class Micrograph:
         What was taken from a stack; frames are counted from 0.
     metadata_pixel_size_A : float or None
         As stated by the file, also where the user's wins.
-    stated_voltage_kV : float or None
-        Acceleration voltage that the file states.
+    stated_voltage_kV, stated_convergence_mrad : float or None
+        Acceleration voltage and semi-angle of the probe that the file states.
+    stated_detector_mrad : (inner, outer) or None
+        Of the annular detector of this signal, as the file states it.
     warnings : tuple of str
         What the user must know of the reading: which signal was taken, how many frames, scales that contradict.
     """
@@ -54,6 +58,8 @@ class Micrograph:
     frame: Frame | None
     metadata_pixel_size_A: float | None = None
     stated_voltage_kV: float | None = None
+    stated_convergence_mrad: float | None = None
+    stated_detector_mrad: tuple[float, float] | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -88,7 +94,8 @@ class Signal:
         From the index of a frame to its pixels as stored, (H, W), or (H, W, C) with colours.
     scales : tuple of Scale
         The most specific first.
-    voltage_kV : float or None
+    optics : Optics
+        What the file states of the microscope.
     """
 
     name: str | None
@@ -96,4 +103,4 @@ class Signal:
     frames: int
     load: Callable[[int], NDArray[Any]]
     scales: tuple[Scale, ...] = ()
-    voltage_kV: float | None = None
+    optics: Optics = Optics()  # noqa: RUF009

@@ -79,8 +79,11 @@ def microscope_for_multislice(
         If voltage, convergence or detector are not stated.
     """
     if voltage_kV is None or convergence_mrad is None or detector_mrad is None:
-        remedy = "state --voltage, --convergence and --detector, or leave --simulator out"
-        raise UsageError("multislice needs the microscope", remedy=remedy)
+        known = {"voltage": voltage_kV, "convergence": convergence_mrad, "detector": detector_mrad}
+        absent = [name for name, value in known.items() if value is None]
+        what = f"multislice needs the microscope, and neither you nor the file states {' and '.join(absent)}"
+        remedy = f"state {' and '.join(f'--{name}' for name in absent)}, or leave --simulator out"
+        raise UsageError(what, remedy=remedy)
     from stemfit.optics.probe import Probe
 
     return Microscope(Probe(voltage_kV, convergence_mrad), detector_mrad)
