@@ -125,7 +125,9 @@ def test_the_wheel_holds_what_the_page_is_made_of() -> None:
     other = [path.relative_to(ROOT / "stemfit") for path in files if path.suffix != ".py"]
     assert len(other) > 10
     assert [str(path) for path in other if not any(path.match(pattern) for pattern in patterns)] == []
-    assert set(packaging["project"]["license-files"]) >= {"LICENSE", "stemfit/report/assets/3Dmol-LICENSE.txt"}
+    assert set(packaging["project"]["license-files"]) >= {
+        "LICENSE", "stemfit/report/assets/3Dmol-LICENSE.txt", "stemfit/figures/fonts/LICENSE.txt",
+    }  # fmt: skip
 
 
 # -- what is said --------------------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from stemfit.figures.atoms import BALL, TOLERANCE
-from stemfit.figures.compose import DIM, FARTHEST, STRAINS, Scene, expanded, in_view, score
-from stemfit.figures.panels import STRONG_RESIDUAL
+from stemfit.figures.compose import FARTHEST, STRAINS, Scene, expanded, in_view
+from stemfit.figures.panels import STRONG_RESIDUAL, score
+from stemfit.figures.shades import DIM
 from stemfit.strain import WINDOW, displacements
 from stemfit.wording import log_bayes
 
@@ -112,7 +113,7 @@ def _noise(scene: Scene) -> str:
 
 
 def _match(scene: Scene) -> str:
-    match, (ncc, chi2) = scene.analysis.document["match"], score(scene)
+    match, (ncc, chi2) = scene.analysis.document["match"], score(scene.analysis, scene.part)
     whole = f"Whole image: NCC {_number(match['ncc'], 4)}, reduced chi2 {_number(match['reduced_chi2'], 2)}."
     shown = f"Pixels in view, image against simulation: NCC {_number(ncc, 4)}, reduced chi2 {_number(chi2, 2)}."
     return " ".join([whole, shown, *_fit_of_the_best(scene)])

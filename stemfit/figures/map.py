@@ -13,13 +13,20 @@ from numpy.typing import NDArray
 
 from stemfit.analysis import Analysis
 from stemfit.defects import Defect
-from stemfit.figures.labels import bounds, place
+from stemfit.figures.labels import bounds, overlap, place
 from stemfit.figures.legend import MOST_LABELS
 from stemfit.figures.marks import blended, columns_px, dot, marks_of
-from stemfit.figures.outlines import defect_style, draw_outline, rings, suspect_style
+from stemfit.figures.outlines import (
+    MANY_SUSPECTS,
+    OUTLINE,
+    defect_style,
+    draw_outline,
+    draw_suspects,
+    rings,
+    suspect_style,
+)
 from stemfit.figures.shades import contrast, grey
 from stemfit.figures.sheet import (
-    YELLOW,
     label_text,
     lettering,
     points_per_px,
@@ -39,8 +46,11 @@ SMALLEST_MARKER_PT = 0.7
 PLACES = 48
 """Along each side of the view, where the word for a region may stand."""
 
-WIDEST_LABEL = 0.5
-"""Of the view: where names are longer, numbers stand for them."""
+WIDEST_LABEL, WIDEST_WORD = 0.5, 0.4
+"""Of the view: where names are longer, numbers stand for them; longer words for regions are left to the legend."""
+
+SMALLEST_OUTLINE_PT = 2.2
+"""Radius of an outline: in a smaller one its dots could not be told apart."""
 
 LEGIBLE_MARKER_PT = 2.0
 """Dots of this size show their colour."""
@@ -91,7 +101,8 @@ def draw_regions(axes: Axes, analysis: Analysis, style: Style) -> list[FloatArra
         axes.add_patch(outline)
         half = _text_size(region["kind"], axes, style) / 2
         centre = _within(polygon, half, axes)
-        if centre is not None:
+        low, high = _view(axes)
+        if centre is not None and 2 * half[0] < WIDEST_WORD * (high - low)[0]:
             lettering(axes, centre, region["kind"], "white", style.text_pt, ha="center", va="center")
             words.append(np.array([centre - half, centre + half]))
     return words
@@ -148,7 +159,8 @@ def cell_corners(analysis: Analysis) -> FloatArray | None:
         cell = [(i, j), (i + 1, j), (i + 1, j + 1), (i, j + 1)]
         if all(corner in at and corner not in taken for corner in cell):
             centre = np.mean([at[corner] for corner in cell], axis=0)
-            distance = float(np.linalg.norm(centre - wish))
+            beside = any((i + k, j + m) in taken for k in (-1, 0, 1, 2) for m in (-1, 0, 1, 2))
+            distance = float(np.linalg.norm(centre - wish)) + beside * float(np.hypot(*analysis.image.shape))
             if distance < best_distance:
                 best, best_distance = centre, distance
     steps = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2
@@ -168,14 +180,21 @@ def _first_columns(analysis: Analysis) -> dict[tuple[int, int], FloatArray]:
 # -- defects -------------------------------------------------------------------------------------------------------
 
 
-def draw_outlines(axes: Axes, analysis: Analysis, style: Style, colour: str = YELLOW) -> None:
-    """Dotted outlines, thinner for what is only suspected."""
-    reach = reach_px(analysis)
-    width = style.line(float(np.clip(0.2 * reach * points_per_px(axes), 0.5, 0.9)))
-    for defect in analysis.suspects:
-        draw_outline(axes, defect.extent_px, reach, suspect_style(width, analysis.suspects, colour))
+def draw_outlines(axes: Axes, analysis: Analysis, style: Style, crowds: bool = True) -> None:
+    """Dotted outlines of what is in view, other ones of what is only suspected; where these are many if `crowds`."""
+    reach = max(reach_px(analysis), SMALLEST_OUTLINE_PT * style.thicker / points_per_px(axes))
+    width = style.line(float(np.clip(0.25 * reach * points_per_px(axes), 0.5, 1.1)))
+    suspects = seen(axes, analysis.suspects)
+    if crowds or len(suspects) <= MANY_SUSPECTS:
+        draw_suspects(axes, suspects, reach, suspect_style(width, suspects))
     for defect in analysis.defects:
-        draw_outline(axes, defect.extent_px, reach, defect_style(width, colour))
+        draw_outline(axes, defect.extent_px, reach, defect_style(width))
+
+
+def seen(axes: Axes, defects: Sequence[Defect]) -> list[Defect]:
+    """Those of which a site is in view."""
+    low, high = _view(axes)
+    return [d for d in defects if ((d.extent_px >= low) & (d.extent_px <= high)).all(axis=1).any()]
 
 
 def reach_px(analysis: Analysis) -> float:
@@ -184,28 +203,39 @@ def reach_px(analysis: Analysis) -> float:
 
 
 def draw_labels(
-    axes: Axes, analysis: Analysis, numbered: Sequence[Defect], taken: Sequence[FloatArray], style: Style
+    axes: Axes,
+    analysis: Analysis,
+    numbered: Sequence[Defect],
+    taken: Sequence[FloatArray],
+    style: Style,
 ) -> None:
     """Number and name of every defect in view, clear of what is `taken`; of many only the numbers of the close-ups.
 
-    In a small view numbers alone.
+    In a small view numbers alone. What has no room clear of other labels gets its number, or none.
     """
     low, high = _view(axes)
-    seen = [d for d in analysis.defects if ((d.extent_px > low) & (d.extent_px < high)).all(axis=1).any()]
-    brief = len(seen) > MOST_LABELS
+    shown = seen(axes, analysis.defects)
+    brief = len(shown) > MOST_LABELS
     drawn = {d.id: rings(d.extent_px - low, reach_px(analysis)) for d in analysis.defects}
     boxes = [bounds(points - low) for points in taken]
     boxes += [bounds(ring) for each in drawn.values() for ring in each]
-    size_px = high - low
-    texts = {d.id: f"{d.id}  {label_text(d.label)} {probability_text(d.probability)}" for d in seen}
+    labels: list[FloatArray] = []
+    texts = {d.id: f"{d.id}  {label_text(d.label)} {probability_text(d.probability)}" for d in shown}
     widest = max((_text_size(text, axes, style)[0] for text in texts.values()), default=0.0)
-    short = brief or widest > WIDEST_LABEL * size_px[0]
-    for defect in numbered if brief else seen:
-        text = str(defect.id) if short else texts[defect.id]
-        label = place(_innermost(drawn[defect.id]), _text_size(text, axes, style), boxes, (size_px[1], size_px[0]))
-        boxes.append(label.box)
-        at = np.array(label.at) + low
-        lettering(axes, at, text, YELLOW, style.text_pt, ha=label.ha, va=label.va, bbox=LABEL_BACK)
+    short = brief or widest > WIDEST_LABEL * (high - low)[0]
+    for defect in numbered if brief else shown:
+        for text in (str(defect.id),) if short else (texts[defect.id], str(defect.id)):
+            size = _text_size(text, axes, style)
+            label = place(
+                _innermost(drawn[defect.id]), size, [*boxes, *labels * 9], ((high - low)[1], (high - low)[0])
+            )  # to cover a label is worse
+            if not any(overlap(label.box, other) > 0 for other in labels):
+                labels.append(label.box)
+                back = {} if short else {"bbox": LABEL_BACK}
+                lettering(
+                    axes, np.array(label.at) + low, text, OUTLINE, style.text_pt, ha=label.ha, va=label.va, **back
+                )
+                break
 
 
 def _innermost(outlines: Sequence[FloatArray]) -> FloatArray:

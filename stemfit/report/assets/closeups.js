@@ -19,7 +19,7 @@
     ctx.drawImage(pictures[canvas.dataset.tile], left / k, top / k, side / k, side / k, 0, 0, px, px);
     if (canvas.dataset.tile !== "image") return;
     const at = ([x, y]) => [((x + 0.5 - left) / side) * px, ((y + 0.5 - top) / side) * px];
-    for (const [colour, width, dash] of [["#000", 3, []], ["#F0E442", 1.8, [5, 4]]]) {
+    for (const [colour, width, dash] of [["#000", 3, []], ["#fff", 1.8, [5, 4]]]) {
       Object.assign(ctx, { strokeStyle: colour, lineWidth: width });
       ctx.setLineDash(dash);
       for (const ring of one.rings) {

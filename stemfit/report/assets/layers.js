@@ -111,7 +111,7 @@
 
   function drawDefect(one) {
     const mine = one.id === view.picked, over = one.id === view.near, thin = isSuspect(one) ? 1 : 1.8;
-    const strokes = mine ? [["#000", 6, []], ["#fff", 3.2, []]] : [["#000", thin + 1.4, []], ["#F0E442", thin, [5, 4]]];
+    const strokes = mine ? [["#000", 6, []], ["#fff", 3.2, []]] : [["#000", thin + 1.4, []], ["#fff", thin, [5, 4]]];
     for (const [colour, w, dash] of strokes) {
       ctx.strokeStyle = colour;
       ctx.lineWidth = w + (over ? 1.4 : 0);
@@ -166,7 +166,7 @@
           const own = [u - 1, v - 8, u + w + 1, v + 8];
           if (!clear(own) || u < 2 || u + w > view.width - 2 || v < 9 || v > view.height - 9) return false;
           taken.push(own);
-          text(parts, u, v, px, one.id === view.picked ? "#fff" : "#F0E442");
+          text(parts, u, v, px, "#fff");
           return true;
         });
       });
