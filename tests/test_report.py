@@ -280,6 +280,9 @@ def test_candidates_stand_where_the_image_has_them(analysis: Analysis, page: Pag
         near = (np.hypot(*places[:, :2].T) < 5) & (px[:, 1] > 10)
         off = np.array([np.hypot(*(xy - at).T).min() for at in px[near]]) * analysis.pixel_size_A
         assert near.sum() > 10 and off.max() < 0.25  # atoms were moved by 1 % and the scan is bent
+        kinds = {frozenset(one["atoms"][k][0] for k in pair) for pair in one["bonds"]}
+        assert kinds == {frozenset(("Mo", "Se"))}  # and no metals with each other
+        assert max(np.linalg.norm(places[i] - places[j]) for i, j in one["bonds"]) < 3
         drawn = np.array(one["columns"])
         assert np.array([np.hypot(*(drawn[:, :2] - at).T).min() for at in px]).max() < 0.3
         gap = 0.5 if defect.label == "V_Se" else 0.0

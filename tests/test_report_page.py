@@ -254,6 +254,9 @@ def test_structures_are_seen_in_three_dimensions(visit: Open) -> None:
     settle(page)
     assert atoms.screenshot() != side
     assert page.locator("#elements li").all_inner_texts() == ["Mo", "Se"]
+    held = page.evaluate("page.scene.candidates['1'][0].bonds.length")
+    sticks = "page.viewer().getModel().selectedAtoms({}).reduce((n, atom) => n + atom.bonds.length, 0) / 2"
+    assert page.evaluate(sticks) == held > 0  # none that 3Dmol.js made up
 
 
 def test_a_phone_shows_all_of_it(visit: Open, analysis: Analysis) -> None:

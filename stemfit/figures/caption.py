@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from stemfit.figures.atoms import BALL, TOLERANCE
-from stemfit.figures.compose import FARTHEST, STRAINS, Scene, expanded, in_view
+from stemfit.figures.compose import STRAINS, Scene, expanded, in_view
 from stemfit.figures.panels import STRONG_RESIDUAL, score
 from stemfit.figures.shades import DIM
-from stemfit.strain import WINDOW, displacements
+from stemfit.strain import FARTHEST, WINDOW, displacements
 from stemfit.wording import log_bayes
 
 FEW = 24

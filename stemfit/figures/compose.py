@@ -13,7 +13,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from stemfit.analysis import Analysis
 from stemfit.defects import Defect
@@ -60,9 +59,6 @@ GROUPS = {"strain": tuple(STRAINS)}
 GAP_MM, HEAD_MM, BAR_MM = 1.5, 3.8, 7.4
 NARROWEST_MM = 20.0
 """Of a panel beside letters of six points; where more stand in a row, they go into a grid."""
-
-FARTHEST = 1.0
-"""In lattice constants from the nearest column that was used: no strain is shown beyond."""
 
 STEPS = (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
 """Where scales may end: next to a larger end there is hardly any colour."""
@@ -211,7 +207,7 @@ def _has_bar(name: str) -> bool:
 
 def _drawers(scene: Scene, names: Sequence[str]) -> dict[str, Callable[[Axes], Scale | None]]:
     """What draws each panel; strain is found once for all of its maps."""
-    maps = _near_columns(scene) if set(names) & set(STRAINS) else None
+    maps = strain(scene.analysis, scene.box, per_window=6.0) if set(names) & set(STRAINS) else None
     found: dict[str, Callable[[Axes], Scale | None]] = {
         "image": lambda axes: _image(axes, scene),
         "columns": lambda axes: _columns(axes, scene),
@@ -297,20 +293,6 @@ def _displacement(axes: Axes, scene: Scene) -> Scale:
         headwidth=3.2, headlength=3.2, headaxislength=2.8, minlength=0.5, zorder=2,
     )  # fmt: skip
     return Scale(0.0, limit, f"pm, σ = {error * per_pm:.2g}; arrows × {factor:g}", UNSIGNED)
-
-
-def _near_columns(scene: Scene) -> Strain:
-    """Strain where there are columns to show it, not where a window reaches across from its rim.
-
-    No place of a crystal is a lattice constant from every column; inside a defect that is not understood, whose
-    columns are left out, places are, and a fit to what lies around would put numbers there.
-    """
-    maps = strain(scene.analysis, scene.box, per_window=6.0)
-    at, _, _ = displacements(scene.analysis)
-    distance, _ = cKDTree(at).query(np.stack(np.meshgrid(maps.x_px, maps.y_px), axis=-1))
-    far = distance > FARTHEST * scene.analysis.step_px
-    names = [name for single in STRAINS for name in (single, f"sigma_{single}")]
-    return maps._replace(**{name: np.where(far, np.nan, getattr(maps, name)) for name in names})
 
 
 def _strain_drawer(scene: Scene, maps: Strain, name: str) -> Callable[[Axes], Scale]:
