@@ -56,7 +56,7 @@ LEGIBLE_MARKER_PT = 2.0
 """Dots of this size show their colour."""
 
 
-def draw_map(axes: Axes, analysis: Analysis, numbered: Sequence[Defect], style: Style) -> None:
+def draw_map(axes: Axes, analysis: Analysis, numbered: Sequence[Defect], style: Style, labels: bool = True) -> None:
     """Image with columns, unit cell, defects, regions and scale bar; `numbered` are the defects with a close-up."""
     grey(axes, analysis.image, *contrast(analysis.image[analysis.mask == 0]))
     draw_columns(axes, analysis, style)
@@ -64,7 +64,8 @@ def draw_map(axes: Axes, analysis: Analysis, numbered: Sequence[Defect], style: 
     taken += draw_regions(axes, analysis, style)
     taken += _unit_cell(axes, analysis, style)
     draw_outlines(axes, analysis, style)
-    draw_labels(axes, analysis, numbered, taken, style)
+    if labels:
+        draw_labels(axes, analysis, numbered, taken, style)
 
 
 def draw_columns(axes: Axes, analysis: Analysis, style: Style, least_pt: float = 0.0) -> None:

@@ -52,7 +52,7 @@ STRONG_RESIDUAL = 5.0
 """End of the residual's colour scale, in standard deviations of the noise: one pixel in two million exceeds it."""
 
 
-def overlay(analysis: Analysis, style: Style = NATURE) -> Figure:
+def overlay(analysis: Analysis, style: Style = NATURE, labels: bool = True) -> Figure:
     """What was found, drawn on the image; below it image, simulation and residual; the most probable defects close up.
 
     Returns
@@ -76,7 +76,7 @@ def overlay(analysis: Analysis, style: Style = NATURE) -> Figure:
         shown = _chosen(analysis, max(1, min(CLOSE_UPS, room)))
 
         sheet = Sheet(close_up_top + len(shown) * (title + tile), style)
-        draw_map(sheet.axes(0.0, 0.0, inner, map_height), analysis, shown, style)
+        draw_map(sheet.axes(0.0, 0.0, inner, map_height), analysis, shown, style, labels)
         draw_legend(sheet, rows, legend_top)
         panels = analysis.image, analysis.simulated, residual_in_noise(analysis)
         _triple(sheet, panels, contrast(analysis.image[analysis.mask == 0]), triple_top, third, triple_height)
