@@ -222,8 +222,9 @@ def _spare(targets: list[Path], former: tuple[str, ...], image: tuple[Path, Path
         if place.exists() and any(place.samefile(path) for path in images):
             raise OutputError("is the analysed image", remedy="choose another --out", subject=place)
         if os.path.lexists(place) and not (ours and place.is_file()):
-            what = "is there and was not written by stemfit overlay"
-            raise OutputError(what, remedy="choose another --out", subject=place)
+            what = "is there, and no caption beside it says that stemfit overlay wrote it"
+            remedy = "choose another --out, or move it away if it may go (earlier versions left no such line)"
+            raise OutputError(what, remedy=remedy, subject=place)
 
 
 def _draw(scene: Scene, names: tuple[str, ...], places: list[Path], text: Path, former: tuple[str, ...]) -> None:
