@@ -47,6 +47,8 @@ class Explanation:
     defect : int
     label : str
     log_likelihood, posterior : float
+        The posterior is among the candidates of its defect, which are structures of the host that the result states;
+        the probabilities of defects are over all hosts that the image leaves open.
     in_95_set : bool
     ncc, ssim, reduced_chi2 : float
     evidence_relaxed_minus_unrelaxed : float

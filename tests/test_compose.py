@@ -126,6 +126,10 @@ def test_numbers_at_a_residual_are_of_the_pixels_shown(analysis):
     figure = compose(scene, ["residual"])
     (written,) = [text.get_text() for axes in figure.axes for text in axes.texts if "NCC" in text.get_text()]
     assert written == f"NCC {ncc:.3f}\nχ²/n {chi2:.2f}"
+    doubt = {**told.document["host"], "source": "inferred", "probability": 0.56}
+    doubtful = caption(replace(scene, analysis=replace(told, document={**told.document, "host": doubt})), ["structure"])
+    assert "Candidate structures, given WSe2 (P 0.56), posteriors among them alone" in doubtful
+    assert "P of exactly this name, whatever the host:" in doubtful
     words = caption(scene, ["residual"])
     assert f"Pixels in view, image against simulation: NCC {ncc:.4f}, reduced chi2 {chi2:.2f}. Best candidate" in words
     assert "Best candidate 1-1, fitted on its own to the patch" in words and "NCC 0.1234, reduced chi2 77.00" in words

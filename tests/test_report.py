@@ -184,6 +184,18 @@ def test_ties_are_seen(analysis: Analysis) -> None:
         assert words_of_it in said and ("(same label)" in said) == ("same" in words_of_it)
 
 
+def test_a_doubtful_host_is_named_where_it_is_assumed(analysis: Analysis) -> None:
+    """Posteriors hold under one host, probabilities of defects over all: .99 beside .44 must not puzzle anyone."""
+    host = analysis.document["host"]
+    doubt = {"source": "inferred", "probability": 0.56, "alternatives": [{"name": "WS2", "probability": 0.44}]}
+    said = Page(html(stating(analysis, host={**host, **doubt}))).said
+    assert "Structures compared with the image here, given MoSe2 (P 0.56)" in said
+    assert "What it may be, whatever the host" in said and "also weighs the other hosts" in said
+    for clear in ({"source": "user"}, {"source": "inferred", "probability": 0.995}):
+        said = Page(html(stating(analysis, host={**host, **doubt, **clear}))).said
+        assert "given MoSe2" not in said and "whatever the host" not in said and "other hosts" not in said
+
+
 def test_numbers_have_as_many_digits_as_their_error_allows() -> None:
     assert words.measured(2659495.9, 2365.5) == "(2.6595 ± 0.0024) × 10⁶"
     assert words.measured(201.0234, 0.0789) == "201.023 ± 0.079"

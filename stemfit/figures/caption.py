@@ -11,7 +11,7 @@ from stemfit.figures.compose import STRAINS, Scene, expanded, in_view
 from stemfit.figures.panels import STRONG_RESIDUAL, score
 from stemfit.figures.shades import DIM
 from stemfit.strain import FARTHEST, WINDOW, displacements
-from stemfit.wording import log_bayes
+from stemfit.wording import given, log_bayes
 
 FEW = 24
 """Defects that are listed one by one; the tables of the result have all of them."""
@@ -139,7 +139,8 @@ def _defects(scene: Scene) -> str:
     claimed, suspected = (in_view(scene, some) for some in (scene.analysis.defects, scene.analysis.suspects))
     if not claimed and not suspected:
         return "No defect is claimed or suspected here."
-    lines = [f"Defects ({len(claimed)} claimed, {len(suspected)} suspected in view), P of exactly this name:"]
+    mixed = ", whatever the host" if given(scene.analysis.document["host"]) else ""
+    lines = [f"Defects ({len(claimed)} claimed, {len(suspected)} suspected in view), P of exactly this name{mixed}:"]
     if len(claimed) > FEW:
         counts = {label: sum(d.label == label for d in claimed) for label in sorted({d.label for d in claimed})}
         lines.append("  " + ", ".join(f"{n} {label}" for label, n in counts.items()) + "; see defects.csv")
@@ -181,7 +182,9 @@ def _structures(scene: Scene) -> str:
     if not lines:
         return ""
     note = "Top and bottom atoms of a column look the same from above: which of them is missing is assumed."
-    return "\n".join(["Candidate structures (a tie is one that this image cannot tell from this one):", *lines, note])
+    under = given(analysis.document["host"])
+    head = f"Candidate structures{f', {under}, posteriors among them alone' if under else ''} (a tie is one that this"
+    return "\n".join([f"{head} image cannot tell from this one):", *lines, note])
 
 
 def _outlines(scene: Scene, names: Sequence[str]) -> str:
