@@ -26,7 +26,7 @@ from stemfit.figures.legend import (
     outline_signs,
     region_sign,
 )
-from stemfit.figures.map import SMALLEST_MARKER_PT, draw_columns, draw_labels, draw_outlines, draw_regions
+from stemfit.figures.map import SMALLEST_MARKER_PT, draw_columns, draw_labels, draw_names, draw_outlines, draw_regions
 from stemfit.figures.outlines import MANY_SUSPECTS
 from stemfit.figures.panels import STRONG_RESIDUAL, bar, diverging, residual_in_noise, score
 from stemfit.figures.shades import DIM, SIGNED, UNSIGNED, colour_map, contrast, grey
@@ -251,6 +251,8 @@ def _structure(axes: Axes, scene: Scene) -> None:
     _image(axes, scene, DIM)
     draw_structure(axes, scene.analysis, scene.style)
     draw_outlines(axes, scene.analysis, scene.style, crowds=False)
+    if scene.labels:
+        draw_names(axes, scene.analysis, scene.style)
 
 
 def _simulated(axes: Axes, scene: Scene) -> None:

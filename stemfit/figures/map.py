@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -42,6 +43,9 @@ LABEL_BACK = {"boxstyle": "square,pad=0.12", "facecolor": "black", "edgecolor": 
 
 SMALLEST_MARKER_PT = 0.7
 """Smaller dots are not seen in print: an image with so many columns is shown without them."""
+
+MOST_NAMES = 4
+"""More names would hide a structure."""
 
 PLACES = 48
 """Along each side of the view, where the word for a region may stand."""
@@ -210,7 +214,7 @@ def draw_labels(
     taken: Sequence[FloatArray],
     style: Style,
 ) -> None:
-    """Number and name of every defect in view, clear of what is `taken`; of many only the numbers of the close-ups.
+    """Number, name and probability of every defect in view, clear of what is `taken`; of many only the close-ups'.
 
     In a small view numbers alone. What has no room clear of other labels gets its number, or none.
     """
@@ -220,22 +224,51 @@ def draw_labels(
     drawn = {d.id: rings(d.extent_px - low, reach_px(analysis)) for d in analysis.defects}
     boxes = [bounds(points - low) for points in taken]
     boxes += [bounds(ring) for each in drawn.values() for ring in each]
-    labels: list[FloatArray] = []
     texts = {d.id: f"{d.id}  {label_text(d.label)} {probability_text(d.probability)}" for d in shown}
     widest = max((_text_size(text, axes, style)[0] for text in texts.values()), default=0.0)
     short = brief or widest > WIDEST_LABEL * (high - low)[0]
-    for defect in numbered if brief else shown:
-        for text in (str(defect.id),) if short else (texts[defect.id], str(defect.id)):
+    wanted = {d.id: (str(d.id),) if short else (texts[d.id], str(d.id)) for d in (numbered if brief else shown)}
+    back = {} if short else {"bbox": LABEL_BACK}
+    _write(axes, wanted, {each: _innermost(drawn[each]) for each in wanted}, boxes, style, **back)
+
+
+def draw_names(axes: Axes, analysis: Analysis, style: Style) -> None:
+    """Names alone, of few defects in view that have room for them."""
+    low, _ = _view(axes)
+    shown = seen(axes, analysis.defects)
+    if len(shown) <= MOST_NAMES:
+        drawn = {d.id: rings(d.extent_px - low, reach_px(analysis)) for d in shown}
+        boxes = [bounds(ring) for each in drawn.values() for ring in each]
+        wanted = {d.id: (label_text(d.label),) for d in shown}
+        wanted = {each: texts for each, texts in wanted.items() if _fits(texts[0], axes, style)}
+        _write(axes, wanted, {each: _innermost(drawn[each]) for each in wanted}, boxes, style, bbox=LABEL_BACK)
+
+
+def _fits(text: str, axes: Axes, style: Style) -> bool:
+    low, high = _view(axes)
+    return bool(_text_size(text, axes, style)[0] < WIDEST_LABEL * (high - low)[0])
+
+
+def _write(
+    axes: Axes,
+    wanted: Mapping[int, Sequence[str]],
+    beside: Mapping[int, FloatArray],
+    boxes: Sequence[FloatArray],
+    style: Style,
+    **options: Any,
+) -> None:
+    """Of each of `wanted` the first text that covers no other label, beside its outline (from the view's corner)."""
+    low, high = _view(axes)
+    labels: list[FloatArray] = []
+    for each, texts in wanted.items():
+        for text in texts:
             size = _text_size(text, axes, style)
-            label = place(
-                _innermost(drawn[defect.id]), size, [*boxes, *labels * 9], ((high - low)[1], (high - low)[0])
-            )  # to cover a label is worse
+            taken = [*boxes, *labels * 9]  # to cover a label is worse
+            label = place(beside[each], size, taken, ((high - low)[1], (high - low)[0]))
             if not any(overlap(label.box, other) > 0 for other in labels):
                 labels.append(label.box)
-                back = {} if short else {"bbox": LABEL_BACK}
-                lettering(
-                    axes, np.array(label.at) + low, text, OUTLINE, style.text_pt, ha=label.ha, va=label.va, **back
-                )
+                at = np.array(label.at) + low
+                lettering(axes, at, text, OUTLINE, style.text_pt, ha=label.ha, va=label.va, **options)
                 break
 
 

@@ -23,7 +23,7 @@
 
   function outline(ctx, one, at) {
     ctx.setLineDash(page.dots);
-    for (const [colour, width] of [["#000", 3.6], ["#fff", 2.2]]) {
+    for (const [colour, width] of [["#000", 4.4], ["#fff", 2.8]]) {
       Object.assign(ctx, { strokeStyle: colour, lineWidth: width, lineCap: "round" });
       for (const ring of one.rings) {
         ctx.beginPath();

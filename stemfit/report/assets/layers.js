@@ -110,7 +110,7 @@
   }
 
   function drawDefect(one) {
-    const mine = one.id === view.picked, over = one.id === view.near, thin = isSuspect(one) ? 1.3 : 2.2;
+    const mine = one.id === view.picked, over = one.id === view.near, thin = isSuspect(one) ? 1.6 : 2.7;
     const strokes = mine ? [["#000", 6, []], ["#fff", 3.2, []]] : [["#000", thin + 1.6, page.dots], ["#fff", thin, page.dots]];
     ctx.lineCap = "round";
     for (const [colour, w, dash] of strokes) {
