@@ -21,7 +21,7 @@ from stemfit.figures.compose import TITLES, Scene, compose
 from stemfit.figures.legend import MOST_LABELS
 from stemfit.figures.marks import columns_px
 from stemfit.figures.shades import SIGNED, colour_map
-from stemfit.figures.sheet import Sheet
+from stemfit.figures.sheet import Sheet, label_text
 from stemfit.figures.style import NATURE
 
 
@@ -75,7 +75,7 @@ def test_labels_in_a_crowd_do_not_cover_each_other(style, width_mm):
         assert sum(len(axes.texts) for axes in figure.axes) > 8
 
 
-def test_the_letters_are_those_that_come_along(tmp_path):
+def test_the_letters_are_those_that_come_along(tmp_path, caplog):
     """Whatever is installed: the pdf holds them, an svg asks for what is as wide."""
     for name, family in (("nature", "Liberation Sans"), ("aps", "Liberation Serif")):
         with STYLES[name].context():
@@ -88,6 +88,12 @@ def test_the_letters_are_those_that_come_along(tmp_path):
     assert "Arial, 'Liberation Sans', Helvetica" in (tmp_path / "x.svg").read_text()
     save(sheet.figure, tmp_path / "x.pdf")
     assert b"+LiberationSans" in (tmp_path / "x.pdf").read_bytes()
+    for style in STYLES.values():
+        sheet = Sheet(10.0, style)
+        with style.context():
+            sheet.text(1, 1, label_text("V_Se2"))
+        save(sheet.figure, tmp_path / "y.pdf", style)
+    assert not caplog.records  # no letter was looked for in vain
 
 
 def test_letters_are_as_large_as_journals_ask():

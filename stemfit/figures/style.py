@@ -100,12 +100,12 @@ class Style:
         An svg names the font without holding it (`ELSEWHERE`); the pdf holds it. Patches have no edge that nobody
         asked for.
         """
-        math = {f"mathtext.{face}": self.family for face in ("rm", "cal", "tt", "sf")}
-        slanted = {"mathtext.it": f"{self.family}:italic", "mathtext.bf": f"{self.family}:bold"}
+        # Slanted letters are nowhere set, and bold ones of the serif font do not come along.
+        math = {f"mathtext.{face}": self.family for face in ("rm", "cal", "tt", "sf", "it", "bf", "bfit")}
         ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
         return {
             "font.family": [self.family], "font.size": self.text_pt, "mathtext.fontset": "custom",
-            "mathtext.fallback": "stixsans", **math, **slanted, **dict.fromkeys(ink, self.ink),
+            "mathtext.fallback": "stixsans", **math, **dict.fromkeys(ink, self.ink),
             "pdf.fonttype": 42, "pdf.compression": 2, "svg.fonttype": "none", "svg.hashsalt": "stemfit",
             "patch.linewidth": 0.0,
         }  # fmt: skip
