@@ -2,8 +2,8 @@
 
 One drawn field of WSe2 (1024 x 1024 px, 15 electrons a pixel at the metal) with 0, 30 and 200 vacancies, analysed with
 structures that are not relaxed (`--relaxer keep`: atoms move by hundredths of an Angstrom, which changes no size), then
-its page and its overlay, each in a process of its own, libraries imported before. Times are CPU time and include reading
-the result. Zipped is what a mail programme may send.
+its page and its overlay, each in a process of its own, libraries imported before. Times are CPU time, reading the
+result included. Zipped is what a mail programme may send.
 """
 
 from __future__ import annotations
