@@ -88,7 +88,7 @@ def view(picture: Picture, analysis: Analysis) -> Scene:
     """The defect of that label that has its companion nearest to it, with two cells round both."""
     wanted = [d for d in analysis.defects if d.label == picture.label]
     beside = [d for d in analysis.defects if d.label in picture.others]
-    style = figures.Style("gallery", 120.0, figures.STYLES["nature"].families, 8.0, 7.0, 10.0, dpi=DPI)
+    style = figures.Style("gallery", 120.0, figures.STYLES["nature"].family, 8.0, 7.0, 10.0, dpi=DPI)
     if not beside:
         return Scene(analysis, close_view(analysis, wanted[0]), style, True, wanted[0])
     first, second = min(

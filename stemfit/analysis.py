@@ -47,6 +47,8 @@ class Explanation:
     defect : int
     label : str
     log_likelihood, posterior : float
+        The posterior is among the candidates of its defect, which are structures of the host that the result states;
+        the probabilities of defects are over all hosts that the image leaves open.
     in_95_set : bool
     ncc, ssim, reduced_chi2 : float
     evidence_relaxed_minus_unrelaxed : float
@@ -136,8 +138,8 @@ class Analysis:
             records = _records(document)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             what = f"a defect or candidate is incomplete ({type(error).__name__} {error})"
-            path = folder / "analysis.json"
-            raise InputError(what, remedy="analyse the image again", subject=path) from error
+            remedy = "it is damaged, or of an earlier stemfit: analyse the image again"
+            raise InputError(what, remedy=remedy, subject=folder / "analysis.json") from error
         simulated, residual = (_tiff(folder, name, document) for name in ("simulated.tif", "residual.tif"))
         mask = _tiff(folder, "mask.tif", document).astype(np.uint8)
         if image is None:

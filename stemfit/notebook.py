@@ -25,7 +25,7 @@ def html(analysis: Analysis) -> str:
     stream = io.BytesIO()
     style = figures.STYLES["nature"]
     with style.context():  # letters are looked up when they are drawn, not when they are written down
-        figures.overlay(analysis, style).savefig(stream, format="png", dpi=150)
+        figures.overlay(analysis, style).savefig(stream, format="png", dpi=240)
     image = b64encode(stream.getvalue()).decode("ascii")
     rows = []
     for defect in analysis.defects[:MAX_ROWS]:
@@ -44,7 +44,10 @@ def html(analysis: Analysis) -> str:
         f"<p><b>{escape(analysis.name)}</b>: {escape(analysis.host)} (P = {sure(host['probability'])}), "
         f"{analysis.pixel_size_A:.4f} Å a pixel, {len(analysis.defects)} defects, "
         f"{len(analysis.suspects)} suspected</p>"
-        f'<img alt="overlay" style="max-width:420px" src="data:image/png;base64,{image}">'
+        '<div style="display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start">'
+        f'<img alt="overlay" style="width:420px;max-width:100%" src="data:image/png;base64,{image}">'
+        '<div style="flex:1 1 24em;min-width:0;overflow-x:auto">'
         "<table><tr>" + "".join(f"<th>{name}</th>" for name in HEAD) + "</tr>" + "".join(rows) + "</table>"
         + "".join(f"<p>{escape(note)}</p>" for note in notes)
+        + "</div></div>"
     )

@@ -39,6 +39,14 @@ MOST_SIGMA = 2.0
 """Places with an error of so many times the median's (at edges, where the window is cut) are left out."""
 
 
+FARTHEST = 1.0
+"""In lattice constants from the nearest column that was used: beyond nothing is told.
+
+No place of a crystal is so far from every column. Inside a defect that is not understood, whose columns are left out,
+places are, and a fit to what lies around would put numbers there.
+"""
+
+
 class Strain(NamedTuple):
     """Maps (GY, GX) on a regular grid, NaN where not measured; their standard errors likewise.
 
@@ -68,7 +76,7 @@ def strain(analysis: Analysis, view: tuple[float, float, float, float], per_wind
     gradient, variance = local_gradients(at, moved, sigma, grid, window)
     h, w = analysis.mask.shape
     column, row = (np.clip(np.rint(grid[:, k]).astype(int), 0, top - 1) for k, top in ((0, w), (1, h)))
-    gradient[analysis.mask[row, column] > 0] = np.nan
+    gradient[(analysis.mask[row, column] > 0) | _far(grid, at, FARTHEST * analysis.step_px)] = np.nan
     up = np.array([1.0, -1.0])  # y up: components and derivatives along y change their sign
     gradient = gradient * np.outer(up, up)
     (gxx, gxy), (gyx, gyy) = gradient.transpose(1, 2, 0)
@@ -82,6 +90,15 @@ def strain(analysis: Analysis, view: tuple[float, float, float, float], per_wind
         error[~np.isfinite(values)] = np.nan
     shape = (len(y), len(x))
     return Strain(x, y, *(field.reshape(shape) for field in maps), *(error.reshape(shape) for error in errors))
+
+
+def _far(places: FloatArray, at_px: FloatArray, reach_px: float) -> NDArray[np.bool_]:
+    """Whether places (G, 2) are farther than that from every column."""
+    from scipy.spatial import cKDTree
+
+    if not len(at_px):
+        return np.ones(len(places), dtype=np.bool_)
+    return np.asarray(cKDTree(at_px).query(places)[0] > reach_px)
 
 
 def displacements(analysis: Analysis) -> tuple[FloatArray, FloatArray, FloatArray]:

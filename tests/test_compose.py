@@ -2,22 +2,26 @@
 
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
-from ase import Atoms
 from ase.build import graphene, mx2
 from fake_result import fake_result
 from matplotlib.collections import EllipseCollection
+from matplotlib.font_manager import FontProperties, findfont
 from numpy.testing import assert_allclose
 
 from stemfit.analysis import Explanation
-from stemfit.figures import STYLES
+from stemfit.figures import STYLES, overlay, save
+from stemfit.figures import style as style_module
 from stemfit.figures.atoms import bonds, draw_structure
 from stemfit.figures.caption import caption
 from stemfit.figures.compose import TITLES, Scene, compose
+from stemfit.figures.legend import MOST_LABELS
+from stemfit.figures.marks import columns_px
 from stemfit.figures.shades import SIGNED, colour_map
-from stemfit.figures.sheet import Sheet
+from stemfit.figures.sheet import Sheet, label_text
 from stemfit.figures.style import NATURE
 
 
@@ -51,6 +55,45 @@ def test_nothing_overlaps_and_nothing_is_cut_off(style, analysis):
         assert not any(box.shrunk(0.98, 0.9).overlaps(panel) for panel in panels), text
     for (one, a), (other, b) in combinations(boxes.items(), 2):
         assert not a.shrunk(0.98, 0.8).overlaps(b.shrunk(0.98, 0.8)), (one, other)
+
+
+@pytest.mark.parametrize("width_mm", [89.0, 183.0])
+@pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)
+def test_labels_in_a_crowd_do_not_cover_each_other(style, width_mm):
+    """Sixteen vacancies on neighbouring sites; what has no room has no label."""
+    crowd = fake_result(shape=(186, 230), a_px=20, vacancies=6, region=False)
+    spare = [columns_px(crowd)[k] for k in np.flatnonzero(crowd.columns["sublattice"] == "X")[40:50]]
+    more = [replace(crowd.defects[0], id=90 + k, center_px=xy, extent_px=xy[None]) for k, xy in enumerate(spare)]
+    crowd = replace(crowd, defects=(*crowd.defects, *more)[:MOST_LABELS])
+    wide = replace(style, width_mm=width_mm, dpi=72)
+    for figure in (overlay(crowd, wide), compose(Scene(crowd, (-0.5, -0.5, 229.5, 185.5), wide), ["image", "defects"])):
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
+            for one, other in combinations(boxes, 2):
+                assert not one.overlaps(other)
+        assert sum(len(axes.texts) for axes in figure.axes) > 8
+
+
+def test_the_letters_are_those_that_come_along(tmp_path, caplog):
+    """Whatever is installed: the pdf holds them, an svg asks for what is as wide."""
+    for name, family in (("nature", "Liberation Sans"), ("aps", "Liberation Serif")):
+        with STYLES[name].context():
+            file = findfont(FontProperties(family=family), fallback_to_default=False)
+        assert Path(file).parent == Path(style_module.__file__).parent / "fonts"
+    sheet = Sheet(10.0)
+    with NATURE.context():
+        sheet.text(1, 1, "σ 0.5 nm")
+    save(sheet.figure, tmp_path / "x.svg")
+    assert "Arial, 'Liberation Sans', Helvetica" in (tmp_path / "x.svg").read_text()
+    save(sheet.figure, tmp_path / "x.pdf")
+    assert b"+LiberationSans" in (tmp_path / "x.pdf").read_bytes()
+    for style in STYLES.values():
+        sheet = Sheet(10.0, style)
+        with style.context():
+            sheet.text(1, 1, label_text("V_Se2"))
+        save(sheet.figure, tmp_path / "y.pdf", style)
+    assert not caplog.records  # no letter was looked for in vain
 
 
 def test_letters_are_as_large_as_journals_ask():
@@ -89,6 +132,10 @@ def test_numbers_at_a_residual_are_of_the_pixels_shown(analysis):
     figure = compose(scene, ["residual"])
     (written,) = [text.get_text() for axes in figure.axes for text in axes.texts if "NCC" in text.get_text()]
     assert written == f"NCC {ncc:.3f}\nχ²/n {chi2:.2f}"
+    doubt = {**told.document["host"], "source": "inferred", "probability": 0.56}
+    doubtful = caption(replace(scene, analysis=replace(told, document={**told.document, "host": doubt})), ["structure"])
+    assert "Candidate structures, given WSe2 (P 0.56), posteriors among them alone" in doubtful
+    assert "P of exactly this name, whatever the host:" in doubtful
     words = caption(scene, ["residual"])
     assert f"Pixels in view, image against simulation: NCC {ncc:.4f}, reduced chi2 {chi2:.2f}. Best candidate" in words
     assert "Best candidate 1-1, fitted on its own to the patch" in words and "NCC 0.1234, reduced chi2 77.00" in words
@@ -119,14 +166,15 @@ def test_no_strain_is_shown_inside_a_defect_that_is_not_understood(analysis):
 
 def test_bonds_are_those_of_the_crystal():
     layer = mx2("MoS2", a=3.16, thickness=3.13, size=(5, 5, 1), vacuum=6)
-    pairs = bonds(layer)
+    pairs = bonds(layer.numbers, layer.positions)
     kinds = {tuple(sorted((layer.symbols[i], layer.symbols[j]))) for i, j in pairs}
     assert kinds == {("Mo", "S")}
     most = np.bincount(pairs.ravel(), minlength=len(layer))
     assert most[layer.numbers == 42].max() == 6 and most[layer.numbers == 16].max() == 3
     sheet = graphene(size=(5, 5, 1), vacuum=5)
-    assert np.bincount(bonds(sheet).ravel()).max() == 3
-    assert len(bonds(Atoms("W2", positions=[[0, 0, 0], [3.28, 0, 0]]))) == 0
+    assert np.bincount(bonds(sheet.numbers, sheet.positions).ravel()).max() == 3
+    assert len(bonds(np.array([74, 74]), np.array([[0.0, 0, 0], [2.7, 0, 0]]))) == 0  # drawn together by a vacancy
+    assert len(bonds(np.array([74]), np.zeros((1, 3)))) == 0
 
 
 def test_upper_atoms_are_drawn_over_lower_ones(analysis):

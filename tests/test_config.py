@@ -90,6 +90,63 @@ def test_what_is_wrong_is_refused_with_one_line(
     assert words in answer.stderr and len(answer.stderr.splitlines()) == 1
 
 
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple]:
+    """What `overlay` shows: (box, defect, labels)."""
+    from stemfit import analysis
+    from stemfit.commands import overlay
+
+    calls: list[tuple] = []
+
+    def scene(_: object, __: object, crop: object, defect: object, labels: bool) -> None:
+        calls.append((crop, defect, labels))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(overlay, "_scene", scene)
+    monkeypatch.setattr(analysis.Analysis, "load", lambda folder: None)
+    monkeypatch.chdir(tmp_path)
+    return calls
+
+
+def draw(text: str, *typed: str) -> None:
+    Path("s.toml").write_text(text)
+    answer = RUN.invoke(cli.app, ["overlay", "x.stemfit", *typed, "--config", "s.toml"])
+    assert not answer.stderr.startswith("x.stemfit"), answer.stderr
+
+
+def test_what_is_typed_displaces_what_it_excludes_in_the_file(drawn: list[tuple]) -> None:
+    draw('[overlay]\ncrop = "1,2,30,40"\n')
+    draw('[overlay]\ncrop = "1,2,30,40"\n', "--defect", "3")
+    draw("[overlay]\ndefect = 3\n", "--crop=1,2,30,40")
+    assert drawn == [((1, 2, 30, 40), None, True), (None, 3, True), ((1, 2, 30, 40), None, True)]
+    both = RUN.invoke(cli.app, ["overlay", "x.stemfit", "--crop", "1,2,30,40", "--defect", "3"])
+    assert both.exit_code == 2 and "leave one" in both.stderr
+
+
+def test_one_value_of_an_option_excludes_others() -> None:
+    groups, stated = config.EXCLUSIVE["relax"], {"checkpoint": "x.safetensors", "refine": "teacher:5", "host": "WSe2"}
+    keep = lambda *typed: sorted(config._undisplaced(groups, stated, list(typed)))  # noqa: E731
+    assert keep("--relaxer", "teacher") == keep("--relaxer=teacher") == ["host"]
+    assert keep("--relaxer", "definet") == keep() == ["checkpoint", "host", "refine"]
+    assert config._undisplaced(groups, {"relaxer": "teacher"}, ["--checkpoint", "x"]) == {}
+    assert config._undisplaced(groups, {"relaxer": "definet"}, ["--checkpoint", "x"]) == {"relaxer": "definet"}
+
+
+def test_options_that_exclude_each_other_are_options() -> None:
+    for command, groups in config.EXCLUSIVE.items():
+        known = config.settings_of(cli.FUNCTIONS[command])
+        assert {name.partition("=")[0] for pair in groups for side in pair for name in side} <= set(known)
+
+
+def test_every_switch_of_a_file_can_be_turned_on_the_command_line(drawn: list[tuple]) -> None:
+    for function in cli.FUNCTIONS.values():
+        assert all(one.opposite for one in config.settings_of(function).values() if one.kind is bool)
+    draw("[overlay]\nlabels = false\n")
+    draw("[overlay]\nlabels = false\n", "--labels")
+    draw("[overlay]\nlabels = true\n", "--no-labels")
+    assert [labels for _, _, labels in drawn] == [False, True, False]
+
+
 def test_a_missing_file_is_missing_input() -> None:
     answer = RUN.invoke(cli.app, ["analyze", "image.tif", "--config", "nowhere.toml"])
     assert answer.exit_code == 3 and "nowhere.toml" in answer.stderr

@@ -7,10 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from ase.data.colors import jmol_colors
 from fake_result import fake_result
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.mathtext import MathTextParser
 from matplotlib.patches import Polygon
 from numpy.testing import assert_allclose
@@ -19,9 +20,10 @@ from stemfit import figures
 from stemfit.figures import legend, outlines, panels
 from stemfit.figures import map as annotated
 from stemfit.figures.labels import place
-from stemfit.figures.marks import columns_px
+from stemfit.figures.marks import columns_px, distinct_colours
+from stemfit.figures.outlines import OUTLINE
 from stemfit.figures.shades import contrast
-from stemfit.figures.sheet import YELLOW, Sheet, formula, label_text, probability_text, scale_bar
+from stemfit.figures.sheet import Sheet, formula, label_text, probability_text, scale_bar
 from stemfit.figures.style import NATURE
 
 WIDTH_MM = NATURE.width_mm
@@ -42,7 +44,7 @@ def metals(analysis):
 
 
 def lines(axes, colour):
-    return [line for line in axes.lines if to_hex(line.get_color()) == colour.lower()]
+    return [line for line in axes.lines if to_hex(line.get_color()) == to_hex(colour)]
 
 
 def test_one_journal_column_wide(figure):
@@ -69,7 +71,7 @@ def test_the_drawn_cell_is_the_fitted_one(analysis, figure):
 
 
 def test_outlines_hold_their_defect_and_nothing_else(analysis, figure):
-    drawn = [line.get_xydata() for line in lines(figure.axes[0], YELLOW)]
+    drawn = [line.get_xydata() for line in lines(figure.axes[0], OUTLINE)]
     assert len(drawn) == len(analysis.defects) + len(analysis.suspects)
     for defect in (*analysis.defects, *analysis.suspects):
         around = [xy for xy in drawn if np.hypot(*(xy.mean(0) - defect.extent_px.mean(0))) < 3]
@@ -101,11 +103,12 @@ def test_the_legend_fits_and_its_signs_show(analysis):
     stray = replace(analysis, columns={**analysis.columns, "species": species})  # on no site: these have no name
     entries = legend.legend_rows(stray, NATURE)
     texts = [entry.get_label() for row in entries for entry in row]
-    assert {"unnamed", "not analysed", "defect with probability"} < set(texts)
+    assert {"not identified", "not analysed", "defect with probability"} < set(texts)
     sheet = Sheet(20.0)
-    legend.draw_legend(sheet, entries, 0.0)
-    drawn = [axes.get_legend() for axes in sheet.figure.axes]
-    boxes = [each.get_window_extent() for each in drawn]
+    with NATURE.context():
+        legend.draw_legend(sheet, entries, 0.0)
+        drawn = [axes.get_legend() for axes in sheet.figure.axes]
+        boxes = [each.get_window_extent() for each in drawn]
     assert [text.get_text() for each in drawn for text in each.get_texts()] == texts
     assert all(sheet.figure.bbox.x0 < box.x0 < box.x1 < sheet.figure.bbox.x1 for box in boxes)
     assert all(above.y0 > below.y0 + 0.8 * above.height for above, below in pairwise(boxes))
@@ -135,14 +138,23 @@ def test_everything_printed_stays_on_the_page(figure):
         assert figure.bbox.x0 + 1 < box.x0 < box.x1 < figure.bbox.x1 - 1
 
 
-def test_many_suspects_are_fainter(analysis):
-    few, many = (outlines.suspect_style(1.0, analysis.suspects[:1] * n) for n in (2, outlines.MANY_SUSPECTS + 1))
-    assert many["alpha"] < 0.7 * few["alpha"]
+def test_many_suspects_are_crosses(analysis):
+    """One small cross for each instead of an outline, on the map and in its legend."""
+    suspect = analysis.suspects[0]
+    places = columns_px(analysis)[: outlines.MANY_SUSPECTS + 1]
+    many = tuple(replace(suspect, center_px=xy, extent_px=xy[None]) for xy in places)
+    figure = figures.overlay(replace(analysis, suspects=many))
+    (crosses,) = [line for line in lines(figure.axes[0], OUTLINE) if line.get_marker() == "x"]
+    assert_allclose(crosses.get_xydata(), places)
+    signs = [sign for row in legend.legend_rows(replace(analysis, suspects=many), NATURE) for sign in row]
+    (sign,) = [one for one in signs if str(one.get_label()).startswith("suspected")]
+    assert sign.get_marker() == "x" and str(len(many)) in sign.get_label()
+    assert len(lines(figure.axes[0], OUTLINE)) == 1 + len(analysis.defects)
 
 
 def test_suspects_are_thinner(analysis, figure):
-    widths = sorted(line.get_linewidth() for line in lines(figure.axes[0], YELLOW))
-    assert widths[0] < 0.6 * widths[-1]
+    widths = sorted(line.get_linewidth() for line in lines(figure.axes[0], OUTLINE))
+    assert widths[0] < 0.7 * widths[-1]
 
 
 def test_columns_are_drawn_by_species(analysis, figure):
@@ -165,6 +177,16 @@ def test_markers_shrink_and_vanish(analysis):
     assert len(axes.lines) == 0
 
 
+def test_columns_look_like_their_atoms():
+    assert distinct_colours(["W", "Se2"]) == [to_hex(jmol_colors[n]) for n in (74, 34)]
+    three = distinct_colours(["Mo", "S2", "S"])
+    assert three[:2] == [to_hex(jmol_colors[n]) for n in (42, 16)] and len(set(three)) == 3
+    (carbon,) = distinct_colours(["C"])
+    assert np.ptp(to_rgb(carbon)) > 0.3  # grey would not show on the image
+    everything = distinct_colours([f"C{k}" for k in range(2, 8)])
+    assert len(set(everything)) == 6
+
+
 @pytest.fixture(scope="module")
 def crowded():
     return fake_result(shape=(240, 330), a_px=14, vacancies=legend.MOST_LABELS + 4, region=False)
@@ -175,7 +197,7 @@ def test_many_defects_are_counted_instead_of_named(crowded):
     on_map = [text.get_text() for text in figure.axes[0].texts]
     assert not any("V_" in text for text in on_map)
     numbers = [text for text in on_map if text.isdigit()]
-    close_ups = [text.get_text().split()[0] for text in figure.texts]
+    close_ups = [text.get_text().split()[0] for text in figure.texts if text.get_ha() == "left"]
     assert len(numbers) == panels.CLOSE_UPS
     assert numbers == close_ups
     entries = [text.get_text() for axes in figure.axes if axes.get_legend() for text in axes.get_legend().get_texts()]
@@ -192,7 +214,7 @@ def test_close_ups_show_every_kind_of_defect(crowded):
 def test_without_anything_to_show():
     bare = fake_result(shape=(120, 150), a_px=20, vacancies=0, region=False, suspects=False, line=False)
     figure = figures.overlay(replace(bare, defects=()))
-    assert lines(figure.axes[0], YELLOW) == []
+    assert lines(figure.axes[0], OUTLINE) == []
     assert len(figure.axes) == 7  # map, legend, three panels, two colour bars
 
 

@@ -75,7 +75,7 @@ def test_the_page_is_the_default_and_the_ending_of_out_the_format(folder):
         (["--width", "9000mm"], 2, "20 to 1000 mm"), (["--crop", "0,0,500,100"], 2, "230 x 186"),
         (["--crop", "0,0,9,9"], 2, "16 px"), (["--crop", "1,2,3"], 2, "X0,Y0,X1,Y1"),
         (["--crop", "0,0,90,90", "--defect", "1"], 2, "leave one"), (["--dpi", "9"], 2, "50 to 2400"),
-        (["--format", "tiff"], 2, "png, pdf, svg"), (["--no-labels"], 2, "--panel"),
+        (["--format", "tiff"], 2, "png, pdf, svg"),
         (["--width", "1m"], 2, "no length"), (["--dpi", "2400", "--width", "1000mm", "--panel", "image"], 2, "pixels"),
         (["--out", "nowhere/x.png"], 5, "writable folder"), (["--out", "fig.jpg"], 2, "end it in .png"),
         (["--out", "fig.EPS"], 2, "end it in .pdf"), (["--out", "fig.pgn"], 2, "end it in .png"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import handmade
+import numpy as np
 import pytest
 from test_report import hostile, large, stating
 
@@ -233,8 +234,56 @@ def test_candidates_stand_side_by_side(visit: Open) -> None:
     assert page.eval_on_selector("#defect-1 .patch canvas", SPREAD) > 1
     assert len({drawn(page, f"[data-tile={name}]") for name in ("image", "simulated", "residual")}) == 3
     assert "Candidate 1-1" in page.locator("#which").inner_text()
+    page.wait_for_selector("#over[data-of='1-1']")
+    over = drawn(page, "#over canvas")
+    assert over != drawn(page, "[data-tile=image]") and page.eval_on_selector("#over canvas", SPREAD) > 20
     page.get_by_role("button", name="1-2").click()
     assert "Candidate 1-2, relaxed: VS" in page.locator("#which").inner_text()
+    page.wait_for_selector("#over[data-of='1-2']")
+
+
+def test_the_drawn_structure_lies_on_the_image(visit: Open, analysis: Analysis) -> None:
+    """At a column of the image there is an atom, in its colour."""
+    page = visit()
+    page.wait_for_selector("#over[data-of='1-1']")
+    defect = analysis.defects[0]
+    spot = """([u, v]) => { const ink = document.querySelector("#over canvas").getContext("2d");
+      return [...ink.getImageData(Math.round(260 * u), Math.round(260 * v), 1, 1).data.slice(0, 3)]; }"""
+    # as closeups.js has it: the extent and 1.7 cells on each side
+    cell = float(np.sqrt(abs(np.linalg.det(analysis.cell_px))))
+    side = 2 * float(np.abs(defect.extent_px - defect.center_px).max()) + 3.4 * cell
+    h, w = analysis.image.shape
+    left, top = (np.clip(c + 0.5 - side / 2, 0, n - side) for c, n in zip(defect.center_px, (w, h), strict=True))
+    at = np.column_stack([analysis.columns["x_px"], analysis.columns["y_px"]])
+    metal = at[(analysis.columns["sublattice"] == "M")]
+    nearest = metal[np.argmin(np.hypot(*(metal - defect.center_px).T))]
+    colour = page.evaluate(spot, [float((nearest[0] + 0.5 - left) / side), float((nearest[1] + 0.5 - top) / side)])
+    assert "#" + bytes(colour).hex() == page.evaluate("page.scene.elements.Mo[0]")
+
+
+def test_many_suspects_have_no_names_until_one_looks_closer(visit: Open, analysis: Analysis, folder: Path) -> None:
+    first = analysis.suspects[0]
+    steps = [np.array([5.0 * k, 0.0]) for k in range(14)]
+    many = [
+        replace(first, id=100 + k, center_px=first.center_px + step, extent_px=first.extent_px + step)
+        for k, step in enumerate(steps)
+    ]
+    (folder / "many.html").write_text(html(replace(analysis, suspects=tuple(many))), encoding="utf-8")
+    page = visit("many.html")
+    page.evaluate("""() => {
+      const ink = CanvasRenderingContext2D.prototype, plain = ink.fillText;
+      page.said = [];
+      ink.fillText = function (words, ...more) { page.said.push(words); plain.call(this, words, ...more); };
+    }""")
+
+    def suspects_named() -> bool:
+        page.evaluate("() => { page.said.length = 0; page.view.redraw(); }")
+        settle(page)
+        return any("?" in words for words in page.evaluate("page.said"))
+
+    assert not suspects_named()
+    page.locator("tr[data-id='105'] .pick").click()
+    assert suspects_named()
 
 
 def test_structures_are_seen_in_three_dimensions(visit: Open) -> None:
@@ -254,6 +303,9 @@ def test_structures_are_seen_in_three_dimensions(visit: Open) -> None:
     settle(page)
     assert atoms.screenshot() != side
     assert page.locator("#elements li").all_inner_texts() == ["Mo", "Se"]
+    held = page.evaluate("page.scene.candidates['1'][0].bonds.length")
+    sticks = "page.viewer().getModel().selectedAtoms({}).reduce((n, atom) => n + atom.bonds.length, 0) / 2"
+    assert page.evaluate(sticks) == held > 0  # none that 3Dmol.js made up
 
 
 def test_a_phone_shows_all_of_it(visit: Open, analysis: Analysis) -> None:

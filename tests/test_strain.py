@@ -71,3 +71,19 @@ def test_noise_is_no_strain_beyond_the_errors(analysis):
     assert np.isnan(maps.exx).any()  # in the hole
     y, x = np.nonzero(np.isfinite(maps.exx))
     assert (analysis.mask[np.rint(maps.y_px[y]).astype(int), np.rint(maps.x_px[x]).astype(int)] == 0).all()
+
+
+def test_nothing_is_told_where_columns_were_left_out(analysis):
+    """Inside a defect that is not understood, whatever the window reaches."""
+    middle, table = np.array([60.0, 120.0]), dict(analysis.columns)
+    away = np.hypot(table["x_px"] - middle[0], table["y_px"] - middle[1])
+    table["defect_id"] = np.where(away < 2 * analysis.step_px, 99.0, table["defect_id"])
+    strange = replace(analysis.defects[0], id=99, type="UNKNOWN")
+    maps = strain(replace(analysis, columns=table, defects=(*analysis.defects, strange)), (0, 0, 239, 199))
+    whole = strain(analysis, (0, 0, 239, 199))
+    away = np.hypot(*np.meshgrid(maps.x_px - middle[0], maps.y_px - middle[1])) / analysis.step_px
+    assert (away < 0.9).sum() > 4
+    for name in ("exx", "rotation", "sigma_exx", "sigma_rotation"):
+        assert np.isnan(getattr(maps, name)[away < 0.9]).all()
+        assert np.isfinite(getattr(whole, name)[away < 0.9]).all()
+    assert np.isfinite(maps.exx[(away > 2) & (away < 2.5)]).mean() > 0.8

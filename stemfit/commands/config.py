@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -32,12 +32,28 @@ the command runs, as on the command line.
 KINDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text", list: "a list"}
 
 
+EXCLUSIVE = {
+    "overlay": (({"crop"}, {"defect"}),),
+    "export": (({"candidate"}, {"what"}),),
+    "match": (({"relaxer=teacher"}, {"checkpoint"}),),
+    "relax": (({"relaxer=teacher"}, {"checkpoint", "refine"}), ({"relaxer=keep"}, {"checkpoint"})),
+    "simulate": (
+        ({"like"}, {
+            "voltage", "convergence", "detector", "source-fwhm", "defocus", "astigmatism", "coma", "threefold", "c3",
+            "focal-spread", "pixel-size", "shape", "dose", "centre", "thermal", "seed", "simulator",
+        }),
+    ),
+}  # fmt: skip
+"""Options of each command that do not go together, or do not with one value: one that is typed displaces the file's."""
+
+
 @dataclass(frozen=True)
 class Setting:
-    """One option: its name in the file, what it takes, and what it is without one."""
+    """One option: its name in the file, how it is typed and how the opposite, what it takes and is without one."""
 
     name: str
     flag: str
+    opposite: str
     kind: type
     choices: tuple[str, ...]
     default: Any
@@ -54,12 +70,13 @@ def settings_of(command: Callable[..., Any]) -> dict[str, Setting]:
         if isinstance(option, typer.models.OptionInfo) and name != "config":
             words = (option.default, *(option.param_decls or ()))  # in Annotated the first name is taken as a default
             flags = [word for word in words if isinstance(word, str) and word.startswith("--")]
-            flag = flags[0] if flags else f"--{name.replace('_', '-')}"
+            flag, _, opposite = (flags[0] if flags else f"--{name.replace('_', '-')}").partition("/")
             kind, choices = _kind(hint)
             default = parameter.default if parameter.default is not inspect.Parameter.empty else None
             found[flag[2:]] = Setting(
-                flag[2:], flag, kind, choices, default, option.metavar or "", " ".join((option.help or "").split())
-            )
+                flag[2:], flag, opposite, kind, choices, default, option.metavar or "",
+                " ".join((option.help or "").split()),
+            )  # fmt: skip
     return found
 
 
@@ -91,7 +108,9 @@ def configurable(commands: Mapping[str, Callable[..., Any]]) -> type[TyperComman
             if path is not None:
                 with exits.errors(path):
                     stated = read(path, commands).get(self.name or "", {})
-                    args = [*_arguments(settings_of(commands[self.name or ""]), stated, args), *args]
+                    known = settings_of(commands[self.name or ""])
+                    stated = _undisplaced(EXCLUSIVE.get(self.name or "", ()), stated, args)
+                    args = [*_arguments(known, stated, args), *args]
             return list(super().parse_args(ctx, args))
 
     return Configurable
@@ -168,16 +187,37 @@ def _arguments(known: Mapping[str, Setting], stated: Mapping[str, Any], args: li
     """The file's settings as words of a command line, without those that the command line itself has."""
     words: list[str] = []
     for name, value in stated.items():
-        flag = known[name].flag
-        if any(word == flag or word.startswith(f"{flag}=") for word in args):
+        flag, opposite = known[name].flag, known[name].opposite
+        if any(word in (flag, opposite) or word.startswith(f"{flag}=") for word in args):
             continue
         if isinstance(value, bool):
-            words += [flag] * value
+            words.append(flag if value else opposite)
         elif isinstance(value, list) and known[name].kind is list:
             words += [f"{flag}={item}" for item in value]
         else:
             words.append(f"{flag}={','.join(map(str, value)) if isinstance(value, list) else value}")
     return words
+
+
+def _undisplaced(
+    groups: Iterable[tuple[set[str], set[str]]], stated: Mapping[str, Any], args: list[str]
+) -> dict[str, Any]:
+    """The file's settings without those that an option of the command line excludes."""
+    typed = {_at(args, k) for k, word in enumerate(args) if word.startswith("--")}
+    typed |= {word.partition("=")[0] for word in typed}
+    gone = set()
+    for one, other in groups:
+        for here, there in ((one, other), (other, one)):
+            if here & typed:
+                gone |= {name for name in stated if name in there or f"{name}={stated[name]}" in there}
+    return {name: value for name, value in stated.items() if name not in gone}
+
+
+def _at(args: list[str], k: int) -> str:
+    """Option at a place of the command line, as name=value."""
+    word = args[k][2:]
+    follows = args[k + 1] if k + 1 < len(args) else "--"
+    return word if "=" in word or follows.startswith("--") else f"{word}={follows}"
 
 
 def shown(commands: Mapping[str, Callable[..., Any]]) -> str:

@@ -40,9 +40,9 @@ ImageDevice = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="Where columns are fitted and the network runs.")
 ]
 NetworkDevice = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the network runs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print analysis.json instead of the table.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what is being done.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+AsJson = Annotated[bool, typer.Option("--json/--no-json", help="Print analysis.json instead of the table.")]
+Verbose = Annotated[bool, typer.Option("--verbose/--no-verbose", "-v", help="Say on stderr what is being done.")]
+Debug = Annotated[bool, typer.Option("--debug/--no-debug", help="Show tracebacks.")]
 Config = Annotated[
     Path | None, typer.Option(metavar="FILE.toml", help="Options from a file (stemfit config); those given here win.")
 ]

@@ -65,7 +65,7 @@ def overlay(
     ] = None,
     crop: Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Show this rectangle only, px.")] = None,
     defect: Annotated[int | None, typer.Option(metavar="ID", help="Show this defect close up.")] = None,
-    no_labels: Annotated[bool, typer.Option("--no-labels", help="No names and numbers in the panels.")] = False,
+    labels: Annotated[bool, typer.Option("--labels/--no-labels", help="Names and numbers in the panels.")] = True,
     dpi: Annotated[
         int | None, typer.Option(metavar="N", help="Pixels per inch of png and of images in pdf and svg.  [default: "
                                  "the style's]", show_default=False)
@@ -94,9 +94,7 @@ def overlay(
 
             chosen = _style(style, width_mm, dpi)
             names = _panels(panel, box is not None, defect is not None)
-            if no_labels and not names:
-                raise UsageError("--no-labels is for panels, and the page has none", remedy="choose with --panel")
-            scene = _scene(Analysis.load(result), chosen, box, defect, not no_labels)
+            scene = _scene(Analysis.load(result), chosen, box, defect, labels)
             text = places[0].with_suffix(".txt")
             former = _former(text)
             _spare([*places, text], former, (Path(scene.analysis.document["input"]["path"]), result))
@@ -224,8 +222,9 @@ def _spare(targets: list[Path], former: tuple[str, ...], image: tuple[Path, Path
         if place.exists() and any(place.samefile(path) for path in images):
             raise OutputError("is the analysed image", remedy="choose another --out", subject=place)
         if os.path.lexists(place) and not (ours and place.is_file()):
-            what = "is there and was not written by stemfit overlay"
-            raise OutputError(what, remedy="choose another --out", subject=place)
+            what = "is there, and no caption beside it says that stemfit overlay wrote it"
+            remedy = "choose another --out, or move it away if it may go (earlier versions left no such line)"
+            raise OutputError(what, remedy=remedy, subject=place)
 
 
 def _draw(scene: Scene, names: tuple[str, ...], places: list[Path], text: Path, former: tuple[str, ...]) -> None:
@@ -234,7 +233,7 @@ def _draw(scene: Scene, names: tuple[str, ...], places: list[Path], text: Path, 
     from stemfit.figures.caption import caption
     from stemfit.figures.compose import compose
 
-    figure = compose(scene, names) if names else figures.overlay(scene.analysis, scene.style)
+    figure = compose(scene, names) if names else figures.overlay(scene.analysis, scene.style, scene.labels)
     wide, high = figure.get_size_inches() * figure.dpi
     if wide * high > MOST_PIXELS:
         what = f"{wide:.0f} x {high:.0f} pixels are too many for one figure"

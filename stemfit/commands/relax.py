@@ -53,7 +53,10 @@ def relax(
         typer.Option(help="The network, the potential that taught it (slow), or neither."),
     ] = "definet",
     marker_from_host: Annotated[
-        bool, typer.Option("--marker-from-host", help="Derive markers from --host even if the file has some.")
+        bool,
+        typer.Option(
+            "--marker-from-host/--marker-from-file", help="Derive markers from --host even if the file has some."
+        ),
     ] = False,
     refine: Annotated[
         str | None, typer.Option(metavar="teacher:N", help="Polish with N steps of the teacher.")
@@ -66,7 +69,7 @@ def relax(
         Path | None, typer.Option(metavar="FILE", help="Weights, see stemfit model; default those that come along.")
     ] = None,
     device: options.NetworkDevice = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json/--no-json", help="Print JSON instead of the table.")] = False,
     verbose: options.Verbose = False,
     config: options.Config = None,
     debug: options.Debug = False,

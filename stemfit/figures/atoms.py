@@ -64,18 +64,28 @@ def element_signs(axes: Axes, analysis: Analysis, style: Style, also: str = "") 
     ]  # fmt: skip
 
 
-def bonds(atoms: Atoms) -> IntArray:
-    """Pairs (B, 2) of bonded atoms; the structure ends where it ends, and does not repeat."""
+def bonds(numbers: IntArray, at: FloatArray) -> IntArray:
+    """Pairs (B, 2) of bonded atoms, sorted; the structure ends where it ends, and does not repeat.
+
+    Parameters
+    ----------
+    numbers : (N,) array
+        Atomic numbers.
+    at : (N, 3) array
+        Positions, Angstrom.
+    """
     from ase.data import covalent_radii
     from scipy.spatial import cKDTree
 
-    numbers, at = np.asarray(atoms.numbers), np.asarray(atoms.positions)
+    if len(at) < 2:
+        return np.zeros((0, 2), dtype=np.int64)
     radius = covalent_radii[numbers]
     pairs = cKDTree(at).query_pairs(2 * TOLERANCE * float(radius.max()), output_type="ndarray")
     length = np.linalg.norm(at[pairs[:, 0]] - at[pairs[:, 1]], axis=1)
     metal = np.isin(numbers, [number for row in METALS for number in row])
     kept = (length < TOLERANCE * radius[pairs].sum(axis=1)) & ~metal[pairs].all(axis=1)
-    return np.asarray(pairs[kept], dtype=np.int64)
+    found = np.asarray(pairs[kept], dtype=np.int64)
+    return found[np.lexsort(found.T[::-1])]
 
 
 def _seen(axes: Axes, analysis: Analysis) -> tuple[Atoms, FloatArray]:
@@ -119,7 +129,7 @@ def _balls(axes: Axes, analysis: Analysis, atoms: Atoms, xy: FloatArray, style: 
 
 def _sticks(axes: Axes, analysis: Analysis, atoms: Atoms, xy: FloatArray, style: Style) -> None:
     """Each half in the colour of its atom, on a black line that is a little wider."""
-    pairs = bonds(atoms)
+    pairs = bonds(np.asarray(atoms.numbers), np.asarray(atoms.positions))
     if not len(pairs):
         return
     thick = STICK_A / analysis.pixel_size_A * points_per_px(axes)

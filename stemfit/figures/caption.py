@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from stemfit.figures.atoms import BALL, TOLERANCE
-from stemfit.figures.compose import DIM, FARTHEST, STRAINS, Scene, expanded, in_view, score
-from stemfit.figures.panels import STRONG_RESIDUAL
-from stemfit.strain import WINDOW, displacements
-from stemfit.wording import log_bayes
+from stemfit.figures.compose import STRAINS, Scene, expanded, in_view
+from stemfit.figures.panels import STRONG_RESIDUAL, score
+from stemfit.figures.shades import DIM
+from stemfit.strain import FARTHEST, WINDOW, displacements
+from stemfit.wording import given, log_bayes
 
 FEW = 24
 """Defects that are listed one by one; the tables of the result have all of them."""
@@ -112,7 +113,7 @@ def _noise(scene: Scene) -> str:
 
 
 def _match(scene: Scene) -> str:
-    match, (ncc, chi2) = scene.analysis.document["match"], score(scene)
+    match, (ncc, chi2) = scene.analysis.document["match"], score(scene.analysis, scene.part)
     whole = f"Whole image: NCC {_number(match['ncc'], 4)}, reduced chi2 {_number(match['reduced_chi2'], 2)}."
     shown = f"Pixels in view, image against simulation: NCC {_number(ncc, 4)}, reduced chi2 {_number(chi2, 2)}."
     return " ".join([whole, shown, *_fit_of_the_best(scene)])
@@ -139,7 +140,8 @@ def _defects(scene: Scene) -> str:
     if not claimed and not suspected:
         return "No defect is claimed or suspected here."
     counted = f"{len(claimed)} claimed, {len(suspected)} suspected in view"
-    lines = [f"Defects ({counted}), each with P of its type and P of exactly this name:"]
+    mixed = ", whatever the host" if given(scene.analysis.document["host"]) else ""
+    lines = [f"Defects ({counted}), each with P of its type and P of exactly this name{mixed}:"]
     if len(claimed) > FEW:
         counts = {label: sum(d.label == label for d in claimed) for label in sorted({d.label for d in claimed})}
         lines.append("  " + ", ".join(f"{n} {label}" for label, n in counts.items()) + "; see defects.csv")
@@ -182,7 +184,9 @@ def _structures(scene: Scene) -> str:
     if not lines:
         return ""
     note = "Top and bottom atoms of a column look the same from above: which of them is missing is assumed."
-    return "\n".join(["Candidate structures (a tie is one that this image cannot tell from this one):", *lines, note])
+    under = given(analysis.document["host"])
+    head = f"Candidate structures{f', {under}, posteriors among them alone' if under else ''} (a tie is one that this"
+    return "\n".join([f"{head} image cannot tell from this one):", *lines, note])
 
 
 def _outlines(scene: Scene, names: Sequence[str]) -> str:

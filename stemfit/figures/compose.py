@@ -13,7 +13,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from stemfit.analysis import Analysis
 from stemfit.defects import Defect
@@ -27,10 +26,11 @@ from stemfit.figures.legend import (
     outline_signs,
     region_sign,
 )
-from stemfit.figures.map import SMALLEST_MARKER_PT, draw_columns, draw_labels, draw_outlines, draw_regions
-from stemfit.figures.panels import STRONG_RESIDUAL, bar, diverging, residual_in_noise
-from stemfit.figures.shades import SIGNED, UNSIGNED, colour_map, contrast, grey
-from stemfit.figures.sheet import Sheet, lettering, scale_bar, text_width_pt
+from stemfit.figures.map import SMALLEST_MARKER_PT, draw_columns, draw_labels, draw_names, draw_outlines, draw_regions
+from stemfit.figures.outlines import MANY_SUSPECTS
+from stemfit.figures.panels import STRONG_RESIDUAL, bar, diverging, residual_in_noise, score
+from stemfit.figures.shades import DIM, SIGNED, UNSIGNED, colour_map, contrast, grey
+from stemfit.figures.sheet import POINTS_PER_MM, Sheet, scale_bar, text_width_pt
 from stemfit.figures.style import NATURE, Style
 from stemfit.strain import Strain, displacements, strain
 
@@ -60,17 +60,11 @@ GAP_MM, HEAD_MM, BAR_MM = 1.5, 3.8, 7.4
 NARROWEST_MM = 20.0
 """Of a panel beside letters of six points; where more stand in a row, they go into a grid."""
 
-OUTLINE = "white"
-"""Of defects: yellow is the colour of sulphur."""
-
-FARTHEST = 1.0
-"""In lattice constants from the nearest column that was used: no strain is shown beyond."""
+STEPS = (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
+"""Where scales may end: next to a larger end there is hardly any colour."""
 
 MOST_ACROSS = 4
 """Panels in a row, however wide the page."""
-
-DIM = 0.75
-"""The image under a structure is so much darker than alone, so that atoms stand out."""
 
 
 @dataclass(frozen=True)
@@ -143,9 +137,10 @@ def compose(scene: Scene, names: Sequence[str]) -> Figure:
         sheet = Sheet(max(float(tops[-1]), legend_top + len(rows) * style.beside(LEGEND_ROW_MM)), style)
         draw_legend(sheet, rows, legend_top)
         drawers = _drawers(scene, names)
+        indent = _indent(style, len(names))
         for k, name in enumerate(names):
             left, top = (k % across) * (wide + GAP_MM), float(tops[k // across])
-            _head(sheet, k, name, (left, top, wide), scene.labels)
+            _head(sheet, k, name, (left, top, wide), indent if scene.labels else None)
             axes = sheet.axes(left, top + head, wide, high)
             scale = drawers[name](axes)
             if k == 0:
@@ -183,16 +178,24 @@ def _legend(scene: Scene, names: Sequence[str], across: int, bottom: float) -> t
     return in_rows(signs, style), bottom
 
 
-def _head(sheet: Sheet, k: int, name: str, place: tuple[float, float, float], labels: bool) -> None:
-    """Letter and name above a panel; the name only where there is room."""
+def _indent(style: Style, count: int) -> float:
+    """Where names begin after the letters of so many panels, mm: below each other in all rows."""
+    widest = max(text_width_pt(_letter(style, k), style, style.letter_pt) for k in range(count))
+    return 1.25 * widest / POINTS_PER_MM + style.beside(0.9)
+
+
+def _letter(style: Style, k: int) -> str:
+    return style.letter.format(chr(ord("a") + k))
+
+
+def _head(sheet: Sheet, k: int, name: str, place: tuple[float, float, float], indent: float | None) -> None:
+    """Letter and, `indent` mm after it, name above a panel; the name only where there is room."""
     style, (left, top, wide) = sheet.style, place
-    letter = style.letter.format(chr(ord("a") + k))
     low = top + 0.78 * style.beside(HEAD_MM)
     weight = "bold" if style.bold else "normal"
-    sheet.text(left, low, letter, style.letter_pt, va="baseline", weight=weight)
-    after = 1.25 * text_width_pt(letter, style, style.letter_pt) / 72 * 25.4 + style.beside(0.9)
-    if labels and after + text_width_pt(TITLES[name], style) / 72 * 25.4 < wide:
-        sheet.text(left + after, low, TITLES[name], va="baseline")
+    sheet.text(left, low, _letter(style, k), style.letter_pt, va="baseline", weight=weight)
+    if indent is not None and indent + text_width_pt(TITLES[name], style) / POINTS_PER_MM < wide:
+        sheet.text(left + indent, low, TITLES[name], va="baseline")
 
 
 def _has_bar(name: str) -> bool:
@@ -204,7 +207,7 @@ def _has_bar(name: str) -> bool:
 
 def _drawers(scene: Scene, names: Sequence[str]) -> dict[str, Callable[[Axes], Scale | None]]:
     """What draws each panel; strain is found once for all of its maps."""
-    maps = _near_columns(scene) if set(names) & set(STRAINS) else None
+    maps = strain(scene.analysis, scene.box, per_window=6.0) if set(names) & set(STRAINS) else None
     found: dict[str, Callable[[Axes], Scale | None]] = {
         "image": lambda axes: _image(axes, scene),
         "columns": lambda axes: _columns(axes, scene),
@@ -239,7 +242,7 @@ def _columns(axes: Axes, scene: Scene) -> None:
 def _defects(axes: Axes, scene: Scene) -> None:
     _image(axes, scene)
     words = draw_regions(axes, scene.analysis, scene.style)
-    draw_outlines(axes, scene.analysis, scene.style, OUTLINE)
+    draw_outlines(axes, scene.analysis, scene.style)
     if scene.labels:
         draw_labels(axes, scene.analysis, (), words, scene.style)
 
@@ -247,7 +250,9 @@ def _defects(axes: Axes, scene: Scene) -> None:
 def _structure(axes: Axes, scene: Scene) -> None:
     _image(axes, scene, DIM)
     draw_structure(axes, scene.analysis, scene.style)
-    draw_outlines(axes, scene.analysis, scene.style, OUTLINE)
+    draw_outlines(axes, scene.analysis, scene.style, crowds=False)
+    if scene.labels:
+        draw_names(axes, scene.analysis, scene.style)
 
 
 def _simulated(axes: Axes, scene: Scene) -> None:
@@ -260,29 +265,14 @@ def _residual(axes: Axes, scene: Scene) -> Scale:
     rows, columns = scene.part
     diverging(axes, residual_in_noise(scene.analysis)[rows, columns], (columns.start, rows.start))
     _look(axes, scene)
-    ncc, chi2 = score(scene)
+    ncc, chi2 = score(scene.analysis, scene.part)
     if scene.labels and np.isfinite(ncc):
         size, (x0, _, _, y1) = scene.style.small_pt, scene.box
-        back = {"boxstyle": "square,pad=0.2", "facecolor": "black", "edgecolor": "none", "alpha": 0.55}
+        back = {"boxstyle": "square,pad=0.25", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
         text = f"NCC {ncc:.3f}\nχ²/n {chi2:.2f}"
         off = 0.04 * (scene.box[2] - x0)
-        lettering(axes, (x0 + off, y1 - off), text, "white", size, ha="left", va="bottom", bbox=back)
+        axes.text(x0 + off, y1 - off, text, color="black", size=size, ha="left", va="bottom", bbox=back)
     return Scale(-STRONG_RESIDUAL, STRONG_RESIDUAL, "residual / noise")
-
-
-def score(scene: Scene) -> tuple[float, float]:
-    """Normalised cross-correlation and reduced chi squared of the pixels in view, as image and model are shown there.
-
-    Those of a candidate are of another model: it was fitted on its own to the patch about its defect.
-    """
-    analysis = scene.analysis
-    rows, columns = scene.part
-    model, residual = analysis.simulated[rows, columns], residual_in_noise(analysis)[rows, columns]
-    seen = np.isfinite(model) & np.isfinite(residual)
-    if seen.sum() < 2 or np.ptp(model[seen]) == 0:
-        return float("nan"), float("nan")
-    ncc = np.corrcoef(model[seen], analysis.image[rows, columns][seen])[0, 1]
-    return float(ncc), float(np.mean(residual[seen] ** 2))
 
 
 def _displacement(axes: Axes, scene: Scene) -> Scale:
@@ -297,7 +287,7 @@ def _displacement(axes: Axes, scene: Scene) -> Scale:
     length = np.hypot(*moved.T) if len(moved) else np.zeros(1)
     error = float(np.median(sigma)) if len(sigma) else 0.0
     usual = max(float(np.percentile(length, 95)), 2 * error) or 1.0
-    factor = 2 / _rounded(usual / analysis.nearest_px)
+    factor = float(f"{2 * analysis.nearest_px / _rounded(usual):.1g}")
     limit = _rounded(usual * per_pm)
     axes.quiver(
         *at.T, *moved.T, length * per_pm, cmap=colour_map(UNSIGNED), clim=(0, limit), angles="xy", scale_units="xy",
@@ -305,20 +295,6 @@ def _displacement(axes: Axes, scene: Scene) -> Scale:
         headwidth=3.2, headlength=3.2, headaxislength=2.8, minlength=0.5, zorder=2,
     )  # fmt: skip
     return Scale(0.0, limit, f"pm, σ = {error * per_pm:.2g}; arrows × {factor:g}", UNSIGNED)
-
-
-def _near_columns(scene: Scene) -> Strain:
-    """Strain where there are columns to show it, not where a window reaches across from its rim.
-
-    No place of a crystal is a lattice constant from every column; inside a defect that is not understood, whose
-    columns are left out, places are, and a fit to what lies around would put numbers there.
-    """
-    maps = strain(scene.analysis, scene.box, per_window=6.0)
-    at, _, _ = displacements(scene.analysis)
-    distance, _ = cKDTree(at).query(np.stack(np.meshgrid(maps.x_px, maps.y_px), axis=-1))
-    far = distance > FARTHEST * scene.analysis.step_px
-    names = [name for single in STRAINS for name in (single, f"sigma_{single}")]
-    return maps._replace(**{name: np.where(far, np.nan, getattr(maps, name)) for name in names})
 
 
 def _strain_drawer(scene: Scene, maps: Strain, name: str) -> Callable[[Axes], Scale]:
@@ -330,18 +306,20 @@ def _strain_drawer(scene: Scene, maps: Strain, name: str) -> Callable[[Axes], Sc
 
     def draw(axes: Axes) -> Scale:
         x0, y0, x1, y1 = scene.box
-        axes.imshow(values, cmap=colour_map(SIGNED), vmin=-limit, vmax=limit, extent=(x0, x1, y1, y0))
+        axes.imshow(
+            values, cmap=colour_map(SIGNED), vmin=-limit, vmax=limit, extent=(x0, x1, y1, y0), interpolation="bilinear"
+        )
         axes.autoscale(False)
-        draw_outlines(axes, scene.analysis, scene.style, OUTLINE)
+        draw_outlines(axes, scene.analysis, scene.style, crowds=False)
         return Scale(-limit, limit, f"{sign} ({unit}), σ = {error:.2g}")
 
     return draw
 
 
 def _rounded(value: float) -> float:
-    """The next larger of 1, 2, 5 times a power of ten."""
+    """The next larger of `STEPS` times a power of ten."""
     decade = 10.0 ** np.floor(np.log10(value))
-    return float(decade * next(step for step in (1, 2, 5, 10) if value <= step * decade * (1 + 1e-9)))
+    return float(decade * next(step for step in STEPS if value <= step * decade * (1 + 1e-9)))
 
 
 def in_view(scene: Scene, defects: Sequence[Defect]) -> tuple[Defect, ...]:
@@ -371,7 +349,8 @@ def _signs(scene: Scene, names: Sequence[str]) -> list[Sign]:
         _look(axes, scene)
         signs += element_signs(axes, analysis, style, " atom" if "columns" in shown else "")
     if shown & {"defects", "structure", *STRAINS}:
-        signs += outline_signs(analysis, style, "defect", OUTLINE)
+        quiet = "defects" not in shown and len(analysis.suspects) > MANY_SUSPECTS
+        signs += outline_signs(replace(analysis, suspects=()) if quiet else analysis, style, "defect")
     rows, columns = scene.part
     if shown & {"defects", "simulated", "residual", *STRAINS} and (analysis.mask[rows, columns] > 0).any():
         signs.append(region_sign())

@@ -11,6 +11,13 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 
 
+GAPS = (0.25, 0.8)
+"""Distances from the points, in heights of the text."""
+
+FARTHER = 0.4
+"""Of the text's area may be over what is taken before the farther place is the better one."""
+
+
 class Label(NamedTuple):
     """Anchor (x, y) of a text, its alignment, and the box (x0, y0, x1, y1) that it fills."""
 
@@ -25,8 +32,9 @@ def place(own: FloatArray, size: FloatArray, taken: Sequence[FloatArray], shape:
 
     It covers as little of them as possible and stays inside the image; right of the points where that is free.
     """
-    options = _places(bounds(own), size)
-    costs = [sum(_overlap(o.box, other) for other in taken) + 3 * _outside(o.box, *shape) for o in options]
+    options = [one for gap in GAPS for one in _places(bounds(own), size, gap * float(size[1]))]
+    far = FARTHER * float(np.prod(size)) * np.repeat(np.arange(len(GAPS)), len(options) // len(GAPS))
+    costs = far + [sum(overlap(o.box, other) for other in taken) + 3 * _outside(o.box, *shape) for o in options]
     return options[int(np.argmin(costs))]
 
 
@@ -35,10 +43,9 @@ def bounds(points: FloatArray) -> FloatArray:
     return np.concatenate([points.min(axis=0), points.max(axis=0)])
 
 
-def _places(own: FloatArray, size: FloatArray) -> list[Label]:
-    """Right of a box, left of it, above, below, and at its corners."""
+def _places(own: FloatArray, size: FloatArray, gap: float) -> list[Label]:
+    """Right of a box, left of it, above, below, and at its corners, by a gap away."""
     (x0, y0, x1, y1), (w, h) = own, size
-    gap = 0.25 * h
     sides = {
         "left": (x1 + gap, x1 + gap),
         "right": (x0 - gap, x0 - gap - w),
@@ -57,7 +64,7 @@ def _places(own: FloatArray, size: FloatArray) -> list[Label]:
     ]
 
 
-def _overlap(a: FloatArray, b: FloatArray) -> float:
+def overlap(a: FloatArray, b: FloatArray) -> float:
     """Common area."""
     sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
     return float(np.prod(np.maximum(sides, 0)))
@@ -66,4 +73,4 @@ def _overlap(a: FloatArray, b: FloatArray) -> float:
 def _outside(box: FloatArray, height: float, width: float) -> float:
     """Area of a box beyond the image."""
     whole = np.array([0.0, 0.0, width, height])
-    return float(np.prod(box[2:] - box[:2])) - _overlap(box, whole)
+    return float(np.prod(box[2:] - box[:2])) - overlap(box, whole)

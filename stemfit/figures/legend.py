@@ -11,8 +11,8 @@ from matplotlib.patches import Patch
 from stemfit.analysis import Analysis
 from stemfit.defects import Defect
 from stemfit.figures.marks import dot, marks_of, on_paper
-from stemfit.figures.outlines import defect_style
-from stemfit.figures.sheet import POINTS_PER_MM, YELLOW, Sheet, formula, label_text, text_width_pt
+from stemfit.figures.outlines import defect_style, suspect_style
+from stemfit.figures.sheet import POINTS_PER_MM, Sheet, formula, label_text, text_width_pt
 from stemfit.figures.style import Style
 
 Sign = Line2D | Patch
@@ -46,7 +46,7 @@ def column_signs(analysis: Analysis, style: Style) -> list[Sign]:
     """One for each type of column."""
     size = 0.53 * style.text_pt
     marks = [on_paper(each) for each in marks_of(analysis)]
-    return [Line2D([], [], label=formula(each.species) or "unnamed", **dot(each, size)) for each in marks]
+    return [Line2D([], [], label=formula(each.species) or "not identified", **dot(each, size)) for each in marks]
 
 
 def _composition(analysis: Analysis) -> list[Sign]:
@@ -55,16 +55,14 @@ def _composition(analysis: Analysis) -> list[Sign]:
     return [Line2D([], [], linestyle="none", label=text) for text in texts]
 
 
-def outline_signs(
-    analysis: Analysis, style: Style, named: str = "defect with probability", colour: str = YELLOW
-) -> list[Sign]:
+def outline_signs(analysis: Analysis, style: Style, named: str = "defect with probability") -> list[Sign]:
     """Of what is claimed and what is suspected, as far as there is any."""
-    signs = [Line2D([], [], label=named, **defect_style(style.line(1.0), colour))]
+    signs = [Line2D([], [], label=named, **defect_style(style.line(1.0)))]
     if not analysis.defects:
         signs.clear()
     if analysis.suspects:
-        thin = defect_style(style.line(0.5), colour)
-        signs.append(Line2D([], [], label=f"suspected ({len(analysis.suspects)})", **thin))
+        thin = suspect_style(style.line(0.9), analysis.suspects)
+        signs.append(Line2D([], [], label=f"suspected, not claimed ({len(analysis.suspects)})", **thin))
     return list(signs)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,14 +14,22 @@ from numpy.typing import NDArray
 
 from stemfit.analysis import Analysis
 from stemfit.defects import Defect
-from stemfit.figures.labels import bounds, place
+from stemfit.figures.labels import bounds, overlap, place
 from stemfit.figures.legend import MOST_LABELS
 from stemfit.figures.marks import blended, columns_px, dot, marks_of
-from stemfit.figures.outlines import defect_style, draw_outline, rings, suspect_style
+from stemfit.figures.outlines import (
+    MANY_SUSPECTS,
+    OUTLINE,
+    defect_style,
+    draw_outline,
+    draw_suspects,
+    rings,
+    suspect_style,
+)
 from stemfit.figures.shades import contrast, grey
 from stemfit.figures.sheet import (
-    YELLOW,
     claim_text,
+    claimed_name,
     lettering,
     points_per_px,
     scale_bar,
@@ -35,17 +44,23 @@ LABEL_BACK = {"boxstyle": "square,pad=0.12", "facecolor": "black", "edgecolor": 
 SMALLEST_MARKER_PT = 0.7
 """Smaller dots are not seen in print: an image with so many columns is shown without them."""
 
+MOST_NAMES = 4
+"""More names would hide a structure."""
+
 PLACES = 48
 """Along each side of the view, where the word for a region may stand."""
 
-WIDEST_LABEL = 0.5
-"""Of the view: where names are longer, numbers stand for them."""
+WIDEST_LABEL, WIDEST_WORD = 0.5, 0.4
+"""Of the view: where names are longer, numbers stand for them; longer words for regions are left to the legend."""
+
+SMALLEST_OUTLINE_PT = 2.2
+"""Radius of an outline: in a smaller one its dots could not be told apart."""
 
 LEGIBLE_MARKER_PT = 2.0
 """Dots of this size show their colour."""
 
 
-def draw_map(axes: Axes, analysis: Analysis, numbered: Sequence[Defect], style: Style) -> None:
+def draw_map(axes: Axes, analysis: Analysis, numbered: Sequence[Defect], style: Style, labels: bool = True) -> None:
     """Image with columns, unit cell, defects, regions and scale bar; `numbered` are the defects with a close-up."""
     grey(axes, analysis.image, *contrast(analysis.image[analysis.mask == 0]))
     draw_columns(axes, analysis, style)
@@ -53,7 +68,8 @@ def draw_map(axes: Axes, analysis: Analysis, numbered: Sequence[Defect], style: 
     taken += draw_regions(axes, analysis, style)
     taken += _unit_cell(axes, analysis, style)
     draw_outlines(axes, analysis, style)
-    draw_labels(axes, analysis, numbered, taken, style)
+    if labels:
+        draw_labels(axes, analysis, numbered, taken, style)
 
 
 def draw_columns(axes: Axes, analysis: Analysis, style: Style, least_pt: float = 0.0) -> None:
@@ -90,7 +106,8 @@ def draw_regions(axes: Axes, analysis: Analysis, style: Style) -> list[FloatArra
         axes.add_patch(outline)
         half = _text_size(region["kind"], axes, style) / 2
         centre = _within(polygon, half, axes)
-        if centre is not None:
+        low, high = _view(axes)
+        if centre is not None and 2 * half[0] < WIDEST_WORD * (high - low)[0]:
             lettering(axes, centre, region["kind"], "white", style.text_pt, ha="center", va="center")
             words.append(np.array([centre - half, centre + half]))
     return words
@@ -147,7 +164,8 @@ def cell_corners(analysis: Analysis) -> FloatArray | None:
         cell = [(i, j), (i + 1, j), (i + 1, j + 1), (i, j + 1)]
         if all(corner in at and corner not in taken for corner in cell):
             centre = np.mean([at[corner] for corner in cell], axis=0)
-            distance = float(np.linalg.norm(centre - wish))
+            beside = any((i + k, j + m) in taken for k in (-1, 0, 1, 2) for m in (-1, 0, 1, 2))
+            distance = float(np.linalg.norm(centre - wish)) + beside * float(np.hypot(*analysis.image.shape))
             if distance < best_distance:
                 best, best_distance = centre, distance
     steps = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2
@@ -167,14 +185,21 @@ def _first_columns(analysis: Analysis) -> dict[tuple[int, int], FloatArray]:
 # -- defects -------------------------------------------------------------------------------------------------------
 
 
-def draw_outlines(axes: Axes, analysis: Analysis, style: Style, colour: str = YELLOW) -> None:
-    """Dotted outlines, thinner for what is only suspected."""
-    reach = reach_px(analysis)
-    width = style.line(float(np.clip(0.2 * reach * points_per_px(axes), 0.5, 0.9)))
-    for defect in analysis.suspects:
-        draw_outline(axes, defect.extent_px, reach, suspect_style(width, analysis.suspects, colour))
+def draw_outlines(axes: Axes, analysis: Analysis, style: Style, crowds: bool = True) -> None:
+    """Dotted outlines of what is in view, other ones of what is only suspected; where these are many if `crowds`."""
+    reach = max(reach_px(analysis), SMALLEST_OUTLINE_PT * style.thicker / points_per_px(axes))
+    width = style.line(float(np.clip(0.25 * reach * points_per_px(axes), 0.5, 1.1)))
+    suspects = seen(axes, analysis.suspects)
+    if crowds or len(suspects) <= MANY_SUSPECTS:
+        draw_suspects(axes, suspects, reach, suspect_style(width, suspects))
     for defect in analysis.defects:
-        draw_outline(axes, defect.extent_px, reach, defect_style(width, colour))
+        draw_outline(axes, defect.extent_px, reach, defect_style(width))
+
+
+def seen(axes: Axes, defects: Sequence[Defect]) -> list[Defect]:
+    """Those of which a site is in view."""
+    low, high = _view(axes)
+    return [d for d in defects if ((d.extent_px >= low) & (d.extent_px <= high)).all(axis=1).any()]
 
 
 def reach_px(analysis: Analysis) -> float:
@@ -183,28 +208,68 @@ def reach_px(analysis: Analysis) -> float:
 
 
 def draw_labels(
-    axes: Axes, analysis: Analysis, numbered: Sequence[Defect], taken: Sequence[FloatArray], style: Style
+    axes: Axes,
+    analysis: Analysis,
+    numbered: Sequence[Defect],
+    taken: Sequence[FloatArray],
+    style: Style,
 ) -> None:
-    """Number and name of every defect in view, clear of what is `taken`; of many only the numbers of the close-ups.
+    """Number, name and probability of every defect in view, clear of what is `taken`; of many only the close-ups'.
 
-    In a small view numbers alone.
+    In a small view numbers alone. What has no room clear of other labels gets its number, or none.
     """
     low, high = _view(axes)
-    seen = [d for d in analysis.defects if ((d.extent_px > low) & (d.extent_px < high)).all(axis=1).any()]
-    brief = len(seen) > MOST_LABELS
+    shown = seen(axes, analysis.defects)
+    brief = len(shown) > MOST_LABELS
     drawn = {d.id: rings(d.extent_px - low, reach_px(analysis)) for d in analysis.defects}
     boxes = [bounds(points - low) for points in taken]
     boxes += [bounds(ring) for each in drawn.values() for ring in each]
-    size_px = high - low
-    texts = {d.id: f"{d.id}  {claim_text(d)}" for d in seen}
+    texts = {d.id: f"{d.id}  {claim_text(d)}" for d in shown}
     widest = max((_text_size(text, axes, style)[0] for text in texts.values()), default=0.0)
-    short = brief or widest > WIDEST_LABEL * size_px[0]
-    for defect in numbered if brief else seen:
-        text = str(defect.id) if short else texts[defect.id]
-        label = place(_innermost(drawn[defect.id]), _text_size(text, axes, style), boxes, (size_px[1], size_px[0]))
-        boxes.append(label.box)
-        at = np.array(label.at) + low
-        lettering(axes, at, text, YELLOW, style.text_pt, ha=label.ha, va=label.va, bbox=LABEL_BACK)
+    short = brief or widest > WIDEST_LABEL * (high - low)[0]
+    wanted = {d.id: (str(d.id),) if short else (texts[d.id], str(d.id)) for d in (numbered if brief else shown)}
+    back = {} if short else {"bbox": LABEL_BACK}
+    _write(axes, wanted, {each: _innermost(drawn[each]) for each in wanted}, boxes, style, **back)
+
+
+def draw_names(axes: Axes, analysis: Analysis, style: Style) -> None:
+    """Names alone, of few defects in view that have room for them."""
+    low, _ = _view(axes)
+    shown = seen(axes, analysis.defects)
+    if len(shown) <= MOST_NAMES:
+        drawn = {d.id: rings(d.extent_px - low, reach_px(analysis)) for d in shown}
+        boxes = [bounds(ring) for each in drawn.values() for ring in each]
+        wanted = {d.id: (claimed_name(d),) for d in shown}
+        wanted = {each: texts for each, texts in wanted.items() if _fits(texts[0], axes, style)}
+        _write(axes, wanted, {each: _innermost(drawn[each]) for each in wanted}, boxes, style, bbox=LABEL_BACK)
+
+
+def _fits(text: str, axes: Axes, style: Style) -> bool:
+    low, high = _view(axes)
+    return bool(_text_size(text, axes, style)[0] < WIDEST_LABEL * (high - low)[0])
+
+
+def _write(
+    axes: Axes,
+    wanted: Mapping[int, Sequence[str]],
+    beside: Mapping[int, FloatArray],
+    boxes: Sequence[FloatArray],
+    style: Style,
+    **options: Any,
+) -> None:
+    """Of each of `wanted` the first text that covers no other label, beside its outline (from the view's corner)."""
+    low, high = _view(axes)
+    labels: list[FloatArray] = []
+    for each, texts in wanted.items():
+        for text in texts:
+            size = _text_size(text, axes, style)
+            taken = [*boxes, *labels * 9]  # to cover a label is worse
+            label = place(beside[each], size, taken, ((high - low)[1], (high - low)[0]))
+            if not any(overlap(label.box, other) > 0 for other in labels):
+                labels.append(label.box)
+                at = np.array(label.at) + low
+                lettering(axes, at, text, OUTLINE, style.text_pt, ha=label.ha, va=label.va, **options)
+                break
 
 
 def _innermost(outlines: Sequence[FloatArray]) -> FloatArray:

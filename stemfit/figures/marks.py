@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import combinations_with_replacement, cycle
+from collections.abc import Sequence
+from itertools import combinations_with_replacement
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +18,13 @@ from stemfit.optics.scattering import column_elements
 
 FloatArray = NDArray[np.float64]
 
-COLOURS = (ORANGE, SKY, GREEN, PURPLE, VERMILLION, BLUE)
+COLOURS = (SKY, GREEN, PURPLE, VERMILLION, ORANGE, BLUE)
+"""Of columns whose atoms' own colour does not do."""
 
-MIXED = {"M": (ORANGE, PURPLE), "X": (BLUE, YELLOW)}
+GREY = 0.15
+"""Colours of a smaller range from red to blue are grey."""
+
+MIXED = {"M": (SKY, PURPLE), "X": (YELLOW, VERMILLION)}
 """Colours of the first and the second element of a mixed sublattice; columns of both lie between them."""
 
 
@@ -34,7 +39,7 @@ class Marks(NamedTuple):
 def marks_of(analysis: Analysis) -> list[Marks]:
     """Filled dots for the host's own columns, rings for what is there instead, white ones for what has no name.
 
-    The host's own elements come first among the guests, so that a column with a vacancy has the same colour everywhere.
+    Their colours are those of the atoms, as far as that tells them apart; the host's own elements come first.
     """
     species = analysis.columns["species"]
     mixed = {name: colour for colours in mixed_colours(analysis).values() for name, colour in colours.items()}
@@ -42,14 +47,31 @@ def marks_of(analysis: Analysis) -> list[Marks]:
     counted = Counter(name for name in species.tolist() if name and name not in own and name not in mixed)
     elements = {element for column in own for element in column_elements(column)}
     guests = sorted(counted, key=lambda name: (not elements.issuperset(column_elements(name)), -counted[name], name))
-    others = COLOURS[max(2, len(own)) :] or COLOURS[2:]
-    colours = [others[k % len(others)] for k in range(len(guests))]
+    named = dict(zip(own, distinct_colours(own), strict=True))
+    colours = distinct_colours(guests)
     return [
-        *(Marks(name, colour, True) for name, colour in zip(own, cycle(COLOURS), strict=False) if name in species),
+        *(Marks(name, colour, True) for name, colour in named.items() if name in species),
         *(Marks(name, colour, True) for name, colour in mixed.items() if name in species),
         *(Marks(name, colour, False) for name, colour in zip(guests, colours, strict=True)),
         *([Marks("", "white", False)] if "" in species else []),
     ]
+
+
+def distinct_colours(columns: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
+    """For each column type the colour that its first atom has in a drawn structure; another one where that is `taken`.
+
+    Grey atoms would not show on the image: they get another colour, too.
+    """
+    from ase.data import atomic_numbers
+    from ase.data.colors import jmol_colors
+
+    found: list[str] = []
+    for name in columns:
+        rgb = jmol_colors[atomic_numbers[column_elements(name)[0]]]
+        own, used = to_hex(rgb), {*taken, *found}
+        spare = [colour for colour in COLOURS if colour not in used] or list(COLOURS)
+        found.append(own if own not in used and np.ptp(rgb) > GREY else spare[0])
+    return found
 
 
 def mixed_colours(analysis: Analysis) -> dict[str, dict[str, str]]:

@@ -9,36 +9,64 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.path import Path
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import cdist
 
 from stemfit.defects import Defect
-from stemfit.figures.sheet import YELLOW
 
 FloatArray = NDArray[np.float64]
 
-DOTS = (0, (1.4, 1.0))
+OUTLINE = "white"
+"""No element has that colour: yellow ones would be lost among sulphur."""
+
+DOTS = (0, (0.01, 2.3))
+"""Round dots, somewhat more than twice their diameter apart."""
+
+RIM = 0.6
+"""Of black about every dot, in diameters: so it shows on bright and on dark ground."""
+
 LINK_WIDTH = 0.4
-"""Width of the line between circles, relative to the circles' own."""
+"""Width of the line between circles, relative to the dots' diameter."""
 
 LEAST_SHARE = 0.5
 """Of the area in an outline, this much must be the members' own; else it would claim what nobody found there."""
 
-MANY_SUSPECTS = 40
-"""So many outlines would hide the image; then they are drawn fainter."""
+MANY_SUSPECTS = 12
+"""More outlines of what is not claimed would draw the eye from what is: then each is a small cross in its middle."""
+
+SUSPECT = 0.6
+"""Dots about what is not claimed, relative to those about defects."""
 
 
-def defect_style(width: float, colour: str = YELLOW) -> dict[str, Any]:
-    """Line around a defect, `width` in points."""
-    return {"color": colour, "gapcolor": "black", "linestyle": DOTS, "linewidth": width, "alpha": 0.95}
+def defect_style(width: float) -> dict[str, Any]:
+    """Dotted line around a defect; diameter of its dots in points."""
+    rim = withStroke(linewidth=(1 + RIM) * width, foreground="black", alpha=0.8)
+    return {
+        "color": OUTLINE, "linestyle": DOTS, "dash_capstyle": "round", "linewidth": width, "path_effects": [rim],
+    }  # fmt: skip
 
 
-def suspect_style(width: float, suspects: Sequence[Defect], colour: str = YELLOW) -> dict[str, Any]:
-    """The same for what is not claimed: thinner, and fainter where there are many."""
-    faint = {"alpha": 0.6, "gapcolor": None} if len(suspects) > MANY_SUSPECTS else {}
-    return {**defect_style(0.5 * width, colour), **faint}
+def suspect_style(width: float, suspects: Sequence[Defect]) -> dict[str, Any]:
+    """The same for what is not claimed: smaller dots, or crosses where there are many."""
+    if len(suspects) <= MANY_SUSPECTS:
+        return defect_style(SUSPECT * width)
+    rim = withStroke(linewidth=(1 + RIM) * width, foreground="black", alpha=0.5)
+    return {
+        "color": OUTLINE, "linestyle": "none", "marker": "x", "markersize": 2.5 * width, "path_effects": [rim],
+        "markeredgewidth": 0.8 * SUSPECT * width, "alpha": 0.8,
+    }  # fmt: skip
+
+
+def draw_suspects(axes: Axes, suspects: Sequence[Defect], radius: float, style: dict[str, Any]) -> None:
+    """What is not claimed, in a style of `suspect_style`."""
+    if "marker" in style:
+        axes.add_line(Line2D(*np.array([defect.center_px for defect in suspects]).T, **style))
+        return
+    for defect in suspects:
+        draw_outline(axes, defect.extent_px, radius, style)
 
 
 def draw_outline(axes: Axes, points: FloatArray, radius: float, style: dict[str, Any]) -> None:
@@ -46,7 +74,7 @@ def draw_outline(axes: Axes, points: FloatArray, radius: float, style: dict[str,
     for x, y in (ring.T for ring in rings(points, radius)):
         axes.add_line(Line2D(x, y, **style))
     if scattered(points, radius):
-        thin = {**style, "linewidth": LINK_WIDTH * style["linewidth"], "linestyle": "-", "gapcolor": None}
+        thin = {"color": style["color"], "linewidth": LINK_WIDTH * style["linewidth"]}
         for x, y in (link.T for link in links(points, radius)):
             axes.add_line(Line2D(x, y, **thin))
 

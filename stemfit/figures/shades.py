@@ -26,6 +26,9 @@ UNSIGNED = "buda"
 
 NOT_ANALYSED = "#C8CDD6"
 
+DIM = 0.75
+"""The image under a structure is so much darker than alone, so that atoms stand out."""
+
 
 @cache
 def colour_map(name: str) -> Colormap:

@@ -29,6 +29,9 @@ POINTS_PER_MM = 72 / 25.4
 ORANGE, SKY, GREEN, PURPLE, VERMILLION, BLUE = "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2"
 YELLOW = "#F0E442"
 
+PLAIN = ("UNKNOWN", "ADATOM", "TWIN")
+"""Labels that are words."""
+
 
 class Sheet:
     """A figure on which axes are placed in millimetres from the top left corner of what the margin leaves."""
@@ -49,7 +52,7 @@ class Sheet:
     def text(self, left: float, top: float, text: str, size_pt: float | None = None, **options: Any) -> None:
         """Text that hangs from (left, top)."""
         size = self.style.text_pt if size_pt is None else size_pt
-        self.figure.text(*self._place(left, top), text, size=size, ha="left", **{"va": "top", **options})
+        self.figure.text(*self._place(left, top), text, size=size, **{"ha": "left", "va": "top", **options})
 
     def _place(self, left: float, top: float) -> tuple[float, float]:
         """Millimetres to shares of the page, counted from its lower left corner."""
@@ -66,8 +69,10 @@ def text_width_pt(text: str, style: Style, size_pt: float | None = None) -> floa
 def label_text(label: str) -> str:
     """Label in the typography of the field, as mathtext: V_S2 has the subscript S2, O2_S2 is (O2) with that one.
 
-    Of several joined by "+" equal ones are counted.
+    Of several joined by "+" equal ones are counted. What is no name of a structure is a word.
     """
+    if label in PLAIN:
+        return label.lower()
     if "+" in label:
         each = names_in(label).items()
         return ", ".join(label_text(name) if n == 1 else f"{n} {label_text(name)}" for name, n in each)
@@ -87,11 +92,15 @@ def probability_text(probability: float) -> str:
     return ">0.99" if probability > 0.99 else f"{probability:.2f}"
 
 
+def claimed_name(defect: Defect) -> str:
+    """The name where it is more probable than not, else the type."""
+    return label_text(defect.label) if defect.probability >= 0.5 else label_text(defect.type)
+
+
 def claim_text(defect: Defect) -> str:
-    """The name where it is more probable than not, else the type; with the probability of what is said."""
-    if defect.probability >= 0.5:
-        return f"{label_text(defect.label)} {probability_text(defect.probability)}"
-    return f"{defect.type} {probability_text(defect.type_probability)}"
+    """The same with the probability of what is said."""
+    p = defect.probability if defect.probability >= 0.5 else defect.type_probability
+    return f"{claimed_name(defect)} {probability_text(p)}"
 
 
 def statement(probability: float) -> str:

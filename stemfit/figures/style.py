@@ -1,5 +1,8 @@
 """What journals and slides ask of a figure: width, letters, lines, paper.
 
+Letters are Liberation Sans and Liberation Serif, which are as wide as Arial and Times New Roman letter by letter; the
+files are in `fonts/`, so that a figure is the same whatever is installed.
+
 Widths and least sizes are those of the journals' instructions: Nature 89 mm, letters of 5 to 7 pt, panels by a bold
 small letter of 8 pt; the American Physical Society 86 mm, capitals and lines of at least 2 mm and 0.5 pt, panels (a);
 the American Chemical Society 84.6 mm (240 pt), lines of at least 0.5 pt.
@@ -9,7 +12,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -20,9 +23,17 @@ MARGIN_MM = 1.0
 USUAL_PT = 6.0
 """Letters for which distances on the page are given."""
 
-SANS = ("Arial", "Helvetica", "Liberation Sans", "Nimbus Sans", "DejaVu Sans")
-SERIF = ("Times New Roman", "Times", "Liberation Serif", "STIXGeneral")
-"""Families, the first of which that is installed is taken; the last ones come with matplotlib."""
+SANS, SERIF = "Liberation Sans", "Liberation Serif"
+
+ELSEWHERE = {
+    SANS: "Arial, 'Liberation Sans', Helvetica, sans-serif",
+    SERIF: "'Times New Roman', 'Liberation Serif', Times, serif",
+}
+"""What an svg, which names fonts and does not hold them, asks for: the first that is there, all of the same widths."""
+
+for _file in sorted((Path(__file__).parent / "fonts").glob("*.ttf"), reverse=True):
+    fontManager.addfont(_file)
+    fontManager.ttflist.insert(0, fontManager.ttflist.pop())  # before other versions of it that may be installed
 
 
 @dataclass(frozen=True)
@@ -33,8 +44,8 @@ class Style:
     ----------
     name : str
     width_mm : float
-    families : tuple of str
-        Of letters, the wanted ones first.
+    family : str
+        Of letters.
     text_pt, small_pt, letter_pt : float
         Size of text, of numbers at scales, and of the letters of panels.
     letter : str
@@ -53,7 +64,7 @@ class Style:
 
     name: str
     width_mm: float
-    families: tuple[str, ...]
+    family: str
     text_pt: float
     small_pt: float
     letter_pt: float
@@ -78,12 +89,6 @@ class Style:
         """Width of a line that would be `width_pt` thick in a journal that leaves it open."""
         return max(width_pt * self.thicker, self.least_line_pt)
 
-    @cached_property
-    def family(self) -> str:
-        """The first of its families that is installed."""
-        installed = {font.name for font in fontManager.ttflist}
-        return next((name for name in self.families if name in installed), self.families[-1])
-
     def context(self) -> AbstractContextManager[None]:
         """Settings under which a figure is both made and written."""
         return matplotlib.rc_context(self._settings)
@@ -92,15 +97,17 @@ class Style:
     def _settings(self) -> Any:
         """Letters stay letters: TrueType in a pdf, as journals ask; text in an svg, so that it can be edited.
 
-        An svg names the font without holding it; where it is not installed, another one is shown. The pdf holds it.
+        An svg names the font without holding it (`ELSEWHERE`); the pdf holds it. Patches have no edge that nobody
+        asked for.
         """
-        math = {f"mathtext.{face}": self.family for face in ("rm", "cal", "tt", "sf")}
-        slanted = {"mathtext.it": f"{self.family}:italic", "mathtext.bf": f"{self.family}:bold"}
+        # Slanted letters are nowhere set, and bold ones of the serif font do not come along.
+        math = {f"mathtext.{face}": self.family for face in ("rm", "cal", "tt", "sf", "it", "bf", "bfit")}
         ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
         return {
             "font.family": [self.family], "font.size": self.text_pt, "mathtext.fontset": "custom",
-            "mathtext.fallback": "stixsans", **math, **slanted, **dict.fromkeys(ink, self.ink),
+            "mathtext.fallback": "stixsans", **math, **dict.fromkeys(ink, self.ink),
             "pdf.fonttype": 42, "pdf.compression": 2, "svg.fonttype": "none", "svg.hashsalt": "stemfit",
+            "patch.linewidth": 0.0,
         }  # fmt: skip
 
 
@@ -113,7 +120,7 @@ STYLES = {
         Style("aps", 86.0, SERIF, 8.7, 8.7, 8.7, letter="({})", bold=False, least_line_pt=0.5, dpi=600),
         Style("acs", 84.6, SANS, 7.0, 6.0, 8.0, letter="({})", least_line_pt=0.5, dpi=600),
         Style("dark", 120.0, SANS, 8.0, 7.0, 10.0, thicker=1.4, paper="#101418", ink="#E8EBEF", dpi=300),
-        Style("slide", 254.0, SANS, 18.0, 14.0, 20.0, thicker=2.0, dpi=150),
+        Style("slide", 254.0, SANS, 18.0, 14.0, 20.0, thicker=2.8, dpi=150),
     )
 }
 """By name. 2 mm of capitals are 8.7 pt in Times, whose capitals are two thirds of the size high."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from stemfit.analysis import Analysis, Explanation
 from stemfit.defects import Defect
 from stemfit.errors import UsageError
+from stemfit.figures.atoms import bonds
 from stemfit.report.scene import rounded
 
 FloatArray = NDArray[np.float64]
@@ -23,7 +24,8 @@ def candidates(analysis: Analysis) -> dict[int, list[dict[str, Any]]]:
     """Candidates of every defect and suspect that has some, the most probable first.
 
     Each has `id`, `label`, `atoms` [[element, x, y, z], ...] in Angstrom from the middle of the defect, x right and y
-    up as the image shows them, z toward the viewer; and `columns` [[x, y, integral], ...] in pixels of the image and
+    up as the image shows them, z toward the viewer; `bonds` [[i, j], ...] between them, by the rule of the figures; and
+    `columns` [[x, y, integral], ...] in pixels of the image and
     its units, None where the brightness of a column is not known.
     """
     found = {d.id: _of(analysis, d) for d in (*analysis.defects, *analysis.suspects)}
@@ -54,6 +56,7 @@ def _seen(analysis: Analysis, defect: Defect, one: Explanation) -> dict[str, Any
     symbols = atoms.get_chemical_symbols()
     return {
         "atoms": [[symbols[k], *place] for k, place in zip(who[near].tolist(), rounded(at[near], 2), strict=True)],
+        "bonds": bonds(np.asarray(atoms.numbers)[who[near]], at[near]).tolist(),
         "columns": _columns(np.asarray(atoms.numbers)[who[around]], at[around], px[around], analysis),
     }
 

@@ -23,7 +23,7 @@ from stemfit.report import words
 from stemfit.report.candidates import candidates
 from stemfit.report.pictures import Pictures, pictures
 from stemfit.report.scene import scene
-from stemfit.wording import log_bayes
+from stemfit.wording import given, log_bayes
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -62,6 +62,7 @@ def html(analysis: Analysis) -> str:
         scripts=[Markup(script) for script in scripts],
         licence="".join(asset(name) for name in LICENCES) if structures else "",
         policy=policy,
+        given=given(analysis.document["host"]),
         pictures=shown,
         strong=STRONG_RESIDUAL,
         data=Markup(json_block(scene(analysis, shown, structures))),

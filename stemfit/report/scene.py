@@ -6,7 +6,7 @@ Positions are pixels (x, y) of the image, y down, (0, 0) the centre of the top-l
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stemfit.analysis import Analysis
 from stemfit.defects import Defect
+from stemfit.figures.atoms import BALL
 from stemfit.figures.map import reach_px
 from stemfit.figures.marks import marks_of
 from stemfit.figures.outlines import links, rings, scattered
@@ -57,6 +58,7 @@ def scene(analysis: Analysis, shown: Pictures, candidates: Mapping[int, Any]) ->
         "profile": {
             "core": imaging["core_cov_px2"], "tail": imaging["tail_sigma_px"], "share": imaging["tail_fraction"],
         },
+        "elements": elements({atom[0] for found in candidates.values() for one in found for atom in one["atoms"]}),
         "candidates": {str(defect): found for defect, found in candidates.items()},
     }  # fmt: skip
 
@@ -65,6 +67,16 @@ def signs(analysis: Analysis) -> list[dict[str, Any]]:
     """How columns of each type are drawn, as in the figures, and how many there are."""
     counted = Counter(analysis.columns["species"].tolist())
     return [{**mark._asdict(), "count": counted[mark.species]} for mark in marks_of(analysis)]
+
+
+def elements(symbols: Collection[str]) -> dict[str, tuple[str, float]]:
+    """Colour of each element's atoms, and radius in Angstrom, as in the figures."""
+    from ase.data import atomic_numbers, covalent_radii
+    from ase.data.colors import jmol_colors
+
+    numbers = {symbol: atomic_numbers[symbol] for symbol in sorted(symbols)}
+    shade = {symbol: "#" + bytes(np.rint(255 * jmol_colors[z]).astype(np.uint8)).hex() for symbol, z in numbers.items()}
+    return {symbol: (shade[symbol], round(BALL * float(covalent_radii[z]), 3)) for symbol, z in numbers.items()}
 
 
 def columns(analysis: Analysis) -> dict[str, list[Any]]:

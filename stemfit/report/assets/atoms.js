@@ -3,7 +3,6 @@
 (() => {
   const { scene, byId, element } = page;
   const place = byId("atoms"), which = byId("which"), elements = byId("elements");
-  const BOND = 1.18; // of the distance to the nearest neighbour of both atoms; metals of one layer are 1.3 apart
   let viewer = null, broken = false;
 
   function open() {
@@ -19,20 +18,21 @@
     canvas?.setAttribute("aria-hidden", "true");
   }
 
-  function bonded(atoms) {
-    const far = (a, b) => Math.hypot(a[1] - b[1], a[2] - b[2], a[3] - b[3]);
-    const least = atoms.map((a) => Math.min(...atoms.filter((b) => b !== a).map((b) => far(a, b))));
-    return atoms.map((a, i) => atoms.map((b, j) => j).filter((j) => j !== i && far(a, atoms[j]) < BOND * Math.min(least[i], least[j])));
+  // For each atom those that it is bonded to.
+  function neighbours(atoms, bonds) {
+    const found = atoms.map(() => []);
+    for (const [i, j] of bonds) { found[i].push(j); found[j].push(i); }
+    return found;
   }
 
-  function show({ id, label, atoms }) {
+  function show({ id, label, atoms, bonds }) {
     open();
-    which.replaceChildren(`Candidate ${id}, relaxed: `, page.labelled(label), ", x right and y up as in the image; lines join nearest neighbours");
+    which.replaceChildren(`Candidate ${id}, relaxed: `, page.labelled(label), ", x right and y up as in the image");
     if (broken) return;
-    const bonds = bonded(atoms);
+    const beside = neighbours(atoms, bonds);
     viewer.removeAllModels();
     viewer.addModel().addAtoms(atoms.map(([elem, x, y, z], k) => ({
-      elem, x, y, z, serial: k, index: k, bonds: bonds[k], bondOrder: bonds[k].map(() => 1),
+      elem, x, y, z, serial: k, index: k, bonds: beside[k], bondOrder: beside[k].map(() => 1),
     })));
     viewer.setStyle({}, { stick: { radius: 0.12, colorscheme: "Jmol" }, sphere: { radius: 0.5, colorscheme: "Jmol" } });
     viewer.resize();
@@ -75,5 +75,6 @@
   for (const button of document.querySelectorAll("[data-turn]"))
     button.addEventListener("click", () => turn(button.dataset.turn));
 
+  page.viewer = () => viewer;
   page.hear("look", ({ defect, id }) => show(scene.candidates[defect].find((one) => one.id === id)));
 })();

@@ -3,7 +3,7 @@
 (() => {
   const { scene, pictures, defects } = page;
   const tiles = [...document.querySelectorAll("[data-tile]")];
-  const [rows, cols] = scene.shape;
+  const [rows, cols] = scene.shape, over = page.byId("over");
 
   // Square about a defect, moved to stay in the image: [left, top, side] in pixels.
   function square(one) {
@@ -18,10 +18,13 @@
     ctx.imageSmoothingEnabled = false;
     ctx.drawImage(pictures[canvas.dataset.tile], left / k, top / k, side / k, side / k, 0, 0, px, px);
     if (canvas.dataset.tile !== "image") return;
-    const at = ([x, y]) => [((x + 0.5 - left) / side) * px, ((y + 0.5 - top) / side) * px];
-    for (const [colour, width, dash] of [["#000", 3, []], ["#F0E442", 1.8, [5, 4]]]) {
-      Object.assign(ctx, { strokeStyle: colour, lineWidth: width });
-      ctx.setLineDash(dash);
+    outline(ctx, one, ([x, y]) => [((x + 0.5 - left) / side) * px, ((y + 0.5 - top) / side) * px]);
+  }
+
+  function outline(ctx, one, at) {
+    ctx.setLineDash(page.dots);
+    for (const [colour, width] of [["#000", 4.4], ["#fff", 2.8]]) {
+      Object.assign(ctx, { strokeStyle: colour, lineWidth: width, lineCap: "round" });
       for (const ring of one.rings) {
         ctx.beginPath();
         for (const point of ring) ctx.lineTo(...at(point));
@@ -29,6 +32,44 @@
       }
     }
     ctx.setLineDash([]);
+    ctx.lineCap = "butt";
+  }
+
+  // Atoms over the image, as the figures draw them: sticks below, then balls from the lowest to the highest.
+  function drawStructure({ defect, id }) {
+    const one = defects.get(defect), { atoms, bonds } = scene.candidates[defect].find((each) => each.id === id);
+    const canvas = over.querySelector("canvas"), ctx = canvas.getContext("2d"), [left, top, side] = square(one);
+    const px = canvas.width, k = scene.shrunk, perA = px / side / scene.pixel_A;
+    const at = ([x, y]) => [((x + 0.5 - left) / side) * px, ((y + 0.5 - top) / side) * px];
+    const place = atoms.map(([, x, y]) => at([one.at[0] + x / scene.pixel_A, one.at[1] - y / scene.pixel_A]));
+    ctx.imageSmoothingEnabled = false;
+    ctx.drawImage(pictures.image, left / k, top / k, side / k, side / k, 0, 0, px, px);
+    ctx.fillStyle = "rgb(0 0 0 / .35)";
+    ctx.fillRect(0, 0, px, px);
+    for (const [a, b] of bonds) {
+      const middle = [(place[a][0] + place[b][0]) / 2, (place[a][1] + place[b][1]) / 2];
+      stick(ctx, place[a], place[b], 0.2 * perA + 1.2, "#000");
+      for (const end of [a, b]) stick(ctx, place[end], middle, 0.2 * perA, scene.elements[atoms[end][0]][0]);
+    }
+    const order = atoms.map((_, n) => n).sort((a, b) => atoms[a][3] - atoms[b][3]);
+    for (const n of order) {
+      const [colour, radius] = scene.elements[atoms[n][0]];
+      ctx.beginPath();
+      ctx.arc(...place[n], radius * perA, 0, 7);
+      Object.assign(ctx, { fillStyle: colour, strokeStyle: "#000", lineWidth: 0.8 });
+      ctx.fill();
+      ctx.stroke();
+    }
+    outline(ctx, one, at);
+    over.dataset.of = id;
+  }
+
+  function stick(ctx, from, to, width, colour) {
+    Object.assign(ctx, { strokeStyle: colour, lineWidth: width });
+    ctx.beginPath();
+    ctx.moveTo(...from);
+    ctx.lineTo(...to);
+    ctx.stroke();
   }
 
   // Columns with the fitted profile of this image, core and tail, sampled as coarsely as the patch is shown.
@@ -82,7 +123,9 @@
     });
   }
 
+  page.hear("look", (which) => pictures.image.decode().then(() => drawStructure(which)));
   page.hear("pick", ({ id }) => {
+    over.hidden = !scene.candidates[id];
     const article = document.getElementById(`defect-${id}`), ready = Object.values(pictures).map((one) => one.decode());
     Promise.all(ready).then(() => {
       for (const canvas of tiles) drawTile(canvas, defects.get(id));

@@ -51,5 +51,7 @@ const page = (() => {
   const tell = (name, detail) => document.dispatchEvent(new CustomEvent(`page:${name}`, { detail }));
   const hear = (name, action) => document.addEventListener(`page:${name}`, (event) => action(event.detail));
 
-  return { scene, pictures, defects, byId, probability, measured, pieces, element, labelled, tell, hear };
+  const dots = [0.1, 4.6]; // of outlines, with round ends
+
+  return { scene, dots, pictures, defects, byId, probability, measured, pieces, element, labelled, tell, hear };
 })();

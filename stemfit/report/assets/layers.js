@@ -6,7 +6,7 @@
   const [rows, cols] = scene.shape, columns = scene.columns;
   const boxes = new Map([...document.querySelectorAll("input[name=layer]")].map((box) => [box.value, box]));
   const shown = (name) => boxes.get(name)?.checked ?? false;
-  const isSuspect = (row) => !row.claimed;
+  const isSuspect = (row) => !row.claimed, FEW_SUSPECTS = 12;
   let asked = false;
 
   // What is in view: `column` is an index, `picked` and `near` are ids of defects, `hidden` those that a filter leaves out.
@@ -110,8 +110,9 @@
   }
 
   function drawDefect(one) {
-    const mine = one.id === view.picked, over = one.id === view.near, thin = isSuspect(one) ? 1 : 1.8;
-    const strokes = mine ? [["#000", 6, []], ["#fff", 3.2, []]] : [["#000", thin + 1.4, []], ["#F0E442", thin, [5, 4]]];
+    const mine = one.id === view.picked, over = one.id === view.near, thin = isSuspect(one) ? 1.6 : 2.7;
+    const strokes = mine ? [["#000", 6, []], ["#fff", 3.2, []]] : [["#000", thin + 1.6, page.dots], ["#fff", thin, page.dots]];
+    ctx.lineCap = "round";
     for (const [colour, w, dash] of strokes) {
       ctx.strokeStyle = colour;
       ctx.lineWidth = w + (over ? 1.4 : 0);
@@ -120,6 +121,7 @@
       for (const link of one.links) { path(link, false); ctx.lineWidth = w / 2; ctx.stroke(); }
     }
     ctx.setLineDash([]);
+    ctx.lineCap = "butt";
   }
 
   function text(parts, u, v, px, colour) {
@@ -147,8 +149,10 @@
   function drawNames(words) {
     const px = 13, taken = [[0, view.height - 40, 130, view.height], ...words];
     const clear = (box) => taken.every((b) => box[2] < b[0] || box[0] > b[2] || box[3] < b[1] || box[1] > b[3]);
+    const crowd = scene.defects.filter(isSuspect).length > FEW_SUSPECTS && view.scale < 2 * view.fit(); // they would hide the rest
+    const named = (one) => view.visible(one) && (one.claimed || !crowd || one.id === view.picked || one.id === view.near);
     const order = [...scene.defects].sort((a, b) => (b.id === view.picked) - (a.id === view.picked) || b.claimed - a.claimed || b.p - a.p);
-    const boxes = order.filter(view.visible).map((one) => {
+    const boxes = order.filter(named).map((one) => {
       const at = one.points.map(([x, y]) => view.toScreen(x, y)), r = scene.reach * view.scale;
       const us = at.map((p) => p[0]), vs = at.map((p) => p[1]);
       return [one, [Math.min(...us) - r, Math.min(...vs) - r, Math.max(...us) + r, Math.max(...vs) + r]];
@@ -166,7 +170,7 @@
           const own = [u - 1, v - 8, u + w + 1, v + 8];
           if (!clear(own) || u < 2 || u + w > view.width - 2 || v < 9 || v > view.height - 9) return false;
           taken.push(own);
-          text(parts, u, v, px, one.id === view.picked ? "#fff" : "#F0E442");
+          text(parts, u, v, px, "#fff");
           return true;
         });
       });

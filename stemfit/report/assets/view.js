@@ -64,7 +64,7 @@
   function aboutColumn(k) {
     const nm = (v) => ((v * scene.pixel_A) / 10).toFixed(3);
     const sign = scene.signs[columns.sign[k]];
-    const name = sign.species ? `Column ${k + 1}: ${sign.species}, P ${page.probability(columns.p[k])}` : `Column ${k + 1}: no name`;
+    const name = sign.species ? `Column ${k + 1}: ${sign.species}, P ${page.probability(columns.p[k])}` : `Column ${k + 1}: not identified`;
     return [
       name,
       `x ${page.measured(columns.x[k], columns.sx[k])} px, y ${page.measured(columns.y[k], columns.sy[k])} px`,
@@ -204,7 +204,7 @@
     ink.fillStyle = ink.strokeStyle = sign.colour;
     ink.lineWidth = 2;
     if (sign.filled) ink.fill(); else ink.stroke();
-    item.append(mark, `${sign.species || "no name"} (${sign.count})`);
+    item.append(mark, `${sign.species || "not identified"} (${sign.count})`);
     byId("legend").append(item);
   }
 
