@@ -211,6 +211,10 @@ class Analysis:
         length = np.linalg.norm(apart.reshape(-1, 2) @ self.cell_px, axis=1)
         return float(length[length > 1e-6].min())
 
+    def __repr__(self) -> str:
+        found = f"{len(self.defects)} defects, {len(self.suspects)} suspected"
+        return f"<Analysis of {self.name}: {self.host}, {found}>"
+
     def _repr_html_(self) -> str:
         from stemfit import notebook
 

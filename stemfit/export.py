@@ -137,6 +137,8 @@ def _title(analysis: Analysis, candidate: Explanation | None, a_A: float) -> str
     image = "".join(letter if letter.isprintable() else "?" for letter in image)
     if candidate is None:
         what = f"{analysis.host} field of {len(analysis.defects)} defects"
+        filled = ", ".join(str(d.id) for d in analysis.defects if d.best_candidate is None)
+        what += f" (no structure known at {filled}: perfect crystal there)" if filled else ""
     else:
         what = f"{candidate.label} in {analysis.host}, candidate {candidate.id}, posterior {sure(candidate.posterior)}"
         what += f", relaxer {candidate.relaxer}"

@@ -17,6 +17,7 @@ from stemfit.candidates import Candidate
 from stemfit.columns import Columns
 from stemfit.contrast import looks_inverted
 from stemfit.defects import Defect, otherwise, with_kinds, with_naming_doubt
+from stemfit.errors import NotAnalysable
 from stemfit.lattice import RowOffsets, SiteMap
 from stemfit.matching.compare import compare
 from stemfit.matching.given import Given
@@ -30,6 +31,11 @@ from stemfit.result import Findings, HostCall, agreement
 from stemfit.score import Ranking, Score, engine_of, rank, with_energies, with_structure_of_label
 from stemfit.simulate.field import drawn, painted
 from stemfit.stated import as_stated
+
+NOBODY = 0.01
+"""Probability of a host below which nothing that is said of an image with dark spots can help anybody."""
+
+BRIGHT_ATOMS = "give the annular dark field, with bright atoms; this looks like a bright field or an inverted image"
 
 
 def analyze(
@@ -50,7 +56,7 @@ def analyze(
     Raises
     ------
     NotAnalysable
-        If the image shows no columns or no lattice.
+        If the image shows no columns or no lattice, or dark spots where no crystal has them.
     """
     clock = Clock(progress)
     settings, read = as_stated(settings, micrograph)
@@ -77,6 +83,8 @@ def analyze(
     result = told(v, asdict(settings), clock, claimed, suspects, explained)
     left = v.identity.left_with(agreement(result)["reduced_chi2"])
     if left is not v.identity:
+        if left.probability < NOBODY and looks_inverted(v.micrograph.image, result.simulated, v.lattice.a_px_iso):
+            raise NotAnalysable("dark spots on a bright ground, and no crystal explains them", remedy=BRIGHT_ATOMS)
         v = v._replace(identity=left)
         claimed, suspects = _named(v, settings, ranking, candidates)
         result = told(v, asdict(settings), clock, claimed, suspects, explained)

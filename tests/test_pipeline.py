@@ -123,6 +123,12 @@ def test_a_crystal_of_no_list_gets_no_name_of_one(apart_px: float, listed: bool)
         assert "no name can be relied on" in found.warnings[0]
 
 
+def test_an_inverted_image_is_no_result() -> None:
+    image, _ = taken(crystal((230, 270), pixel_size_A=PIXEL_A, rotation_deg=12.0, seed=3), counts=400.0)
+    with pytest.raises(NotAnalysable, match="dark spots on a bright ground"):
+        analyze(as_micrograph(image.max() - image, None), Settings(), keep)
+
+
 def test_claims_are_claims_and_suspects_are_not() -> None:
     for analysis in everything():
         for claimed in analysis.defects:

@@ -66,6 +66,11 @@ class Defect:
         """P(this type here), whatever its label: the length of a line may be open where it is sure that it is one."""
         return self.probability + sum(p for label, p in self.alternatives if self.kind_of(label) == self.type)
 
+    @property
+    def claim(self) -> tuple[str, float]:
+        """The label where it is more probable than not, else the type; and the probability of what is said."""
+        return (self.label, self.probability) if self.probability >= 0.5 else (self.type, self.type_probability)
+
     def kind_of(self, label: str) -> str | None:
         """Contract type of an alternative; None of the perfect crystal."""
         return None if label == "pristine" else self.kinds.get(label) or type_of(label, "")

@@ -249,5 +249,8 @@ def _weighed(
 
 
 def _unlisted(problem: str) -> NotAnalysable:
-    remedy = "name the crystal with --host FILE.cif, or use an atomic-resolution image of a hexagonal 2D crystal"
+    remedy = (
+        "name the crystal with --host FILE.cif, or give an atomic-resolution dark-field image (bright atoms) of a "
+        "hexagonal 2D crystal"
+    )
     return NotAnalysable(problem, remedy=remedy)

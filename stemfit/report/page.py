@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from stemfit.analysis import Analysis
 from stemfit.figures.panels import STRONG_RESIDUAL
+from stemfit.lattice.types import EDGE
 from stemfit.report import words
 from stemfit.report.candidates import candidates
 from stemfit.report.pictures import Pictures, pictures
@@ -89,6 +90,7 @@ def facts(analysis: Analysis, shown: Pictures) -> dict[str, Any]:
     return {
         "field_nm": (width * analysis.pixel_size_A / 10, height * analysis.pixel_size_A / 10),
         "analysed": float(np.mean(analysis.mask == 0)),
+        "edge_px": EDGE * analysis.step_px,
         "shares": [float(np.mean(analysis.mask == k + 1)) for k in range(len(analysis.document["regions"]))],
         "cell_A": [float(np.linalg.norm(side)) * analysis.pixel_size_A for side in (a, b)],
         "cell_angle": across,
@@ -110,7 +112,7 @@ def templates() -> Environment:
     }  # fmt: skip
     environment.globals |= {
         "measured": words.measured, "count": words.count, "shares_of": words.shares, "tally": words.tally,
-        "open_names": words.OPEN, "types": words.TYPES,
+        "prior_of": words.priors, "open_names": words.OPEN, "types": words.TYPES,
     }  # fmt: skip
     return environment
 

@@ -152,6 +152,8 @@ def _outlined(defect: Defect, claimed: bool, analysis: Analysis) -> dict[str, An
         "id": defect.id,
         "type": defect.type,
         "label": defect.label,
+        "claim": defect.claim[0],
+        "claim_p": float(f"{defect.claim[1]:.4g}"),
         "p": float(f"{defect.probability:.4g}"),
         "claimed": claimed,
         "at": rounded(defect.center_px, 2),

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup, escape
 
+from stemfit.analysis import Explanation
 from stemfit.defects import names_in
 from stemfit.defects.types import Defect
 
@@ -103,7 +104,15 @@ def shares(defect: Defect) -> list[tuple[str, float]]:
     return [(defect.label, defect.probability), *told, *([(OTHERS, rest)] if rest >= LEAST_TOLD else [])]
 
 
-def tally(defects: Sequence[Defect]) -> list[tuple[str, int]]:
-    """How many of each label, the most frequent first."""
-    labels = [defect.label for defect in defects]
-    return sorted(((name, labels.count(name)) for name in set(labels)), key=lambda one: (-one[1], one[0]))
+def priors(rivals: Sequence[Explanation]) -> list[float | None]:
+    """What makes posteriors of likelihoods, as natural logarithms below the largest; None where nothing is left."""
+    each = [math.log(one.posterior) - one.log_likelihood if one.posterior > 1e-300 else None for one in rivals]
+    most = max((value for value in each if value is not None), default=0.0)
+    return [None if value is None else most - value for value in each]
+
+
+def tally(defects: Sequence[Defect]) -> list[tuple[str, int, float]]:
+    """How many of each claim (name or type), the most frequent first, and the least probability among them."""
+    claims = [defect.claim for defect in defects]
+    each = {name: [p for other, p in claims if other == name] for name, _ in claims}
+    return sorted(((name, len(p), min(p)) for name, p in each.items()), key=lambda one: (-one[1], one[0]))

@@ -104,6 +104,9 @@ def read(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError("no such file", remedy=remedy, subject=path) from None
+    except NotADirectoryError:
+        raise InputError("is a file and no result", remedy=f"give the folder of the result: {folder.parent}",
+                         subject=folder) from None  # fmt: skip
     except (OSError, ValueError) as error:
         raise InputError(f"cannot be read ({error})", remedy=remedy, subject=path) from error
     found = problem(content)

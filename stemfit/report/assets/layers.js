@@ -160,7 +160,7 @@
     for (const [, box] of boxes) taken.push(box);
     for (const [one, box] of boxes) {
       if (box[2] < 0 || box[0] > view.width || box[3] < 0 || box[1] > view.height) continue;
-      const name = [[`${one.id} `, false], ...page.pieces(one.label), [` ${page.probability(one.p)}${one.claimed ? "" : " ?"}`, false]];
+      const name = [[`${one.id} `, false], ...page.pieces(one.claim), [` ${page.probability(one.claim_p)}${one.claimed ? "" : " ?"}`, false]];
       const brief = [[one.claimed ? String(one.id) : `${one.id} ?`, false]];
       const hardly = one.p < 0.01 && one.id !== view.picked; // its name would say little
       const done = [...(hardly ? [] : [name]), brief].some((parts) => {

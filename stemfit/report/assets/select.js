@@ -51,7 +51,10 @@
   }
   body.addEventListener("click", (event) => {
     const row = event.target.closest("tr");
-    if (row) pick(Number(row.dataset.id), true);
+    if (!row) return;
+    pick(Number(row.dataset.id), true);
+    const article = articles.get(Number(row.dataset.id)); // on a phone it lies below what is seen
+    if (article.getBoundingClientRect().top > innerHeight - 40) article.scrollIntoView({ block: "start" });
   });
   for (const [id, row] of rowOf) {
     row.addEventListener("pointerenter", () => page.tell("point", id));
