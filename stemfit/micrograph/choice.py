@@ -91,7 +91,7 @@ def _refuse_other_contrast(path: Path, signal: Signal) -> None:
 
 
 def _listed(signals: Sequence[Signal]) -> str:
-    """How many signals a file holds, their names and numbers."""
-    names = [f"{k} {signal.name}" if signal.name else f"number {k}" for k, signal in enumerate(signals)]
+    """How many signals a file holds, and their names."""
+    names = [signal.name or f"number {k}" for k, signal in enumerate(signals)]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{len(names)} signals: {', '.join(names[:SHOWN])}{more}"
