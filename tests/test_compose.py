@@ -17,7 +17,7 @@ from stemfit.figures import STYLES, overlay, save
 from stemfit.figures import style as style_module
 from stemfit.figures.atoms import bonds, draw_structure
 from stemfit.figures.caption import caption
-from stemfit.figures.compose import TITLES, Scene, compose
+from stemfit.figures.compose import CLOSE_UP, TITLES, Scene, compose
 from stemfit.figures.legend import MOST_LABELS
 from stemfit.figures.marks import columns_px
 from stemfit.figures.shades import SIGNED, colour_map
@@ -189,6 +189,98 @@ def test_upper_atoms_are_drawn_over_lower_ones(analysis):
     pairs = [brightness for brightness in drawn.values() if len(brightness) == 2]
     assert len(pairs) > 5
     assert all(first < second for first, second in pairs)  # the lower and darker one first
+
+
+def labels_of(figure):
+    return [text.get_text() for axes in figure.axes if axes.get_legend() for text in axes.get_legend().get_texts()]
+
+
+def balls_at(axes, xy, reach):
+    balls = [c for c in axes.collections if isinstance(c, EllipseCollection)]
+    at = np.concatenate([c.get_offsets()[::2] for c in balls])
+    return int((np.hypot(*(at - xy).T) < reach).sum())
+
+
+def test_what_no_structure_explains_has_no_atoms(analysis):
+    """An unknown place is drawn empty, the caption says so; a vacancy of which one candidate is known is not."""
+    defect = next(d for d in analysis.defects if d.label == "V_Se")
+    x, y = defect.center_px
+    box = (x - 30, y - 30, x + 30, y + 30)
+    strange = replace(defect, type="UNKNOWN", label="UNKNOWN", best_candidate=None)
+    others = tuple(d for d in analysis.defects if d.id != defect.id)
+    drawn = {}
+    for name, one in (("known", analysis), ("unknown", replace(analysis, defects=(strange, *others)))):
+        scene = Scene(one, box)
+        axes = next(a for a in compose(scene, ["structure"]).axes if a.images)
+        drawn[name] = balls_at(axes, defect.center_px, analysis.nearest_px / 2), caption(scene, ["structure"])
+    assert drawn["known"][0] == 2 and drawn["unknown"][0] == 0
+    empty = f"No structure explains {defect.id}: sites there are drawn empty, and simulated as measured."
+    assert empty in drawn["unknown"][1] and "No structure explains" not in drawn["known"][1]
+
+
+def exchanged(analysis, defect, keep):
+    """The same with the structure changed in one column: `keep(atoms, indices from the lowest)` gives new atoms."""
+    atoms = analysis.structures["structure"].copy()
+    column = np.flatnonzero(atoms.arrays["defect_id"] == defect.id)
+    return replace(analysis, structures={"structure": keep(atoms, column[np.argsort(atoms.positions[column, 2])])})
+
+
+def test_half_filled_columns_have_a_ring(analysis):
+    """One of two atoms left: a broken ring about it and a sign for it, neither where both are there."""
+    defect = next(d for d in analysis.defects if d.label == "V_Se")
+    x, y = defect.center_px
+    box = (x - 30, y - 30, x + 30, y + 30)
+
+    def without_lower(atoms, column):
+        del atoms[column[0]]
+        return atoms
+
+    for one, many in ((analysis, 0), (exchanged(analysis, defect, without_lower), 1)):
+        figure = compose(Scene(one, box), ["structure"])
+        axes = next(a for a in figure.axes if a.images)
+        rings = [line for line in axes.lines if not isinstance(line.get_marker(), str)]
+        assert sum(len(line.get_xdata()) for line in rings) == many
+        assert labels_of(figure).count("one of two atoms missing") == many
+        if many:
+            assert_allclose(np.column_stack(rings[0].get_data()), [[x, y]], atol=2.0)
+
+
+def test_a_foreign_atom_lies_over_the_one_it_shares_a_column_with(analysis):
+    defect = next(d for d in analysis.defects if d.label == "V_Se")
+
+    def sulphur_below(atoms, column):
+        atoms.numbers[column[0]] = 16
+        atoms.arrays["marker"][column] = [1, 0]
+        return atoms
+
+    axes = Sheet(50.0).axes(0, 0, 60, 50)
+    x, y = defect.center_px
+    axes.set(xlim=(x - 30, x + 30), ylim=(y + 30, y - 30))
+    draw_structure(axes, exchanged(analysis, defect, sulphur_below), NATURE)
+    (balls,) = [c for c in axes.collections if isinstance(c, EllipseCollection)]
+    here = np.flatnonzero(np.hypot(*(balls.get_offsets()[::2] - defect.center_px).T) < analysis.nearest_px / 2)
+    red, green, blue, _ = balls.get_facecolors()[::2][here[-1]]
+    assert len(here) == 2 and red > 0.99 and green > 0.99 and blue < 0.3  # sulphur, as bright as it gets
+
+
+def test_the_outline_is_in_image_structure_and_simulation(analysis):
+    x, y = analysis.defects[0].center_px
+    figure = compose(Scene(analysis, (x - 30, y - 30, x + 30, y + 30), defect=analysis.defects[0]), CLOSE_UP)
+    found = [sum(line.get_linestyle() != "None" for line in axes.lines) for axes in figure.axes if axes.images]
+    assert found[0] == found[3] == 0 and found[1] == found[2] > 0
+    page = overlay(analysis)
+    rows = [axes for axes in page.axes if axes.images][4:8]
+    assert [len(axes.lines) > 0 for axes in rows] == [True, True, True, False]
+
+
+def test_the_page_says_what_its_close_ups_are(analysis):
+    scene = Scene(analysis, (-0.5, -0.5, 229.5, 185.5))
+    words = caption(scene, [])
+    assert "image, structure (relaxed, of the best candidate, over the image), simulated, residual" in words
+    assert "Balls: atoms" in words and "jitter of rows put back" in words
+    assert "of the pixels in view" in words and "of their own fit" in words
+    assert "model, residual" not in words
+    assert {"W atom", "Se atom"} <= set(labels_of(overlay(analysis)))
 
 
 def test_signed_colours_are_as_strong_on_both_sides():

@@ -26,7 +26,15 @@ from stemfit.figures.legend import (
     outline_signs,
     region_sign,
 )
-from stemfit.figures.map import SMALLEST_MARKER_PT, draw_columns, draw_labels, draw_names, draw_outlines, draw_regions
+from stemfit.figures.map import (
+    MOST_NAMES,
+    SMALLEST_MARKER_PT,
+    draw_columns,
+    draw_labels,
+    draw_names,
+    draw_outlines,
+    draw_regions,
+)
 from stemfit.figures.outlines import MANY_SUSPECTS
 from stemfit.figures.panels import STRONG_RESIDUAL, bar, diverging, residual_in_noise, score
 from stemfit.figures.shades import DIM, SIGNED, UNSIGNED, colour_map, contrast, grey
@@ -94,6 +102,11 @@ class Scene:
         """Rows and columns of the pixels in view, wholly or in part; pixel k reaches from k - 1/2 to k + 1/2."""
         x0, y0, x1, y1 = self.box
         return slice(max(floor(y0 + 0.5), 0), ceil(y1 + 0.5)), slice(max(floor(x0 + 0.5), 0), ceil(x1 + 0.5))
+
+    @property
+    def close(self) -> bool:
+        """Whether no more is seen than what a defect's close-up shows, or a few defects."""
+        return self.defect is not None or len(in_view(self, self.analysis.defects)) <= MOST_NAMES
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -259,6 +272,8 @@ def _simulated(axes: Axes, scene: Scene) -> None:
     rows, columns = scene.part
     grey(axes, scene.analysis.simulated[rows, columns], *scene.limits, (columns.start, rows.start))
     _look(axes, scene)
+    if scene.close:
+        draw_outlines(axes, scene.analysis, scene.style, crowds=False)
 
 
 def _residual(axes: Axes, scene: Scene) -> Scale:
@@ -348,7 +363,7 @@ def _signs(scene: Scene, names: Sequence[str]) -> list[Sign]:
         axes = Sheet(10.0, style).axes(0, 0, 10, 10)
         _look(axes, scene)
         signs += element_signs(axes, analysis, style, " atom" if "columns" in shown else "")
-    if shown & {"defects", "structure", *STRAINS}:
+    if shown & {"defects", "structure", *STRAINS} or ("simulated" in shown and scene.close):
         quiet = "defects" not in shown and len(analysis.suspects) > MANY_SUSPECTS
         signs += outline_signs(replace(analysis, suspects=()) if quiet else analysis, style, "defect")
     rows, columns = scene.part
