@@ -38,7 +38,7 @@ from stemfit.figures.map import (
 from stemfit.figures.outlines import MANY_SUSPECTS
 from stemfit.figures.panels import STRONG_RESIDUAL, bar, diverging, residual_in_noise, score
 from stemfit.figures.shades import DIM, SIGNED, UNSIGNED, colour_map, contrast, grey
-from stemfit.figures.sheet import POINTS_PER_MM, Sheet, scale_bar, text_width_pt
+from stemfit.figures.sheet import POINTS_PER_MM, Sheet, numbered_claim, scale_bar, text_width_pt
 from stemfit.figures.style import NATURE, Style
 from stemfit.strain import Strain, displacements, strain
 
@@ -153,7 +153,7 @@ def compose(scene: Scene, names: Sequence[str]) -> Figure:
         indent = _indent(style, len(names))
         for k, name in enumerate(names):
             left, top = (k % across) * (wide + GAP_MM), float(tops[k // across])
-            _head(sheet, k, name, (left, top, wide), indent if scene.labels else None)
+            _head(sheet, k, _titles(scene, names, k), (left, top, wide), indent if scene.labels else None)
             axes = sheet.axes(left, top + head, wide, high)
             scale = drawers[name](axes)
             if k == 0:
@@ -201,14 +201,27 @@ def _letter(style: Style, k: int) -> str:
     return style.letter.format(chr(ord("a") + k))
 
 
-def _head(sheet: Sheet, k: int, name: str, place: tuple[float, float, float], indent: float | None) -> None:
-    """Letter and, `indent` mm after it, name above a panel; the name only where there is room."""
+def _titles(scene: Scene, names: Sequence[str], k: int) -> list[str]:
+    """What may stand above a panel, the fullest first: its name, and with the structure the one defect it is about."""
+    plain, named = TITLES[names[k]], "structure" if "structure" in names else names[0]
+    within = in_view(scene, scene.analysis.defects)
+    defect = scene.defect or (within[0] if len(within) == 1 else None)
+    if defect is None or names[k] != named:
+        return [plain]
+    return [f"{plain}, {numbered_claim(defect)}", numbered_claim(defect), plain]
+
+
+def _head(
+    sheet: Sheet, k: int, titles: Sequence[str], place: tuple[float, float, float], indent: float | None
+) -> None:
+    """Letter and, `indent` mm after it, the first of the titles that has room above a panel."""
     style, (left, top, wide) = sheet.style, place
     low = top + 0.78 * style.beside(HEAD_MM)
     weight = "bold" if style.bold else "normal"
     sheet.text(left, low, _letter(style, k), style.letter_pt, va="baseline", weight=weight)
-    if indent is not None and indent + text_width_pt(TITLES[name], style) / POINTS_PER_MM < wide:
-        sheet.text(left + indent, low, TITLES[name], va="baseline")
+    fitting = [text for text in titles if text_width_pt(text, style) < ((wide - (indent or 0)) * POINTS_PER_MM)]
+    if indent is not None and fitting:
+        sheet.text(left + indent, low, fitting[0], va="baseline")
 
 
 def _has_bar(name: str) -> bool:
