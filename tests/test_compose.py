@@ -19,9 +19,10 @@ from stemfit.figures.atoms import bonds, draw_structure
 from stemfit.figures.caption import caption
 from stemfit.figures.compose import CLOSE_UP, TITLES, Scene, compose
 from stemfit.figures.legend import MOST_LABELS
+from stemfit.figures.map import MOST_NAMES
 from stemfit.figures.marks import columns_px
 from stemfit.figures.shades import SIGNED, colour_map
-from stemfit.figures.sheet import Sheet, label_text
+from stemfit.figures.sheet import Sheet, label_text, numbered_claim
 from stemfit.figures.style import NATURE
 
 
@@ -281,6 +282,53 @@ def test_the_page_says_what_its_close_ups_are(analysis):
     assert "of the pixels in view" in words and "of their own fit" in words
     assert "model, residual" not in words
     assert {"W atom", "Se atom"} <= set(labels_of(overlay(analysis)))
+
+
+def test_a_close_up_says_number_and_probability(analysis):
+    defect = replace(analysis.defects[0], type="UNKNOWN", label="UNKNOWN", probability=0.997)
+    told = replace(analysis, defects=(defect, *analysis.defects[1:]))
+    x, y = defect.center_px
+    box = (x - 25, y - 25, x + 25, y + 25)
+    for scene in (Scene(told, box, defect=defect), Scene(told, box)):
+        titles = [text.get_text() for text in compose(scene, CLOSE_UP).texts]
+        assert any(f"{defect.id}  unknown >0.99" in title for title in titles)
+    assert not any("unknown" in t.get_text() for t in compose(Scene(told, box, labels=False), CLOSE_UP).texts)
+
+
+def test_a_wider_view_says_numbers_and_probabilities_in_the_structure(analysis):
+    figure = compose(Scene(analysis, (-0.5, -0.5, 229.5, 185.5), replace(NATURE, width_mm=183.0)), ["structure"])
+    axes = next(a for a in figure.axes if a.images)
+    few = replace(analysis, defects=analysis.defects[:2])
+    assert len(analysis.defects) > MOST_NAMES and not axes.texts
+    figure = compose(Scene(few, (-0.5, -0.5, 229.5, 185.5), replace(NATURE, width_mm=183.0)), ["structure"])
+    axes = next(a for a in figure.axes if a.images)
+    assert {t.get_text() for t in axes.texts} >= {numbered_claim(d) for d in few.defects}
+
+
+def test_the_legend_names_the_elements_in_view_alone(analysis):
+    """A foreign atom less than a bond beyond the edge is drawn as far as it reaches in, and not listed."""
+    defect = next(d for d in analysis.defects if d.label == "V_Se")
+
+    def with_sulphur(atoms, column):
+        atoms.numbers[column] = 16
+        return atoms
+
+    told, (x, y) = exchanged(analysis, defect, with_sulphur), defect.center_px
+    assert "S" in labels_of(compose(Scene(told, (x - 40, y - 40, x + 4, y + 40)), ["structure"]))
+    beside = labels_of(compose(Scene(told, (x - 44, y - 40, x - 4, y + 40)), ["structure"]))
+    assert "S" not in beside and {"W", "Se"} <= set(beside)
+
+
+def test_panels_fit_a_slide(analysis):
+    """Seven panels in two rows, shrunk; a single one as well; what cannot fit stays as large as it is."""
+    slide, whole = replace(STYLES["slide"], dpi=40), (-0.5, -0.5, 229.5, 185.5)
+    for names in (["image", "defects", "strain", "residual"], ["image"]):
+        figure = compose(Scene(analysis, whole, slide), names)
+        assert figure.get_size_inches()[1] * 25.4 <= 254 * 9 / 16
+        for axes in (a for a in figure.axes if a.images):
+            box = axes.get_window_extent()
+            assert_allclose(box.width / box.height, 230 / 186, rtol=1e-6)
+    assert compose(Scene(analysis, whole, slide), list(TITLES)).get_size_inches()[1] * 25.4 > 254 * 9 / 16
 
 
 def test_signed_colours_are_as_strong_on_both_sides():
