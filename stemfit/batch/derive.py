@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from stemfit.batch.gallery import page
 from stemfit.batch.plan import Contents, Request
 from stemfit.batch.records import records
 from stemfit.batch.statistics import field, lines
-from stemfit.batch.tables import statistics_csv, written
+from stemfit.batch.store import write_file
+from stemfit.batch.tables import errors, statistics_csv, written
 
 
 def derive(asked: Request, held: Contents) -> None:
@@ -15,13 +17,15 @@ def derive(asked: Request, held: Contents) -> None:
     ------
     OutputError
     """
-    images, fields = [], []
+    fields = []
     with written(asked.results) as add:
         for record in records(asked, held):
             add(record)
-            images.append(record.image)
             counted = field(record.image, record.defects)
             if counted is not None:
                 fields.append(counted)
     statistics = lines(fields)
-    statistics_csv(asked.results, statistics)
+    with errors(asked.results):
+        statistics_csv(asked.results, statistics)
+        pieces = page(asked.results, asked.folder, asked.results / "index.sqlite", statistics, fields)
+        write_file(asked.results / "index.html", (piece.encode() for piece in pieces))

@@ -76,18 +76,27 @@ def density(count: int, area_nm2: float) -> Density:
 
 
 class Field(NamedTuple):
-    """What statistics need of one image: (type, label, probability) of each claim."""
+    """What statistics need of one image: of each (type, label) how many claims, and the sum of their probabilities."""
 
     host: str
     area_nm2: float
-    claims: tuple[tuple[str, str, float], ...]
+    claims: Mapping[tuple[str, str], tuple[int, float]]
+
+    @property
+    def number(self) -> int:
+        """Of all claims."""
+        return sum(n for n, _ in self.claims.values())
 
 
 def field(image: Mapping[str, Any], defects: Sequence[Mapping[str, Any]]) -> Field | None:
     """An image as it counts; None where it does not: without a result, without area, or equal to one before it."""
     if image["status"] != "ok" or image["equal_to"] is not None or not image["analysed_nm2"] > 0:
         return None
-    claims = tuple((d["type"], d["label"], float(d["probability"])) for d in defects if d["claimed"])
+    claims: dict[tuple[str, str], tuple[int, float]] = {}
+    for one in defects:
+        if one["claimed"]:
+            n, sure = claims.get((one["type"], one["label"]), (0, 0.0))
+            claims[one["type"], one["label"]] = n + 1, sure + one["probability"]
     return Field(image["host"], image["analysed_nm2"], claims)
 
 
@@ -99,7 +108,7 @@ def lines(fields: Sequence[Field]) -> list[Line]:
     found = []
     for host in sorted(areas, key=lambda name: (-areas[name], name)):
         own = [one for one in fields if one.host == host]
-        kinds = {(t, label) for one in own for t, label, _ in one.claims}
+        kinds = {kind for one in own for kind in one.claims}
         asked = [("all", "all")]
         for kind in sorted({t for t, _ in kinds}, key=lambda t: (-_count(own, t), t)):
             asked.append((kind, "all"))
@@ -114,8 +123,8 @@ def _count(fields: Sequence[Field], kind: str, label: str = "all") -> int:
 
 def _of(one: Field, kind: str, label: str) -> tuple[int, float]:
     """Number and expected number of right ones of a kind in an image."""
-    meant = [p for t, name, p in one.claims if kind in ("all", t) and label in ("all", name)]
-    return len(meant), math.fsum(meant)
+    meant = [sums for (t, name), sums in one.claims.items() if kind in ("all", t) and label in ("all", name)]
+    return sum(n for n, _ in meant), math.fsum(sure for _, sure in meant)
 
 
 def _line(host: str, kind: str, label: str, fields: Sequence[Field]) -> Line:

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ SCHEMA = "stemfit.batch/1"
 SIDECAR = "batch.json"
 OWN = ".stemfit-batch"
 UNFINISHED = ".tmp-batch-"
-DERIVED = ("summary.csv", "summary.parquet", "index.sqlite", "index.html", "statistics.csv", "statistics.svg")
+DERIVED = ("summary.csv", "summary.parquet", "index.sqlite", "index.html", "statistics.csv")
 """Files of a batch beside its results: an input's folder cannot be called like one."""
 
 
@@ -209,13 +210,13 @@ def said(error: Exception, path: Path) -> tuple[int, str]:
     return error.exit_code, line
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: Iterable[bytes]) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".tmp-{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
@@ -227,7 +228,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 def _write(path: Path, content: Any) -> None:
     # Names that are no text stay what they are as escapes of ASCII.
-    write_file(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_file(path, [(json.dumps(content, indent=1) + "\n").encode()])
 
 
 def _to_disk(folder: Path) -> None:

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,9 @@ def written(root: Path) -> Iterator[Callable[[Record], None]]:
     """
     names = ("summary.csv", "summary.parquet", "index.sqlite")
     unfinished = [_temporary(root, name) for name in names]
-    try:
+    with errors(root), ExitStack() as stack:
+        for path in unfinished:
+            stack.callback(_remove, path)
         with _csv(unfinished[0]) as to_csv, _parquet(unfinished[1]) as to_parquet, _sqlite(unfinished[2]) as to_sqlite:
 
             def add(record: Record) -> None:
@@ -52,14 +54,22 @@ def written(root: Path) -> Iterator[Callable[[Record], None]]:
                 os.fsync(file.fileno())
             path.chmod(0o644)
             path.replace(root / name)
+
+
+@contextmanager
+def errors(root: Path) -> Iterator[None]:
+    """What goes wrong where tables are written: a full disk, in most cases."""
+    try:
+        yield
     except (OSError, sqlite3.OperationalError) as error:
         remedy = "make room; the same command makes them again"
         raise OutputError(f"the tables cannot be written ({error})", remedy=remedy, subject=root) from error
-    finally:
-        for path in unfinished:
-            for left in (path, path.with_name(f"{path.name}-journal")):
-                with suppress(OSError):
-                    left.unlink(missing_ok=True)
+
+
+def _remove(path: Path) -> None:
+    for left in (path, path.with_name(f"{path.name}-journal")):
+        with suppress(OSError):
+            left.unlink(missing_ok=True)
 
 
 def _temporary(root: Path, name: str) -> Path:
@@ -133,4 +143,4 @@ def statistics_csv(root: Path, lines: Sequence[Line]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(STATISTICS)
     writer.writerows((*line[:7], *line.density, *line[8:]) for line in lines)
-    write_file(root / "statistics.csv", text.getvalue().encode())
+    write_file(root / "statistics.csv", [text.getvalue().encode()])

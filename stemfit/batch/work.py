@@ -162,6 +162,8 @@ def _outcome(job: Job, one: Input, done: str | None, method: Method) -> Outcome:
     """Raises only what ends the run."""
     began, copied = time.monotonic(), done is not None
     place: Path | None = None
+    if store.finished(job.root, one.name) == job.sidecar(one.name):
+        return Outcome(one.name, None, copied, 0.0)  # by a worker that died before it could say so
     try:
         store.check_free(job.root, one.name, job.sha256)
         place = Path(tempfile.mkdtemp(dir=job.work)) / "result"
@@ -261,8 +263,9 @@ def _prepare(settings: Mapping[str, Any]) -> None:
 
 def _analyse(path: Path, settings: Mapping[str, Any], out: Path) -> None:
     from stemfit import api
+    from stemfit.batch import thumbnail
 
-    api.analyze(path, **settings, out=out)
+    thumbnail.save(api.analyze(path, **settings, out=out).image, out)
 
 
 ANALYSIS = Method(_prepare, _analyse)
