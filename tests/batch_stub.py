@@ -123,10 +123,10 @@ def main() -> int:
         return processes(asked.workers, method, GIB)
 
     try:
-        ended = run(request, engine, lambda event: print(json.dumps(event), flush=True),
+        ended = run(request, engine, lambda event: None,
                     Watch(0.3) if asked.watch else None)  # fmt: skip
     except StemfitError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return error.exit_code
     return 10 if ended.failures else 0
 

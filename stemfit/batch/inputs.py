@@ -190,6 +190,7 @@ def hashed(inputs: Iterable[Input]) -> Iterator[tuple[Input, str | Unreadable]]:
 def _hashed(one: Input) -> tuple[Input, str | Unreadable]:
     try:
         one.name.encode()
+        one.path.stat()  # of what is not there the hash is that of an empty folder
         return one, sha256(one.path)
     except UnicodeEncodeError:
         return one, Unreadable(one.name, "its name is not written in UTF-8; rename it")

@@ -72,15 +72,16 @@ def held(root: Path, share: Shard) -> Iterator[Path]:
 @contextmanager
 def turn(root: Path) -> Iterator[None]:
     """One after the other: for what several shards may do at the end, all with the same outcome."""
-    path = root / OWN / "turn"
-    with path.open("a") as file:
-        try:
+    handle = os.open(root / OWN / "locks", os.O_RDONLY)
+    try:
+        # Without locks of the file system the last one to write wins, whose tables are whole all the same.
+        with contextlib.suppress(ImportError, OSError):
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except (ImportError, OSError):
-            pass  # without locks of the file system the last one to write wins, whose tables are whole all the same
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)
 
 
 def _clash(mine: Shard, other: Holder) -> bool:

@@ -110,6 +110,13 @@ def run(
     if watch is None:
         find(asked.folder, asked.patterns, asked.results)  # before anything is made for it
     store.claim(asked.results)
+    with store.writing(asked.results):
+        return _run(asked, engine, tell, watch)
+
+
+def _run(
+    asked: Request, engine: Callable[[], AbstractContextManager[Engine]], tell: Tell, watch: Watch | None
+) -> Ended:
     with held(asked.results, asked.share) as work, _journal(asked, tell) as note, engine() as carry_out:
         batch = _Batch(asked, work, carry_out, note)
         if watch is None:

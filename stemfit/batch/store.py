@@ -15,7 +15,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,14 +91,27 @@ def claim(root: Path) -> None:
     OutputError
         It cannot be written.
     """
-    try:
+    with writing(root):
         for name in ("failures", "locks"):
             (root / OWN / name).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=root / OWN):
             pass
+
+
+@contextmanager
+def writing(root: Path) -> Iterator[None]:
+    """What the system refuses where results are written is said in one line.
+
+    Raises
+    ------
+    OutputError
+    """
+    try:
+        yield
     except OSError as error:
-        remedy = "choose another --out, or make it writable"
-        raise OutputError(f"cannot be written ({error.strerror or error})", remedy=remedy, subject=root) from error
+        what = f"cannot be written ({error.strerror or error})"
+        remedy = "make room, or it writable; the same command goes on"
+        raise OutputError(what, remedy=remedy, subject=root) from error
 
 
 def finished(root: Path, name: str) -> Sidecar | None:

@@ -176,8 +176,8 @@ def _outcome(job: Job, one: Input, done: str | None, method: Method) -> Outcome:
     except Exception as error:
         full = _full(error)
         if full is not None:
-            what, remedy = f"cannot be written ({os.strerror(full)})", "make room; the same command goes on"
-            raise OutputError(what, remedy=remedy, subject=job.root) from error
+            with store.writing(job.root):
+                raise OSError(full, os.strerror(full)) from error
         code, reason = store.said(error, one.path)
         failure = Failure(one.name, job.key, code, reason, "".join(traceback.format_exception(error)))
     finally:
