@@ -18,7 +18,7 @@ import pytest
 from batch_stub import SETTINGS, STUB, image
 from test_batch_kill import ENVIRONMENT, tree
 
-from stemfit.batch import Ended, Request, keys, look, lock, run, store, work
+from stemfit.batch import Ended, Request, keys, lock, look, run, store, work
 from stemfit.batch.inputs import shard
 from stemfit.batch.local import Engine
 from stemfit.batch.work import Job, Method, Report, carry_out
@@ -200,7 +200,8 @@ def test_names_that_a_file_system_takes_for_one(folder: Path) -> None:
     assert sidecar is not None
     store.write_sidecar(out / "a.tif.stemfit", store.Sidecar("A.tif", *list(vars(sidecar).values())[1:]))
     ended = run(request(folder), here)
-    assert [one.input for one in ended.failures] == ["a.tif"] and "takes the two names for one" in ended.failures[0].reason
+    assert [one.input for one in ended.failures] == ["a.tif"]
+    assert "takes the two names for one" in ended.failures[0].reason
 
 
 def test_a_folder_called_like_a_table(folder: Path) -> None:
@@ -263,7 +264,9 @@ def test_two_runs_do_not_write_to_one_place(folder: Path) -> None:
     ("mine", "other", "together"),
     [("1/2", "2/2", True), ("1/2", "1/2", False), ("1/2", "2/3", False), ("1/2", None, False), (None, "1/2", False)],
 )
-def test_shards_of_one_division_go_together(mine: str | None, other: str | None, together: bool, tmp_path: Path) -> None:
+def test_shards_of_one_division_go_together(
+    mine: str | None, other: str | None, together: bool, tmp_path: Path
+) -> None:
     store.claim(tmp_path)
     with lock.held(tmp_path, shard(other)) as first:
         if together:
@@ -303,12 +306,13 @@ def test_locks_of_the_dead_are_taken_over(tmp_path: Path, holder: dict[str, Any]
 
 def test_stale_folders_are_removed_and_others_are_not(tmp_path: Path) -> None:
     store.claim(tmp_path)
-    for name in (".tmp-batch-dead-1-x/y", "sub/.tmp-a.tif.stemfit-abc", "sub/.tmp-notes", "a.tif.stemfit/.tmp-a.stemfit-x"):
+    stale, others = (".tmp-batch-dead-1-x/y", "sub/.tmp-a.tif.stemfit-abc"), ("sub/.tmp-notes", "a.tif.stemfit/.tmp-x")
+    for name in (*stale, *others):
         (tmp_path / name).mkdir(parents=True)
     with lock.held(tmp_path, shard(None)):
         pass
     left = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob(".tmp-*"))
-    assert left == ["a.tif.stemfit/.tmp-a.stemfit-x", "sub/.tmp-notes"]
+    assert left == sorted(others)
 
 
 def test_shards_make_what_one_run_makes(folder: Path) -> None:
