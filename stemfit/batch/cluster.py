@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -46,7 +47,10 @@ def cluster(address: str, count: int, method: Method, memory_bytes: int) -> Iter
                 raise OptionError("--dask needs the package distributed", "pip install 'stemfit[dask]'.") from error
             stack.enter_context(single_threaded())
             own = stack.enter_context(
-                LocalCluster(n_workers=count, threads_per_worker=1, memory_limit=memory_bytes, dashboard_address=None)
+                LocalCluster(
+                    n_workers=count, threads_per_worker=1, memory_limit=memory_bytes, dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                )
             )
             address = own.scheduler_address
         client = stack.enter_context(dask_client(address))
