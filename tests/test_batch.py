@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import batch_stub
+import numpy as np
 import pytest
 from batch_stub import SETTINGS, STUB, image
+from PIL import Image
 from test_batch_kill import ENVIRONMENT, tree
 
 from stemfit.batch import Ended, Request, keys, lock, look, run, store, work
@@ -241,6 +243,7 @@ import resource, sys
 sys.argv = ["batch_stub.py", {str(folder)!r}, {str(folder.parent / "out")!r}, "--workers", "1"]
 resource.setrlimit(resource.RLIMIT_FSIZE, (350, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 import batch_stub
+import numpy as np
 sys.exit(batch_stub.main())
 """
     done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=False)
@@ -327,3 +330,33 @@ def test_shards_make_what_one_run_makes(folder: Path) -> None:
     run(request(folder), here)
     alone = tree(folder.parent / "out")
     assert {k: v for k, v in together.items() if "log" not in k} == alone
+
+
+def _reads(path: Path, settings: Any, out: Path) -> None:
+    """An analysis that reads the image in earnest."""
+    from stemfit import micrograph
+
+    recorded = micrograph.read(path)
+    out.mkdir()
+    (out / "columns.csv").write_text("id\n")
+    (out / "analysis.json").write_text(json.dumps(batch_stub.document(path, recorded.sha256, 12)))
+
+
+def test_five_of_a_hundred_are_corrupt_and_exactly_those_are_told(tmp_path: Path) -> None:
+    """500 files, 25 of them cut short, emptied, overwritten or something else altogether."""
+    rng = np.random.default_rng(11)
+    for k in range(500):
+        path = tmp_path / "in" / f"{k % 7}" / f"{k:03d}.{'png' if k % 3 == 0 else 'tif'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 255, (64, 64)).astype(np.uint8)
+        Image.fromarray(pixels).save(path)
+    paths = sorted((tmp_path / "in").rglob("*.*"))
+    corrupt = [paths[k] for k in rng.choice(500, 25, replace=False)]
+    for k, path in enumerate(corrupt):
+        held = path.read_bytes()
+        path.write_bytes([held[: len(held) // 3], b"", b"\0" * len(held), b"Notes of Tuesday", held[:100]][k % 5])
+    ended = run(request(tmp_path / "in"), lambda: here(Method(batch_stub.nothing, _reads)))
+    assert [one.input for one in ended.failures] == sorted(p.relative_to(tmp_path / "in").as_posix() for p in corrupt)
+    assert {one.exit_code for one in ended.failures} == {3} and ended.done + ended.copied == 475
+    rows = (tmp_path / "out/summary.csv").read_text().splitlines()
+    assert len(rows) == 501 and sum(",failed," in row for row in rows) == 25

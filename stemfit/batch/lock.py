@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stemfit.batch.inputs import ALL, RESULT, Shard
-from stemfit.batch.store import OWN, UNFINISHED
+from stemfit.batch.store import OWN, UNFINISHED, write_file
 from stemfit.errors import OutputError
 
 BEAT_S = 20.0
@@ -48,7 +48,7 @@ def held(root: Path, share: Shard) -> Iterator[Path]:
     mine = Holder(f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}", socket.gethostname(), os.getpid(),
                   _began(os.getpid()), str(share))  # fmt: skip
     path = root / OWN / "locks" / f"{mine.name}.json"
-    path.write_text(json.dumps(asdict(mine)))
+    write_file(path, [json.dumps(asdict(mine)).encode()])  # at once: others read it
     ended = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, ended), daemon=True)
     beat.start()
@@ -60,7 +60,7 @@ def held(root: Path, share: Shard) -> Iterator[Path]:
                 what = f"another run (process {other.pid} on {other.host}) writes there"
                 remedy = f"wait for it, or remove {root / OWN / 'locks' / other.name}.json if it has died"
                 raise OutputError(what, remedy=remedy, subject=root)
-        _clear(root, {other.name for other in others}, alone=not others and share == ALL)
+        _clear(root, alone=not others and share == ALL)
         work.mkdir()
         yield work
     finally:
@@ -99,7 +99,7 @@ def _living(own: Path) -> list[Holder]:
         try:
             other, silent_s = Holder(**json.loads(path.read_text())), now - path.stat().st_mtime
         except (OSError, ValueError, TypeError):
-            other, silent_s = None, SILENT_S  # cut short by a death while it was written, or gone by now
+            other, silent_s = None, SILENT_S  # damaged, or gone by now
         if other is None or _dead(other, silent_s):
             path.unlink(missing_ok=True)
         else:
@@ -146,10 +146,13 @@ def _beat(path: Path, ended: threading.Event) -> None:
             os.utime(path)
 
 
-def _clear(root: Path, living: set[str], alone: bool) -> None:
-    """Remove what runs have left unfinished that have died; alone, also what single analyses have."""
+def _clear(root: Path, alone: bool) -> None:
+    """Remove what runs have left unfinished that have died; alone, also what single analyses have.
+
+    Who lives has a lock, and had it before anything else.
+    """
     for path in root.glob(f"{UNFINISHED}*"):
-        if path.name.removeprefix(UNFINISHED) not in living:
+        if not (root / OWN / "locks" / f"{path.name.removeprefix(UNFINISHED)}.json").exists():
             shutil.rmtree(path, ignore_errors=True)
     if not alone:
         return
