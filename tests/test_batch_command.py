@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import typer.testing
-from test_batch_kill import tree
+from test_batch_kill import tree, without_times
 
 import cli
 from stemfit import Analysis, synthetic
@@ -65,21 +64,12 @@ def test_a_folder_from_beginning_to_end(tmp_path: Path) -> None:
 
 def _as_if_computed_itself(tmp_path: Path, options: tuple[str, ...]) -> None:
     """The result that an image got from its equal is the one that it gets alone, timings aside."""
-    copied = _without_times(tree(tmp_path / "out/sub/equal.tif.stemfit"))
+    copied = without_times(tree(tmp_path / "out/sub/equal.tif.stemfit"))
     shutil.rmtree(tmp_path / "out")
     (tmp_path / "in/a.tif").unlink()
     assert run(*options).exit_code == 10
-    alone = _without_times(tree(tmp_path / "out/sub/equal.tif.stemfit"))
+    alone = without_times(tree(tmp_path / "out/sub/equal.tif.stemfit"))
     assert [name for name in {**copied, **alone} if copied.get(name) != alone.get(name)] == []
-
-
-def _without_times(files: dict[str, bytes]) -> dict[str, bytes]:
-    document = json.loads(files["analysis.json"])
-    assert document.pop("timings_s")
-    page = files["report.html"].decode()
-    part = re.search(r"<h3>Time</h3>.*?</section>", page, re.DOTALL)
-    assert part is not None
-    return {**files, "analysis.json": json.dumps(document).encode(), "report.html": page.replace(part[0], "").encode()}
 
 
 @pytest.mark.parametrize(

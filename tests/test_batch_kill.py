@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,11 @@ from collections import Counter
 from pathlib import Path
 
 import batch_stub
+import numpy as np
 import pytest
+import tifffile
+
+from stemfit import synthetic
 
 TRIALS = int(os.environ.get("STEMFIT_KILL_TRIALS", "10"))
 HERE = Path(__file__).parent
@@ -118,3 +123,43 @@ def _each_once(results: Path) -> None:
     events = [json.loads(line) for line in (results / "log.jsonl").read_text().splitlines()]
     told = Counter(event["file"] for event in events if event["event"] in ("done", "copied"))
     assert max(told.values()) == 1
+
+
+@pytest.mark.skipif(TRIALS < 100, reason="minutes: with STEMFIT_KILL_TRIALS=200")
+def test_the_real_analysis_killed(tmp_path: Path) -> None:
+    """As above, with three small images and all of `stemfit batch`; timings are not compared."""
+    for k in range(3):
+        crystal = synthetic.crystal((170, 160), pixel_size_A=0.14, halved=1)
+        recorded, _ = synthetic.record(crystal, synthetic.Acquisition(counts=200), k)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / "in" / f"{k}.tif", recorded.image.astype(np.float32))
+
+    def started(results: Path) -> subprocess.Popen[bytes]:
+        options = ["--host", "MoS2", "--device", "cpu", "--workers", "1", "--out", str(results)]
+        command = [sys.executable, "-m", "cli", "batch", str(tmp_path / "in"), *options]
+        return subprocess.Popen(command, env=ENVIRONMENT, cwd=HERE.parent, start_new_session=True,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+
+    began = time.monotonic()
+    assert started(tmp_path / "undisturbed").wait() == 0
+    seconds, chance = time.monotonic() - began, random.Random(3)
+    for _ in range(TRIALS // 40):
+        run = started(tmp_path / "killed")
+        time.sleep(chance.uniform(0.2, 0.9) * seconds)
+        _strike(run, chance.choice(["worker", "parent", "all"]), chance)
+        run.wait()
+    assert started(tmp_path / "killed").wait() == 0
+    one, other = (without_times(tree(tmp_path / name)) for name in ("undisturbed", "killed"))
+    _same(other, one)
+
+
+def without_times(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Results without how long each stage took."""
+    found = {}
+    for name, content in files.items():
+        if name.endswith("analysis.json"):
+            content = re.sub(rb'"timings_s": \{[^}]*\}', b"", content)
+        elif name.endswith("report.html"):
+            content = re.sub(rb"<h3>Time</h3>.*?</section>", b"", content, flags=re.DOTALL)
+        found[name] = content
+    return found
