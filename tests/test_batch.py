@@ -233,6 +233,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(InputError, match="there are no images in it"):
         run(request(tmp_path / "in"), here)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of processes")

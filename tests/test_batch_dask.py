@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ from typing import Any
 import pytest
 from batch_stub import GIB, SETTINGS, STUB, image
 from test_batch import counts
-from test_batch_kill import HERE, tree
+from test_batch_kill import ENVIRONMENT, HERE, PROGRAM, tree
+from test_batch_processes import until
 
 from definet.exceptions import OptionError
 from stemfit.batch import Request, cluster, run
@@ -44,6 +47,23 @@ def test_two_workers_make_what_two_processes_make(folder: Path, importable: None
     other = run(Request(folder, out, SETTINGS), lambda: cluster.cluster("local", 2, STUB, GIB))
     assert counts(one) == counts(other) == (0, 9, 3, 2)
     assert [name for name in {**here, **tree(out)} if here.get(name) != tree(out).get(name)] == []
+
+
+def test_a_cluster_that_is_killed_with_its_scheduler(folder: Path) -> None:
+    """Its scheduler lives in the process that hands out the work; workers that are left finish what they are at."""
+    out, undisturbed = folder.parent / "out", folder.parent / "undisturbed"
+    command = [sys.executable, str(PROGRAM), str(folder)]
+    slowly = {**ENVIRONMENT, "STUB_S": "0.5"}
+    running = subprocess.Popen([*command, str(out), "--dask", "local"], env=slowly, stderr=subprocess.DEVNULL)
+    until(lambda: len(list(out.rglob("*.tif.stemfit"))) >= 3, 60)
+    running.kill()
+    running.wait()
+    assert not (out / "summary.csv").exists()
+    for results in (out, undisturbed):
+        done = subprocess.run([*command, str(results)], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        assert done.returncode == 10, done.stderr
+    left = {name: content for name, content in tree(out).items() if not name.startswith(".tmp-")}
+    assert left == tree(undisturbed)
 
 
 def test_nobody_answers(folder: Path) -> None:

@@ -183,8 +183,11 @@ def told(name: str) -> str:
 
 def hashed(inputs: Iterable[Input]) -> Iterator[tuple[Input, str | Unreadable]]:
     """What files hold, as SHA-256 of their bytes, or why that is not known; in the order given, several at a time."""
-    with ThreadPoolExecutor(READERS) as pool:
+    pool = ThreadPoolExecutor(READERS)
+    try:
         yield from pool.map(_hashed, inputs)
+    finally:
+        pool.shutdown(cancel_futures=True)  # who is interrupted does not wait for the rest
 
 
 def _hashed(one: Input) -> tuple[Input, str | Unreadable]:

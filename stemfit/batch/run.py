@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from stemfit.batch import store
 from stemfit.batch.derive import derive
-from stemfit.batch.inputs import ALL, find, hashed, settled
+from stemfit.batch.inputs import ALL, Found, find, hashed, settled
 from stemfit.batch.local import Engine
 from stemfit.batch.lock import held, turn
 from stemfit.batch.plan import Contents, Plan, Request, complete, contents, planned
@@ -108,7 +108,7 @@ def run(
         Whatever else keeps all images from being analysed.
     """
     if watch is None:
-        find(asked.folder, asked.patterns, asked.results)  # before anything is made for it
+        _found(asked)  # before anything is made for it
     store.claim(asked.results)
     with store.writing(asked.results):
         return _run(asked, engine, tell, watch)
@@ -219,12 +219,17 @@ class _Batch:
 
 
 def _contents(asked: Request, tell: Tell) -> Contents:
+    found = _found(asked)
+    tell({"event": "reading", "inputs": len(found.inputs)})
+    return contents(found, list(hashed(found.inputs)))
+
+
+def _found(asked: Request) -> Found:
     found = find(asked.folder, asked.patterns, asked.results)
     if not found.inputs and not found.unreadable:
         what = "there are no images in it" + (f" called {' or '.join(asked.patterns)}" if asked.patterns else "")
         raise InputError(what, remedy="give the folder of the images, or other patterns", subject=asked.folder)
-    tell({"event": "reading", "inputs": len(found.inputs)})
-    return contents(found, list(hashed(found.inputs)))
+    return found
 
 
 @contextmanager
