@@ -166,19 +166,26 @@ def _progress(verbose: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         yield lambda event: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.text import Text
+
+    pace = Pace()
+
+    class PaceColumn(ProgressColumn):
+        """Drawn anew all the time: an image that takes long makes the rest take longer, too."""
+
+        def render(self, task: Any) -> Text:
+            return Text(pace.text())
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("{task.fields[pace]}"),
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), PaceColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as shown:
-        task = shown.add_task("reading", total=None, pace="")
-        pace = Pace()
+        task = shown.add_task(pace.doing, total=None)
 
         def tell(event: Mapping[str, Any]) -> None:
             pace.take(event)
-            shown.update(task, description=pace.doing, total=pace.total, completed=pace.ended, pace=pace.text())
+            shown.update(task, description=pace.doing, total=pace.total, completed=pace.ended)
 
         yield tell
 
