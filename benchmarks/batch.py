@@ -6,7 +6,8 @@
 
 overhead     one image, by `stemfit.analyze` and as a job of a worker, in turns in one process; CPU seconds of the
              process that hands out jobs, from a batch of stub analyses; what a run costs that has nothing to do
-throughput   the same images with one and with two workers, one after the other
+throughput   stubs that wait a second, which no other process of the machine delays, and images, with one worker and
+             with two
 memory       of one worker, image after image
 scheduler    empty jobs on a Dask cluster of two workers: handed out as the batch does it, and all at once
 """
@@ -83,7 +84,13 @@ def stub(path: Path, settings: Mapping[str, Any], out: Path) -> None:
     (out / "analysis.json").write_text(json.dumps(document))
 
 
-STUB = Method(nothing, stub)
+def waiting(path: Path, settings: Mapping[str, Any], out: Path) -> None:
+    """As long as an image, on a machine of which nobody else takes anything."""
+    stub(path, settings, out)
+    time.sleep(1.0)
+
+
+STUB, WAITING = Method(nothing, stub), Method(nothing, waiting)
 
 
 def ready(place: Path, folder: Path) -> tuple[Request, Path]:
@@ -175,22 +182,34 @@ def _python(arguments: list[str]) -> str:
 
 
 def throughput(place: Path, side: int, count: int) -> str:
-    paths = images(place / "in", count, side, 4)
+    images(place / "images", count, side, 4)
+    (place / "stubs").mkdir()
+    for k in range(20):
+        (place / "stubs" / f"{k}.tif").write_bytes(str(k).encode())
+    head = ("workers", "wall s", "CPU s per image", "images per minute", "times one worker")
+    stubs = table(head, _one_and_two(place, "stubs", WAITING, 20))
+    analysed = table(head, _one_and_two(place, "images", ANALYSIS, count))
+    return (
+        f"20 stubs that wait a second\n\n{stubs}\n\n{count} images of {side} x {side} px; load "
+        f"{os.getloadavg()[0]:.1f} at the end\n\n{analysed}"
+    )
+
+
+def _one_and_two(place: Path, name: str, method: Method, count: int) -> list[tuple[str, ...]]:
     rows, first = [], 0.0
     for workers in (1, 2):
-        asked = Request(place / "in", place / f"out-{workers}", SETTINGS)
+        asked = Request(place / name, place / f"{name}-{workers}", SETTINGS)
         seen: list[float] = []
         begin, cpu = time.perf_counter(), cpu_s()
-        ended = run(asked, lambda n=workers: processes(n, ANALYSIS, share_of_memory(n)),  # type: ignore[misc]
+        ended = run(asked, lambda n=workers: processes(n, method, share_of_memory(n)),  # type: ignore[misc]
                     lambda event, to=seen: to.append(time.perf_counter()) if event["event"] == "done" else None)
-        assert ended.done == len(paths), ended
+        assert ended.done == count, ended
         wall, used = time.perf_counter() - begin, cpu_s() - cpu
         # From the first result of each worker on: a run of hundreds starts its workers once, too.
         pace = (len(seen) - workers) / (seen[-1] - seen[workers - 1]) if len(seen) > workers else float("nan")
         first = first or pace
         rows.append((str(workers), f"{wall:.1f}", f"{used / count:.2f}", f"{60 * pace:.1f}", f"{pace / first:.2f}"))
-    head = ("workers", "wall s", "CPU s per image", "images per minute", "times one worker")
-    return f"{count} images of {side} x {side} px; load {os.getloadavg()[0]:.1f} at the end\n\n" + table(head, rows)
+    return rows
 
 
 def memory(place: Path, side: int, count: int) -> str:

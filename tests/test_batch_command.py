@@ -125,4 +125,4 @@ def test_the_pace_is_that_of_what_ended() -> None:
     now = 260.0
     for kind in ("done", "copied", "failed"):
         pace.take({"event": kind})
-    assert pace.text() == "3.0/min  0:01:00 left  2 failed" and (pace.ended, pace.total) == (3, 6)
+    assert pace.text() == "2 failed  3.0/min  0:01:00 left" and (pace.ended, pace.total) == (3, 6)

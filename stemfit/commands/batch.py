@@ -178,7 +178,7 @@ def _progress(verbose: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
             return Text(pace.text())
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), PaceColumn(),
+        TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), PaceColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as shown:
         task = shown.add_task(pace.doing, total=None)
@@ -212,14 +212,14 @@ class Pace:
             self.failed += kind == "failed"
 
     def text(self) -> str:
-        """Images per minute, time left, failures."""
+        """Failures, images per minute, time left."""
         failed = f"{self.failed} failed" if self.failed else ""
         if not self.ended or self.total is None:
             return failed
         rate = self.ended / max(self.clock() - self.began, 1e-9)
         left = round((self.total - self.ended) / rate)
         time_left = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
-        return "  ".join(filter(None, [f"{60 * rate:.1f}/min", time_left, failed]))
+        return "  ".join(filter(None, [failed, f"{60 * rate:.1f}/min", time_left]))
 
 
 def _line(event: Mapping[str, Any]) -> str:
