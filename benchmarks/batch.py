@@ -239,7 +239,7 @@ def scheduler(place: Path, tasks: int) -> str:
             yield Job((), "0" * 64, SETTINGS, asked.settings_sha256, asked.code, str(k), None, asked.results, work)
 
     rows = []
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as here:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as here:
 
         def known() -> int:
             return len(here.scheduler.tasks)

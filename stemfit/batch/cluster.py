@@ -48,7 +48,7 @@ def cluster(address: str, count: int, method: Method, memory_bytes: int) -> Iter
             stack.enter_context(single_threaded())
             own = stack.enter_context(
                 LocalCluster(
-                    n_workers=count, threads_per_worker=1, memory_limit=memory_bytes, dashboard_address=None,
+                    n_workers=count, threads_per_worker=1, memory_limit=memory_bytes, dashboard_address="127.0.0.1:0",
                     silence_logs=logging.CRITICAL,
                 )
             )
