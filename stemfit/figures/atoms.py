@@ -117,7 +117,8 @@ def half_filled(analysis: Analysis, atoms: Atoms, xy: FloatArray) -> NDArray[np.
     mixtures = analysis.document["host"]["composition"] or {}
     for k, observed, one in zip(at, column, alone & (distance < analysis.nearest_px / 2), strict=True):
         sublattice = str(analysis.columns["sublattice"][observed])
-        own = column_elements(analysis.own_columns.get(sublattice, ""))
+        full = analysis.own_columns.get(sublattice, "")  # none where a column stands beside the lattice
+        own = column_elements(full) if full else ()
         found[k] = one and len(own) > 1 and atoms.symbols[k] in (*own, *mixtures.get(sublattice, ()))
     return found
 
