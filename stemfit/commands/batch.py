@@ -62,9 +62,15 @@ def batch(
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Do the I-th of N shares, I from 1; several run side by side.")
     ] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed/--no-retry-failed", help="Try again what failed before.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run/--no-dry-run", help="Say what there is to do, and do nothing.")] = False,
-    watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Go on with files that appear, until Ctrl-C.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed/--no-retry-failed", help="Try again what failed before.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run/--no-dry-run", help="Say what there is to do, and do nothing.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch/--no-watch", help="Go on with files that appear, until Ctrl-C.")
+    ] = False,
     settle: Annotated[
         float, typer.Option(metavar="SECONDS", help="With --watch: a file is complete that has not changed so long.")
     ] = 5.0,

@@ -28,6 +28,7 @@ from stemfit.figures.outlines import (
 )
 from stemfit.figures.shades import contrast, grey
 from stemfit.figures.sheet import (
+    claimed_name,
     lettering,
     numbered_claim,
     points_per_px,
@@ -235,13 +236,14 @@ def draw_labels(
 
 
 def draw_names(axes: Axes, analysis: Analysis, style: Style) -> None:
-    """Number, name and probability of few defects in view where there is room, else their numbers."""
+    """Number, name and probability of few defects in view, as far as there is room."""
     low, _ = _view(axes)
     shown = seen(axes, analysis.defects)
     if len(shown) <= MOST_NAMES:
         drawn = {d.id: rings(d.extent_px - low, reach_px(analysis)) for d in shown}
         boxes = [bounds(ring) for each in drawn.values() for ring in each]
-        wanted = {d.id: tuple(t for t in (numbered_claim(d), str(d.id)) if _fits(t, axes, style)) for d in shown}
+        texts = {d.id: (numbered_claim(d), f"{d.id}  {claimed_name(d)}", str(d.id)) for d in shown}
+        wanted = {each: tuple(t for t in some if _fits(t, axes, style)) for each, some in texts.items()}
         _write(axes, wanted, {each: _innermost(drawn[each]) for each in wanted}, boxes, style, bbox=LABEL_BACK)
 
 
