@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 import stemfit
 from stemfit.commands import (
     asking,
+    batch,
     config,
     exits,
     export,
@@ -71,13 +72,7 @@ written, 6 model cannot be used.
 
 def analyze(
     image: options.Image,
-    host: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Crystal: auto, one of MoS2 MoSe2 MoTe2 WS2 WSe2 WTe2 hBN graphene GaSe InSe blackP, or a CIF.",
-        ),
-    ] = "auto",
+    host: options.Host = "auto",
     pixel_size: options.PixelSize = None,
     voltage: options.Voltage = None,
     convergence: options.Convergence = None,
@@ -86,26 +81,10 @@ def analyze(
     mask: options.Mask = None,
     signal: options.Signal = None,
     frame: options.Frame = None,
-    relaxer: Annotated[
-        Literal["definet", "teacher", "keep"],
-        typer.Option(help="Relax candidates with the network, with its teacher, a potential (slow), or not at all."),
-    ] = "definet",
+    relaxer: options.Relaxer = "definet",
     checkpoint: options.Network = None,
-    simulator: Annotated[
-        Literal["fast", "multislice"],
-        typer.Option(
-            help="Brightness of columns from the table, or of the best candidates by abTEM (slow); simulated.tif is "
-            "always drawn fast."
-        ),
-    ] = "fast",
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            metavar="KELVIN",
-            help="Weigh structures of one name by their relaxation energies at this temperature.  [default: do not]",
-            show_default=False,
-        ),
-    ] = None,
+    simulator: options.Simulator = "fast",
+    temperature: options.Temperature = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Result folder.  [default: IMAGE.stemfit here]", show_default=False),
@@ -119,30 +98,21 @@ def analyze(
     """Find the defects of one image and the structures behind them."""
     with exits.errors(image, verbose, debug):
         folder = Path(f"{image.stem}.stemfit") if out is None else out
-        asked: dict[str, Any] = {
-            "host": host,
-            "pixel_size": asking.pixel_size("--pixel-size", pixel_size),
-            "voltage": asking.positive("--voltage", voltage),
-            "convergence": asking.positive("--convergence", convergence),
-            "detector": asking.angles("--detector", detector),
-            "roi": asking.rectangle("--roi", roi),
-            "temperature": asking.positive("--temperature", temperature),
-            "frame": asking.frame(frame),
-            "signal": signal,
-        }
+        asked = asking.analysis(
+            host, pixel_size, voltage, convergence, detector, roi, mask, signal, frame, relaxer, checkpoint, simulator,
+            temperature, device,
+        )  # fmt: skip
         from stemfit import api
 
         with exits.progress(verbose) as progress:
-            found = api.analyze(
-                image, **asked, mask=mask, relaxer=relaxer, checkpoint=checkpoint, simulator=simulator, device=device,
-                out=folder, progress=progress,
-            )  # fmt: skip
+            found = api.analyze(image, **asked, out=folder, progress=progress)
         document = dict(found.document)
         typer.echo(exits.as_text({"output": str(folder), **document}) if as_json else _summary(document, folder))
 
 
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "analyze": (analyze, EXAMPLES),
+    "batch": (batch.batch, batch.EXAMPLES),
     "match": (match.match, match.EXAMPLES),
     "relax": (relax.relax, relax.EXAMPLES),
     "overlay": (overlay.overlay, overlay.EXAMPLES),

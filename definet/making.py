@@ -27,6 +27,7 @@ from definet.crystals import Crystal, host
 from definet.dataset import SCHEMA, drawn_in, read_shard, write_shard
 from definet.descent import softest
 from definet.exceptions import OptionError, OutputError, TeacherError
+from definet.processes import dask_client, single_threaded
 from definet.release import version
 from definet.samples import Sample, sample
 from definet.scenes import Scene, scenes
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 SHARD = 8
 STABLE_eV_A2 = 0.01
 """Least negative stiffness that counts: rounding leaves rigid shifts 0.001."""
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""One thread per process is fastest for layers of a few hundred atoms; read when numpy and torch load."""
 
 
 class Task(NamedTuple):
@@ -227,36 +226,18 @@ def workers(jobs: int, dask: str | None) -> Iterator[tuple[Executor | None, int]
     elif jobs == 1:
         yield None, 1
     else:
-        before = {name: os.environ.get(name) for name in THREADS}
-        os.environ.update(dict.fromkeys(THREADS, "1"))
-        pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
-        try:
-            yield pool, jobs
-        finally:
-            pool.shutdown(cancel_futures=True)
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
+        with single_threaded():
+            pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+            try:
+                yield pool, jobs
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
 def _cluster(address: str) -> Iterator[tuple[Executor, int]]:
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise OptionError("a Dask cluster needs the package distributed", "pip install 'stemfit[dask]'.") from error
-    try:
-        client = Client(address, timeout="10s")
-    except (OSError, ValueError) as error:
-        remedy = "Give the address that dask scheduler prints, tcp://HOST:8786."
-        raise OptionError(f"no Dask scheduler answers at {address!r}", remedy) from error
-    with client:
-        slots = sum(client.ncores().values())
-        if slots == 0:
-            raise OptionError(f"the Dask cluster at {address} has no workers", f"Start some: dask worker {address}.")
-        yield client.get_executor(pure=False), slots
+    with dask_client(address) as client:
+        yield client.get_executor(pure=False), sum(client.ncores().values())
 
 
 def _claim(

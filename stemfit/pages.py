@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from stemfit.analysis import Analysis
     from stemfit.result import Findings
 
 
@@ -14,10 +15,15 @@ def draw(findings: Findings, folder: Path) -> None:
 
     Both are drawn from these files, so that they are the same when they are read again.
     """
-    from stemfit import figures, report
     from stemfit.analysis import Analysis
 
-    analysis = Analysis.load(folder, image=findings.micrograph.image)
+    draw_again(Analysis.load(folder, image=findings.micrograph.image), folder)
+
+
+def draw_again(analysis: Analysis, folder: Path) -> None:
+    """Draw overlay and report of what the files of a folder say."""
+    from stemfit import figures, report
+
     overlay = figures.overlay(analysis)
     for name in ("overlay.png", "overlay.pdf"):
         figures.save(overlay, folder / name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,13 +76,25 @@ def relaxer(name: str, device: str = "auto", checkpoint: Path | None = None) -> 
     """
     if checkpoint is not None and name != "definet":
         raise UsageError(f"--checkpoint does not go with --relaxer {name}", remedy="leave one of them out")
+    if name not in ("keep", "teacher", "definet"):
+        raise UsageError(f"no relaxer {name!r}", remedy="choose definet, teacher or keep")
+    return _loaded(name, device, checkpoint, _changed_ns(checkpoint))
+
+
+@lru_cache(maxsize=2)
+def _loaded(name: str, device: str, checkpoint: Path | None, changed_ns: int) -> Relaxer:
+    """Models of many images in one process are loaded once, and again when their file has changed."""
     if name == "keep":
         return keep
-    if name == "teacher":
-        return _teacher()
-    if name == "definet":
-        return _definet(device, checkpoint)
-    raise UsageError(f"no relaxer {name!r}", remedy="choose definet, teacher or keep")
+    return _teacher() if name == "teacher" else _definet(device, checkpoint)
+
+
+def _changed_ns(path: Path | None) -> int:
+    """When a file was changed; 0 where there is none, which whoever loads it will say."""
+    try:
+        return 0 if path is None else path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def keep(candidates: Sequence[Candidate]) -> list[Relaxed]:

@@ -123,7 +123,7 @@ def test_light_at_the_door() -> None:
         ["match", "--help"], ["overlay", "--help"], ["export", "--help"], ["relax", "--help"],
         ["simulate", "--help"], ["config", "--help"],
         ["model", "--help"], ["model", "info", "-h"], ["model", "import", "--help"],
-        ["model", "judge", "--help"],
+        ["model", "judge", "--help"], ["batch", "--help"],
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -17,11 +17,12 @@ from stemfit.figures import STYLES, overlay, save
 from stemfit.figures import style as style_module
 from stemfit.figures.atoms import bonds, draw_structure
 from stemfit.figures.caption import caption
-from stemfit.figures.compose import TITLES, Scene, compose
+from stemfit.figures.compose import CLOSE_UP, TITLES, Scene, compose
 from stemfit.figures.legend import MOST_LABELS
+from stemfit.figures.map import MOST_NAMES
 from stemfit.figures.marks import columns_px
 from stemfit.figures.shades import SIGNED, colour_map
-from stemfit.figures.sheet import Sheet, label_text
+from stemfit.figures.sheet import Sheet, label_text, numbered_claim
 from stemfit.figures.style import NATURE
 
 
@@ -189,6 +190,145 @@ def test_upper_atoms_are_drawn_over_lower_ones(analysis):
     pairs = [brightness for brightness in drawn.values() if len(brightness) == 2]
     assert len(pairs) > 5
     assert all(first < second for first, second in pairs)  # the lower and darker one first
+
+
+def labels_of(figure):
+    return [text.get_text() for axes in figure.axes if axes.get_legend() for text in axes.get_legend().get_texts()]
+
+
+def balls_at(axes, xy, reach):
+    balls = [c for c in axes.collections if isinstance(c, EllipseCollection)]
+    at = np.concatenate([c.get_offsets()[::2] for c in balls])
+    return int((np.hypot(*(at - xy).T) < reach).sum())
+
+
+def test_what_no_structure_explains_has_no_atoms(analysis):
+    """An unknown place is drawn empty, the caption says so; a vacancy of which one candidate is known is not."""
+    defect = next(d for d in analysis.defects if d.label == "V_Se")
+    x, y = defect.center_px
+    box = (x - 30, y - 30, x + 30, y + 30)
+    strange = replace(defect, type="UNKNOWN", label="UNKNOWN", best_candidate=None)
+    others = tuple(d for d in analysis.defects if d.id != defect.id)
+    drawn = {}
+    for name, one in (("known", analysis), ("unknown", replace(analysis, defects=(strange, *others)))):
+        scene = Scene(one, box)
+        axes = next(a for a in compose(scene, ["structure"]).axes if a.images)
+        drawn[name] = balls_at(axes, defect.center_px, analysis.nearest_px / 2), caption(scene, ["structure"])
+    assert drawn["known"][0] == 2 and drawn["unknown"][0] == 0
+    empty = f"No structure explains {defect.id}: sites there are drawn empty, and simulated as measured."
+    assert empty in drawn["unknown"][1] and "No structure explains" not in drawn["known"][1]
+
+
+def exchanged(analysis, defect, keep):
+    """The same with the structure changed in one column: `keep(atoms, indices from the lowest)` gives new atoms."""
+    atoms = analysis.structures["structure"].copy()
+    column = np.flatnonzero(atoms.arrays["defect_id"] == defect.id)
+    return replace(analysis, structures={"structure": keep(atoms, column[np.argsort(atoms.positions[column, 2])])})
+
+
+def test_half_filled_columns_have_a_ring(analysis):
+    """One of two atoms left: a broken ring about it and a sign for it, neither where both are there."""
+    defect = next(d for d in analysis.defects if d.label == "V_Se")
+    x, y = defect.center_px
+    box = (x - 30, y - 30, x + 30, y + 30)
+
+    def without_lower(atoms, column):
+        del atoms[column[0]]
+        return atoms
+
+    for one, many in ((analysis, 0), (exchanged(analysis, defect, without_lower), 1)):
+        figure = compose(Scene(one, box), ["structure"])
+        axes = next(a for a in figure.axes if a.images)
+        rings = [line for line in axes.lines if not isinstance(line.get_marker(), str)]
+        assert sum(len(line.get_xdata()) for line in rings) == many
+        assert labels_of(figure).count("one of two atoms missing") == many
+        if many:
+            assert_allclose(np.column_stack(rings[0].get_data()), [[x, y]], atol=2.0)
+
+
+def test_a_foreign_atom_lies_over_the_one_it_shares_a_column_with(analysis):
+    defect = next(d for d in analysis.defects if d.label == "V_Se")
+
+    def sulphur_below(atoms, column):
+        atoms.numbers[column[0]] = 16
+        atoms.arrays["marker"][column] = [1, 0]
+        return atoms
+
+    axes = Sheet(50.0).axes(0, 0, 60, 50)
+    x, y = defect.center_px
+    axes.set(xlim=(x - 30, x + 30), ylim=(y + 30, y - 30))
+    draw_structure(axes, exchanged(analysis, defect, sulphur_below), NATURE)
+    (balls,) = [c for c in axes.collections if isinstance(c, EllipseCollection)]
+    here = np.flatnonzero(np.hypot(*(balls.get_offsets()[::2] - defect.center_px).T) < analysis.nearest_px / 2)
+    red, green, blue, _ = balls.get_facecolors()[::2][here[-1]]
+    assert len(here) == 2 and red > 0.99 and green > 0.99 and blue < 0.3  # sulphur, as bright as it gets
+
+
+def test_the_outline_is_in_image_structure_and_simulation(analysis):
+    x, y = analysis.defects[0].center_px
+    figure = compose(Scene(analysis, (x - 30, y - 30, x + 30, y + 30), defect=analysis.defects[0]), CLOSE_UP)
+    found = [sum(line.get_linestyle() != "None" for line in axes.lines) for axes in figure.axes if axes.images]
+    assert found[0] == found[3] == 0 and found[1] == found[2] > 0
+    page = overlay(analysis)
+    rows = [axes for axes in page.axes if axes.images][4:8]
+    assert [len(axes.lines) > 0 for axes in rows] == [True, True, True, False]
+
+
+def test_the_page_says_what_its_close_ups_are(analysis):
+    scene = Scene(analysis, (-0.5, -0.5, 229.5, 185.5))
+    words = caption(scene, [])
+    assert "image, structure (relaxed, of the best candidate, over the image), simulated, residual" in words
+    assert "Balls: atoms" in words and "jitter of rows put back" in words
+    assert "of the pixels in view" in words and "of their own fit" in words
+    assert "model, residual" not in words
+    assert {"W atom", "Se atom"} <= set(labels_of(overlay(analysis)))
+
+
+def test_a_close_up_says_number_and_probability(analysis):
+    defect = replace(analysis.defects[0], type="UNKNOWN", label="UNKNOWN", probability=0.997)
+    told = replace(analysis, defects=(defect, *analysis.defects[1:]))
+    x, y = defect.center_px
+    box = (x - 25, y - 25, x + 25, y + 25)
+    for scene in (Scene(told, box, defect=defect), Scene(told, box)):
+        titles = [text.get_text() for text in compose(scene, CLOSE_UP).texts]
+        assert any(f"{defect.id}  unknown >0.99" in title for title in titles)
+    assert not any("unknown" in t.get_text() for t in compose(Scene(told, box, labels=False), CLOSE_UP).texts)
+
+
+def test_a_wider_view_says_numbers_and_probabilities_in_the_structure(analysis):
+    figure = compose(Scene(analysis, (-0.5, -0.5, 229.5, 185.5), replace(NATURE, width_mm=183.0)), ["structure"])
+    axes = next(a for a in figure.axes if a.images)
+    few = replace(analysis, defects=analysis.defects[:2])
+    assert len(analysis.defects) > MOST_NAMES and not axes.texts
+    figure = compose(Scene(few, (-0.5, -0.5, 229.5, 185.5), replace(NATURE, width_mm=183.0)), ["structure"])
+    axes = next(a for a in figure.axes if a.images)
+    assert {t.get_text() for t in axes.texts} >= {numbered_claim(d) for d in few.defects}
+
+
+def test_the_legend_names_the_elements_in_view_alone(analysis):
+    """A foreign atom less than a bond beyond the edge is drawn as far as it reaches in, and not listed."""
+    defect = next(d for d in analysis.defects if d.label == "V_Se")
+
+    def with_sulphur(atoms, column):
+        atoms.numbers[column] = 16
+        return atoms
+
+    told, (x, y) = exchanged(analysis, defect, with_sulphur), defect.center_px
+    assert "S" in labels_of(compose(Scene(told, (x - 40, y - 40, x + 4, y + 40)), ["structure"]))
+    beside = labels_of(compose(Scene(told, (x - 44, y - 40, x - 4, y + 40)), ["structure"]))
+    assert "S" not in beside and {"W", "Se"} <= set(beside)
+
+
+def test_panels_fit_a_slide(analysis):
+    """Seven panels in two rows, shrunk; a single one as well; what cannot fit stays as large as it is."""
+    slide, whole = replace(STYLES["slide"], dpi=40), (-0.5, -0.5, 229.5, 185.5)
+    for names in (["image", "defects", "strain", "residual"], ["image"]):
+        figure = compose(Scene(analysis, whole, slide), names)
+        assert figure.get_size_inches()[1] * 25.4 <= 254 * 9 / 16
+        for axes in (a for a in figure.axes if a.images):
+            box = axes.get_window_extent()
+            assert_allclose(box.width / box.height, 230 / 186, rtol=1e-6)
+    assert compose(Scene(analysis, whole, slide), list(TITLES)).get_size_inches()[1] * 25.4 > 254 * 9 / 16
 
 
 def test_signed_colours_are_as_strong_on_both_sides():

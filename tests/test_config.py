@@ -43,7 +43,7 @@ def test_every_option_of_every_command_has_a_name_in_the_file() -> None:
         known = config.settings_of(function)
         assert known and all(setting.flag in page for setting in known.values())
         options = [p for p in inspect.signature(function).parameters if p not in ("config",)]
-        arguments = {"image", "structure", "structures", "files", "result"}
+        arguments = {"image", "structure", "structures", "files", "result", "folder", "patterns"}
         assert len(known) == len([p for p in options if p not in arguments]), name
     assert "json" in ANALYZE and "as-json" not in ANALYZE
 

@@ -24,7 +24,7 @@ from stemfit.figures.marks import columns_px, distinct_colours
 from stemfit.figures.outlines import OUTLINE
 from stemfit.figures.shades import contrast
 from stemfit.figures.sheet import Sheet, formula, label_text, probability_text, scale_bar
-from stemfit.figures.style import NATURE
+from stemfit.figures.style import NATURE, STYLES
 
 WIDTH_MM = NATURE.width_mm
 
@@ -112,8 +112,47 @@ def test_the_legend_fits_and_its_signs_show(analysis):
     assert [text.get_text() for each in drawn for text in each.get_texts()] == texts
     assert all(sheet.figure.bbox.x0 < box.x0 < box.x1 < sheet.figure.bbox.x1 for box in boxes)
     assert all(above.y0 > below.y0 + 0.8 * above.height for above, below in pairwise(boxes))
-    signs = [line for each in drawn for line in each.get_lines() if line.get_marker() == "o"]
-    assert all("white" not in (line.get_markeredgecolor(), line.get_markerfacecolor()) for line in signs)
+    signs = {entry.get_label(): entry for row in entries for entry in row}
+    assert signs["not identified"].get_path_effects() and not signs[formula("W")].get_path_effects()
+
+
+def test_a_sign_has_one_colour_in_image_and_legend(analysis):
+    """What is not identified is a white ring with a dark rim in both."""
+    species = np.where(np.arange(len(analysis.columns["species"])) % 50, analysis.columns["species"], "")
+    stray = replace(analysis, columns={**analysis.columns, "species": species})
+    axes = Sheet(60.0).axes(0, 0, 60, 60)
+    axes.set(xlim=(0, 230), ylim=(186, 0))
+    annotated.draw_columns(axes, stray, NATURE)
+    (drawn,) = [line for line in axes.lines if to_hex(line.get_markeredgecolor()) == "#ffffff"]
+    assert len(drawn.get_xdata()) == (species == "").sum() > 2
+    signs = {entry.get_label(): entry for row in legend.legend_rows(stray, NATURE) for entry in row}
+    for ring in (drawn, signs["not identified"]):
+        assert to_hex(ring.get_markeredgecolor()) == "#ffffff" and ring.get_markerfacecolor() == "none"
+        assert ring.get_path_effects()
+
+
+@pytest.mark.parametrize("radius", [4.0, 5.3, 8.1, 20.0])
+def test_dots_close_evenly(radius):
+    """A whole number of them about every circle, about as far apart as asked."""
+    axes = Sheet(50.0).axes(0, 0, 50, 50)
+    axes.set(xlim=(0, 100), ylim=(100, 0))
+    outlines.draw_outline(axes, np.array([[50.0, 50.0]]), radius, outlines.defect_style(0.8))
+    (line,) = axes.lines
+    period = sum(line._unscaled_dash_pattern[1]) * line.get_linewidth()
+    length = np.hypot(*np.diff(line.get_xydata(), axis=0).T).sum() * 50 / 25.4 * 72 / 100
+    dots = length / period
+    assert_allclose(dots, round(dots), atol=1e-6)
+    assert_allclose(period, 2.31 * 0.8, rtol=0.5 / round(dots) * 1.1)
+
+
+@pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)
+def test_small_outlines_have_dots_enough(style, analysis):
+    axes = Sheet(60.0, style).axes(0, 0, 30, 30)
+    axes.set(xlim=(0, 1000), ylim=(1000, 0))  # so small that the least radius holds
+    annotated.draw_outlines(axes, replace(analysis, suspects=()), style)
+    line = axes.lines[0]
+    length = np.hypot(*np.diff(line.get_xydata(), axis=0).T).sum() * 30 / 25.4 * 72 / 1000
+    assert length / (sum(line._unscaled_dash_pattern[1]) * line.get_linewidth()) >= 9
 
 
 def test_what_is_far_apart_is_not_enclosed_together():
@@ -202,6 +241,9 @@ def test_many_defects_are_counted_instead_of_named(crowded):
     assert numbers == close_ups
     entries = [text.get_text() for axes in figure.axes if axes.get_legend() for text in axes.get_legend().get_texts()]
     assert any(entry.startswith(f"{legend.MOST_LABELS + 4} × ") for entry in entries)
+    counts = [sign for row in legend.legend_rows(crowded, NATURE) for sign in row if " × " in str(sign.get_label())]
+    assert len(counts) > 2
+    assert [sign.get_linestyle() != "None" for sign in counts] == [True] + [False] * (len(counts) - 1)
 
 
 def test_close_ups_show_every_kind_of_defect(crowded):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from numbers import Real
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from stemfit.errors import UsageError
 
@@ -109,3 +110,27 @@ def rectangle(option: str, text: str | None) -> tuple[int, int, int, int] | None
         remedy = "give the left, top, right and bottom pixel as whole numbers"
         raise UsageError(f"{option} {text} is no rectangle", remedy=remedy)
     return x0, y0, x1, y1
+
+
+def analysis(
+    host: str, pixel_size_A: float | None, voltage: float | None, convergence: float | None, detector: str | None,
+    roi: str | None, mask: Path | None, signal: str | None, frame_text: str | None, relaxer: str,
+    checkpoint: Path | None, simulator: str, temperature: float | None, device: str,
+) -> dict[str, Any]:
+    """Options of `analyze` as the keyword arguments of `stemfit.analyze`."""
+    return {
+        "host": host,
+        "pixel_size": pixel_size("--pixel-size", pixel_size_A),
+        "voltage": positive("--voltage", voltage),
+        "convergence": positive("--convergence", convergence),
+        "detector": angles("--detector", detector),
+        "roi": rectangle("--roi", roi),
+        "mask": mask,
+        "signal": signal,
+        "frame": frame(frame_text),
+        "relaxer": relaxer,
+        "checkpoint": checkpoint,
+        "simulator": simulator,
+        "temperature": positive("--temperature", temperature),
+        "device": device,
+    }

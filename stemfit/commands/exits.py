@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,6 +106,34 @@ def progress(verbose: bool) -> Iterator[Callable[[str], None]]:
         yield say
     else:
         yield lambda stage: None
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C, and the end that a cluster sets, end with one line, not with a traceback: nothing is lost."""
+    with _terminated():
+        try:
+            yield
+        except KeyboardInterrupt:
+            typer.echo("stopped; the same command goes on", err=True)
+            raise typer.Exit(130) from None
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """SIGTERM, which batch systems send before they kill, as Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def as_text(document: Any) -> str:

@@ -10,6 +10,13 @@ import typer
 Image = Annotated[
     Path, typer.Argument(help="TIFF, PNG, dm3, dm4, emd, ser, emi, mrc, hspy or zspy.", show_default=False)
 ]
+Host = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Crystal: auto, one of MoS2 MoSe2 MoTe2 WS2 WSe2 WTe2 hBN graphene GaSe InSe blackP, or a CIF.",
+    ),
+]
 PixelSize = Annotated[
     float | None, typer.Option(metavar="ANGSTROM", help="Pixel size; wins over the lattice and the file.")
 ]
@@ -36,6 +43,25 @@ Signal = Annotated[
     ),
 ]
 Network = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of the network, see stemfit model.")]
+Relaxer = Annotated[
+    Literal["definet", "teacher", "keep"],
+    typer.Option(help="Relax candidates with the network, with its teacher, a potential (slow), or not at all."),
+]
+Simulator = Annotated[
+    Literal["fast", "multislice"],
+    typer.Option(
+        help="Brightness of columns from the table, or of the best candidates by abTEM (slow); simulated.tif is "
+        "always drawn fast."
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        metavar="KELVIN",
+        help="Weigh structures of one name by their relaxation energies at this temperature.  [default: do not]",
+        show_default=False,
+    ),
+]
 ImageDevice = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="Where columns are fitted and the network runs.")
 ]

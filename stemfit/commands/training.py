@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from definet.exceptions import OptionError
+from definet.processes import cores, one_thread
 from stemfit.commands import exits, options
 
 if TYPE_CHECKING:
@@ -98,14 +98,14 @@ def train(
     debug: options.Debug = False,
 ) -> None:
     """Train the network on relaxed structures; the weights that are best on held-out ones are kept."""
-    with exits.errors("train", verbose, debug), _interruptible():
+    with exits.errors("train", verbose, debug), exits.interruptible():
         if not 0 < lr < float("inf"):
             raise OptionError(f"--lr {lr:g} is no learning rate", "Choose a positive number.")
         settings = {
             "steps": steps, "batch": batch, "optimizer": optimizer, "lr": lr, "schedule": schedule,
             "validate_every": validate_every, "seed": seed, "precision": precision,
         }  # fmt: skip
-        _one_thread()
+        one_thread()
         with exits.progress(verbose) as progress:
             said = _train(data, out, (channels, layers), settings, start, device, _pace(progress, verbose))
         if said:
@@ -191,8 +191,8 @@ def make(
     debug: options.Debug = False,
 ) -> None:
     """Draw random defects and relax them with a potential: structures to learn from."""
-    with exits.errors("dataset make", verbose, debug), _interruptible():
-        _one_thread()
+    with exits.errors("dataset make", verbose, debug), exits.interruptible():
+        one_thread()
         from definet.checking import counted
         from definet.making import make as making
         from definet.making import shards, weights
@@ -206,7 +206,7 @@ def make(
 
             progress("loading")
             hosts = weights([*host, *(more or [])])
-            making(out, hosts, count, seed, potential, report, jobs=jobs or _cores(), dask=dask)
+            making(out, hosts, count, seed, potential, report, jobs=jobs or cores(), dask=dask)
             found = counted(shards(out, count))
         typer.echo(_counts(out, found))
 
@@ -221,13 +221,13 @@ def check(
     debug: options.Debug = False,
 ) -> None:
     """Judge a set by today's rules; suspicious structures are relaxed a second time."""
-    with exits.errors("dataset check", verbose, debug), _interruptible():
-        _one_thread()
+    with exits.errors("dataset check", verbose, debug), exits.interruptible():
+        one_thread()
         from definet.checking import check as checking
 
         with exits.progress(verbose) as progress:
             progress("loading")
-            found = checking(folder, progress, jobs=jobs or _cores())
+            found = checking(folder, progress, jobs=jobs or cores())
         typer.echo(_counts(folder, found))
 
 
@@ -235,28 +235,6 @@ def _counts(folder: Path, found: Checked) -> str:
     """Samples that are there, and under them how many were left out of each host and why."""
     lines = [f"  {count:5d} {reason} {host}".rstrip() for (host, reason), count in sorted(found.left_out.items())]
     return "\n".join([f"{found.kept} samples in {folder}, {found.left_out.total()} left out", *lines])
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _one_thread() -> None:
-    """Before numpy and torch load: layers of a few hundred atoms are fastest with one thread per process."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-
-
-class _interruptible:
-    """Ctrl-C ends with one line, not with a traceback: nothing is lost."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is KeyboardInterrupt:
-            typer.echo("stopped; the same command goes on", err=True)
-            raise typer.Exit(130)
 
 
 def _pace(progress: Callable[[str], None], verbose: bool) -> Callable[[str | Progress], None]:

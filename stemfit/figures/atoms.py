@@ -2,22 +2,28 @@
 
 Colours of elements are Jmol's, radii a share of the covalent ones (Cordero et al., Dalton Trans. 2008, 2832), both as
 ASE has them. What is on top hides what is below; atoms farther from the viewer are darker, so that a column that has
-lost its upper atom looks different. Bonds lie under all atoms.
+lost its upper atom looks different. An atom that does not belong there is drawn above the host's of its column: from
+above nobody can tell their order. Bonds lie under all atoms. Where no structure explains a defect there are no atoms.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection, LineCollection
 from matplotlib.lines import Line2D
+from matplotlib.path import Path
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from stemfit.analysis import WHOLE, Analysis
+from stemfit.defects import Defect
+from stemfit.figures.marks import columns_px
 from stemfit.figures.sheet import points_per_px
 from stemfit.figures.style import Style
+from stemfit.optics.scattering import column_elements
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -37,6 +43,15 @@ METALS = (range(21, 31), range(39, 49), range(57, 81))
 STICK_A, DARKEST, BRIGHT_PT = 0.2, 0.5, 1.2
 """Thickness of bonds; brightness of the lowest atoms; radius from which balls get a highlight."""
 
+COLUMN = 0.35
+"""Atoms nearer to each other in the image than this share of the nearest distance are in one column."""
+
+LIFT_A = 0.01
+"""By which foreign atoms are drawn above the highest of the host's."""
+
+RING, ARCS = 1.6, 8
+"""Radius of the ring for a missing atom, relative to that of the ball that is left; pieces that it has."""
+
 MANY = 3000
 """So many atoms are pixels in a pdf or svg, too, which viewers could not show otherwise."""
 
@@ -48,20 +63,64 @@ def draw_structure(axes: Axes, analysis: Analysis, style: Style) -> None:
         return
     _sticks(axes, analysis, atoms, xy, style)
     _balls(axes, analysis, atoms, xy, style)
+    _rings(axes, analysis, atoms, xy, style)
+
+
+def unexplained(analysis: Analysis) -> list[Defect]:
+    """Defects without a candidate: the structure has the perfect crystal there, which is not what was found."""
+    return [defect for defect in analysis.defects if defect.best_candidate is None]
 
 
 def element_signs(axes: Axes, analysis: Analysis, style: Style, also: str = "") -> list[Line2D]:
     """One for each element in view, the heaviest first; `also` follows the symbols."""
     from ase.data import chemical_symbols
 
-    atoms, _ = _seen(axes, analysis)
-    numbers = sorted(set(atoms.numbers.tolist()), reverse=True)
+    atoms, xy = _seen(axes, analysis)
+    (x0, x1), (y1, y0) = axes.get_xlim(), axes.get_ylim()
+    visible = ((xy > [x0, y0]) & (xy < [x1, y1])).all(axis=1)
+    lost = sorted(set(atoms.numbers[half_filled(analysis, atoms, xy) & visible].tolist()))
+    numbers = sorted(set(atoms.numbers[visible].tolist()), reverse=True)
     edge = style.line(0.4)
-    return [
+    signs = [
         Line2D([], [], linestyle="none", marker="o", markersize=0.7 * style.text_pt, markerfacecolor=tuple(colour),
                markeredgecolor="black", markeredgewidth=edge, label=chemical_symbols[number] + also)
         for number, colour in zip(numbers, _colours(np.array(numbers, dtype=np.int64)), strict=True)
     ]  # fmt: skip
+    if lost:
+        ring = _ring_style(_colours(np.array(lost))[0], 0.9 * style.text_pt, style)
+        signs.append(Line2D([], [], label="one of two atoms missing", **ring))
+    return signs
+
+
+def half_filled(analysis: Analysis, atoms: Atoms, xy: FloatArray) -> NDArray[np.bool_]:
+    """Which atoms (N,) are alone in a column of a defect where the crystal has more, one of the crystal's own there.
+
+    Parameters
+    ----------
+    analysis : Analysis
+    atoms : ase.Atoms
+        Of its structure, some or all.
+    xy : (N, 2) array
+        Where the image shows them.
+    """
+    from scipy.spatial import cKDTree
+
+    found = np.zeros(len(atoms), dtype=np.bool_)
+    there = columns_px(analysis)
+    at = np.flatnonzero(atoms.arrays["defect_id"] > 0)
+    if not len(at) or not len(there):
+        return found
+    beside = cKDTree(xy).query_pairs(COLUMN * analysis.nearest_px, output_type="ndarray")
+    alone = np.bincount(beside.ravel(), minlength=len(xy))[at] == 0
+    between = np.linalg.norm(xy[at][:, None] - there, axis=2)
+    column, distance = between.argmin(axis=1), between.min(axis=1)
+    mixtures = analysis.document["host"]["composition"] or {}
+    for k, observed, one in zip(at, column, alone & (distance < analysis.nearest_px / 2), strict=True):
+        sublattice = str(analysis.columns["sublattice"][observed])
+        full = analysis.own_columns.get(sublattice, "")  # none where a column stands beside the lattice
+        own = column_elements(full) if full else ()
+        found[k] = one and len(own) > 1 and atoms.symbols[k] in (*own, *mixtures.get(sublattice, ()))
+    return found
 
 
 def bonds(numbers: IntArray, at: FloatArray) -> IntArray:
@@ -89,13 +148,20 @@ def bonds(numbers: IntArray, at: FloatArray) -> IntArray:
 
 
 def _seen(axes: Axes, analysis: Analysis) -> tuple[Atoms, FloatArray]:
-    """Atoms in view from the lowest to the highest, and where the image shows them."""
+    """Atoms in view from the lowest to the highest, and where the image shows them; none where none explains it."""
     atoms = analysis.structures[WHOLE]
+    atoms = atoms[~np.isin(atoms.arrays["defect_id"], [defect.id for defect in unexplained(analysis)])]
     xy = np.column_stack([atoms.arrays["x_px"], atoms.arrays["y_px"]]).astype(np.float64)
     (x0, x1), (y1, y0), more = axes.get_xlim(), axes.get_ylim(), 3 / analysis.pixel_size_A
     inside = ((xy > [x0 - more, y0 - more]) & (xy < [x1 + more, y1 + more])).all(axis=1)
-    order = np.flatnonzero(inside)[np.argsort(atoms.positions[inside, 2], kind="stable")]
+    order = np.flatnonzero(inside)[np.argsort(_height(atoms)[inside], kind="stable")]
     return atoms[order], xy[order]
+
+
+def _height(atoms: Atoms) -> FloatArray:
+    """How near to the viewer atoms are drawn, Angstrom: exchanged and added ones above all."""
+    z = np.asarray(atoms.positions[:, 2], dtype=np.float64)
+    return np.where(atoms.arrays["marker"] > 0, z.max(initial=-np.inf) + LIFT_A, z)
 
 
 def _colours(numbers: IntArray) -> FloatArray:
@@ -109,7 +175,7 @@ def _balls(axes: Axes, analysis: Analysis, atoms: Atoms, xy: FloatArray, style: 
     from ase.data import covalent_radii
 
     radius = BALL * covalent_radii[atoms.numbers] / analysis.pixel_size_A
-    z = atoms.positions[:, 2]
+    z = _height(atoms)
     depth = (z.max() - z) / max(float(np.ptp(z)), 1.0)
     colour = _colours(atoms.numbers) * (1 - (1 - DARKEST) * depth)[:, None]
     shine = 0.35 * colour + 0.65 * (1 - 0.6 * depth)[:, None]
@@ -125,6 +191,30 @@ def _balls(axes: Axes, analysis: Analysis, atoms: Atoms, xy: FloatArray, style: 
         ),
         autolim=False,
     )  # fmt: skip
+
+
+def _rings(axes: Axes, analysis: Analysis, atoms: Atoms, xy: FloatArray, style: Style) -> None:
+    """A broken ring about the ball of a column that has lost an atom."""
+    from ase.data import covalent_radii
+
+    half = np.flatnonzero(half_filled(analysis, atoms, xy))
+    for number in sorted(set(atoms.numbers[half].tolist())):
+        across = 2 * RING * BALL * float(covalent_radii[number]) / analysis.pixel_size_A * points_per_px(axes)
+        ring = _ring_style(_colours(np.array([number]))[0], across, style)
+        at = xy[half[atoms.numbers[half] == number]]
+        axes.add_line(Line2D(*at.T, zorder=1.9, **ring))
+
+
+def _ring_style(colour: FloatArray, across_pt: float, style: Style) -> dict[str, Any]:
+    """A ring of `ARCS` pieces."""
+    starts = 360 / ARCS * np.arange(ARCS)
+    pieces = Path.make_compound_path(*(Path.arc(start, start + 0.6 * 360 / ARCS) for start in starts))
+    width = min(style.line(0.6), 0.1 * across_pt)
+    return {
+        "linestyle": "none", "marker": pieces, "markersize": across_pt, "markerfacecolor": "none",
+        "markeredgecolor": tuple(colour), "markeredgewidth": width,
+        "path_effects": [withStroke(linewidth=2 * width, foreground="black")],
+    }  # fmt: skip
 
 
 def _sticks(axes: Axes, analysis: Analysis, atoms: Atoms, xy: FloatArray, style: Style) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stemfit.figures.atoms import BALL, TOLERANCE
+from stemfit.figures.atoms import BALL, TOLERANCE, unexplained
 from stemfit.figures.compose import STRAINS, Scene, expanded, in_view
 from stemfit.figures.panels import STRONG_RESIDUAL, score
 from stemfit.figures.shades import DIM
@@ -15,6 +15,10 @@ from stemfit.wording import given, log_bayes
 
 FEW = 24
 """Defects that are listed one by one; the tables of the result have all of them."""
+
+
+SIMULATED = "Simulated follows from the structure, with the measured jitter of rows put back."
+"""As a reader compares it with the image."""
 
 
 def caption(scene: Scene, names: Sequence[str]) -> str:
@@ -68,21 +72,35 @@ def _panels(scene: Scene, names: Sequence[str]) -> str:
     if not names:
         return (
             f"Top: image ({grey}) with columns by type, the fitted unit cell (white) and defects. Middle: image, "
-            "model, residual. Bottom: close-ups of the defects, the surest of each kind first: image, model, residual. "
-            f"Residuals are in standard deviations of the noise, colours end at {STRONG_RESIDUAL:g}."
+            "simulated, residual of the whole field. Bottom: close-ups of the surest defects of each kind, from left "
+            "to right image, structure (relaxed, of the best candidate, over the image), simulated, residual. "
+            f"Residuals are in standard deviations of the noise, colours end at {STRONG_RESIDUAL:g}. {SIMULATED} "
+            "NCC and reduced chi2 of a row are of the pixels in view, image against simulated; those of candidates "
+            f"below are of their own fit to the patch about the defect.{_empty(scene)}"
         )
     said = {
         "image": f"image ({grey})",
         "columns": "image with the observed columns by type",
         "defects": "image with the defects",
         "structure": f"relaxed structure of the most probable candidates over the image ({DIM:g} as bright)",
-        "simulated": "noise-free image that follows from that structure, on the same grey scale",
+        "simulated": "noise-free model of the image, on the same grey scale",
         "residual": f"image minus simulation in standard deviations of the noise (colours end at {STRONG_RESIDUAL:g})",
         "exx": "strain along x", "eyy": "strain along y", "exy": "shear strain", "rotation": "rotation",
         "displacement": "displacements of the columns from the affine cell, arrows longer than true",
     }  # fmt: skip
     letters = [scene.style.letter.format(chr(ord("a") + k)) for k in range(len(names))]
-    return "; ".join(f"{letter} {said[name]}" for letter, name in zip(letters, names, strict=True)) + "."
+    parts = ["; ".join(f"{letter} {said[name]}" for letter, name in zip(letters, names, strict=True)) + "."]
+    if set(names) & {"simulated", "residual"}:
+        parts.append(SIMULATED)
+    if set(names) & {"structure", "simulated", "residual"}:
+        parts.append(_empty(scene).strip())
+    return " ".join(part for part in parts if part)
+
+
+def _empty(scene: Scene) -> str:
+    """Which defects in view no structure explains."""
+    ids = ", ".join(str(defect.id) for defect in in_view(scene, unexplained(scene.analysis)))
+    return f" No structure explains {ids}: sites there are drawn empty, and simulated as measured." if ids else ""
 
 
 def _scale(scene: Scene) -> str:
@@ -193,10 +211,11 @@ def _outlines(scene: Scene, names: Sequence[str]) -> str:
     parts = ["Dotted outlines: what belongs to a defect; thin ones are suspected only (less likely than the crystal)."]
     if not names or "columns" in names:
         parts.append("Filled dots: columns of the perfect crystal; rings: what is there instead, white ones unnamed.")
-    if "structure" in names:
+    if not names or "structure" in names:
         parts.append(
-            f"Balls: atoms, colours of Jmol, {BALL:g} of the covalent radius, upper over lower ones, lower ones "
-            f"darker; sticks: atoms nearer than {TOLERANCE:g} sums of covalent radii, metal pairs left out."
+            f"Balls: atoms, colours of Jmol, {BALL:g} of the covalent radius, upper over lower ones, "
+            "lower ones darker, foreign ones above the host's of their column; broken rings: one of two atoms is "
+            f"missing; sticks: atoms nearer than {TOLERANCE:g} sums of covalent radii, metal pairs left out."
         )
     parts.append("Even grey-blue or hatched: not analysed.")
     return " ".join(parts)

@@ -26,12 +26,20 @@ from stemfit.figures.legend import (
     outline_signs,
     region_sign,
 )
-from stemfit.figures.map import SMALLEST_MARKER_PT, draw_columns, draw_labels, draw_names, draw_outlines, draw_regions
+from stemfit.figures.map import (
+    MOST_NAMES,
+    SMALLEST_MARKER_PT,
+    draw_columns,
+    draw_labels,
+    draw_names,
+    draw_outlines,
+    draw_regions,
+)
 from stemfit.figures.outlines import MANY_SUSPECTS
 from stemfit.figures.panels import STRONG_RESIDUAL, bar, diverging, residual_in_noise, score
 from stemfit.figures.shades import DIM, SIGNED, UNSIGNED, colour_map, contrast, grey
-from stemfit.figures.sheet import POINTS_PER_MM, Sheet, scale_bar, text_width_pt
-from stemfit.figures.style import NATURE, Style
+from stemfit.figures.sheet import POINTS_PER_MM, Sheet, numbered_claim, points_per_px, scale_bar, text_width_pt
+from stemfit.figures.style import MARGIN_MM, NATURE, Style
 from stemfit.strain import Strain, displacements, strain
 
 FloatArray = NDArray[np.float64]
@@ -62,6 +70,12 @@ NARROWEST_MM = 20.0
 
 STEPS = (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
 """Where scales may end: next to a larger end there is hardly any colour."""
+
+LEAST_SHRUNK = 0.45
+"""Panels that had to be smaller to fit a slide, relative to the room they have side by side, stay as they are."""
+
+MOST_SAID = 0.6
+"""Of a panel's width: longer words in its corner are left to the caption."""
 
 MOST_ACROSS = 4
 """Panels in a row, however wide the page."""
@@ -94,6 +108,11 @@ class Scene:
         """Rows and columns of the pixels in view, wholly or in part; pixel k reaches from k - 1/2 to k + 1/2."""
         x0, y0, x1, y1 = self.box
         return slice(max(floor(y0 + 0.5), 0), ceil(y1 + 0.5)), slice(max(floor(x0 + 0.5), 0), ceil(x1 + 0.5))
+
+    @property
+    def close(self) -> bool:
+        """Whether no more is seen than what a defect's close-up shows, or a few defects."""
+        return self.defect is not None or len(in_view(self, self.analysis.defects)) <= MOST_NAMES
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -131,17 +150,22 @@ def compose(scene: Scene, names: Sequence[str]) -> Figure:
     with style.context():
         across, wide, high = _layout(scene, len(names))
         below = [any(_has_bar(name) for name in names[k : k + across]) for k in range(0, len(names), across)]
-        head = style.beside(HEAD_MM)
-        tops = np.cumsum([0.0] + [head + high + (style.beside(BAR_MM) if each else GAP_MM) for each in below])
-        rows, legend_top = _legend(scene, names, across, float(tops[-1]))
-        sheet = Sheet(max(float(tops[-1]), legend_top + len(rows) * style.beside(LEGEND_ROW_MM)), style)
+        head, rest = style.beside(HEAD_MM), [style.beside(BAR_MM) if each else GAP_MM for each in below]
+        rows, beyond = _legend(scene, names, across)  # mm from the end of the panels
+        after = max(0.0, beyond + len(rows) * style.beside(LEGEND_ROW_MM))
+        share = ((style.tallest_mm - 2 * MARGIN_MM - after - sum(rest)) / len(below) - head) / high
+        share = share if LEAST_SHRUNK <= share < 1 else 1.0  # they fit, or cannot
+        seen_wide, high = share * wide, share * high
+        tops = np.cumsum([0.0] + [head + high + each for each in rest])
+        legend_top = float(tops[-1]) + beyond
+        sheet = Sheet(float(tops[-1]) + after, style)
         draw_legend(sheet, rows, legend_top)
         drawers = _drawers(scene, names)
         indent = _indent(style, len(names))
         for k, name in enumerate(names):
             left, top = (k % across) * (wide + GAP_MM), float(tops[k // across])
-            _head(sheet, k, name, (left, top, wide), indent if scene.labels else None)
-            axes = sheet.axes(left, top + head, wide, high)
+            _head(sheet, k, _titles(scene, names, k), (left, top, wide), indent if scene.labels else None)
+            axes = sheet.axes(left + (wide - seen_wide) / 2, top + head, seen_wide, high)
             scale = drawers[name](axes)
             if k == 0:
                 scale_bar(axes, scene.analysis.pixel_size_A, style, 0.4 if across > 1 else 0.22)
@@ -167,15 +191,18 @@ def _layout(scene: Scene, count: int) -> tuple[int, float, float]:
     return across, wide, wide * (y1 - y0) / (x1 - x0)
 
 
-def _legend(scene: Scene, names: Sequence[str], across: int, bottom: float) -> tuple[list[list[Sign]], float]:
-    """Rows of signs and where they begin: left of the colour bars of the last row, if there is room, or below all."""
+def _legend(scene: Scene, names: Sequence[str], across: int) -> tuple[list[list[Sign]], float]:
+    """Rows of signs and where they begin, counted from the end of the panels and bars.
+
+    That is left of the colour bars of the last row, if there is room, or below all.
+    """
     signs, style = _signs(scene, names), scene.style
     last = [_has_bar(name) for name in names[(len(names) - 1) // across * across :]]
     free = last.index(True) / across * style.inner_mm if True in last else 0.0
     rows, high = in_rows(signs, style, free), style.beside(BAR_MM) - 1.0
     if len(rows) * style.beside(LEGEND_ROW_MM) <= high and all(len(row) > 1 for row in rows):
-        return rows, bottom - high
-    return in_rows(signs, style), bottom
+        return rows, -high
+    return in_rows(signs, style), 0.0
 
 
 def _indent(style: Style, count: int) -> float:
@@ -188,14 +215,25 @@ def _letter(style: Style, k: int) -> str:
     return style.letter.format(chr(ord("a") + k))
 
 
-def _head(sheet: Sheet, k: int, name: str, place: tuple[float, float, float], indent: float | None) -> None:
-    """Letter and, `indent` mm after it, name above a panel; the name only where there is room."""
+def _titles(scene: Scene, names: Sequence[str], k: int) -> list[str]:
+    """What may stand above a panel, the fullest first: its name, and with the structure the one defect it is about."""
+    plain, named = TITLES[names[k]], "structure" if "structure" in names else names[0]
+    within = in_view(scene, scene.analysis.defects)
+    defect = scene.defect or (within[0] if len(within) == 1 else None)
+    if defect is None or names[k] != named:
+        return [plain]
+    return [f"{plain}, {numbered_claim(defect)}", numbered_claim(defect), plain]
+
+
+def _head(sheet: Sheet, k: int, titles: list[str], place: tuple[float, float, float], indent: float | None) -> None:
+    """Letter and, `indent` mm after it, the first of the titles that has room above a panel."""
     style, (left, top, wide) = sheet.style, place
     low = top + 0.78 * style.beside(HEAD_MM)
     weight = "bold" if style.bold else "normal"
     sheet.text(left, low, _letter(style, k), style.letter_pt, va="baseline", weight=weight)
-    if indent is not None and indent + text_width_pt(TITLES[name], style) / POINTS_PER_MM < wide:
-        sheet.text(left + indent, low, TITLES[name], va="baseline")
+    fitting = [text for text in titles if text_width_pt(text, style) < ((wide - (indent or 0)) * POINTS_PER_MM)]
+    if indent is not None and fitting:
+        sheet.text(left + indent, low, fitting[0], va="baseline")
 
 
 def _has_bar(name: str) -> bool:
@@ -259,6 +297,8 @@ def _simulated(axes: Axes, scene: Scene) -> None:
     rows, columns = scene.part
     grey(axes, scene.analysis.simulated[rows, columns], *scene.limits, (columns.start, rows.start))
     _look(axes, scene)
+    if scene.close:
+        draw_outlines(axes, scene.analysis, scene.style, crowds=False)
 
 
 def _residual(axes: Axes, scene: Scene) -> Scale:
@@ -266,11 +306,12 @@ def _residual(axes: Axes, scene: Scene) -> Scale:
     diverging(axes, residual_in_noise(scene.analysis)[rows, columns], (columns.start, rows.start))
     _look(axes, scene)
     ncc, chi2 = score(scene.analysis, scene.part)
-    if scene.labels and np.isfinite(ncc):
-        size, (x0, _, _, y1) = scene.style.small_pt, scene.box
+    size, (x0, _, x1, y1) = scene.style.small_pt, scene.box
+    long = text_width_pt(f"NCC {ncc:.3f}", scene.style, size) > MOST_SAID * (x1 - x0) * points_per_px(axes)
+    if scene.labels and np.isfinite(ncc) and not long:
         back = {"boxstyle": "square,pad=0.25", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
         text = f"NCC {ncc:.3f}\nχ²/n {chi2:.2f}"
-        off = 0.04 * (scene.box[2] - x0)
+        off = 0.04 * (x1 - x0)
         axes.text(x0 + off, y1 - off, text, color="black", size=size, ha="left", va="bottom", bbox=back)
     return Scale(-STRONG_RESIDUAL, STRONG_RESIDUAL, "residual / noise")
 
@@ -348,7 +389,7 @@ def _signs(scene: Scene, names: Sequence[str]) -> list[Sign]:
         axes = Sheet(10.0, style).axes(0, 0, 10, 10)
         _look(axes, scene)
         signs += element_signs(axes, analysis, style, " atom" if "columns" in shown else "")
-    if shown & {"defects", "structure", *STRAINS}:
+    if shown & {"defects", "structure", *STRAINS} or ("simulated" in shown and scene.close):
         quiet = "defects" not in shown and len(analysis.suspects) > MANY_SUSPECTS
         signs += outline_signs(replace(analysis, suspects=()) if quiet else analysis, style, "defect")
     rows, columns = scene.part

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 
 from stemfit.analysis import Analysis
 from stemfit.defects import Defect
-from stemfit.figures.marks import dot, marks_of, on_paper
+from stemfit.figures.marks import dot, marks_of
 from stemfit.figures.outlines import defect_style, suspect_style
 from stemfit.figures.sheet import POINTS_PER_MM, Sheet, formula, label_text, text_width_pt
 from stemfit.figures.style import Style
@@ -30,7 +30,9 @@ def legend_rows(analysis: Analysis, style: Style) -> list[list[Sign]]:
     signs, counts = [*column_signs(analysis, style), *_composition(analysis)], list[Sign]()
     if len(analysis.defects) > MOST_LABELS:
         drawn = defect_style(style.line(1.0))
-        counts = [Line2D([], [], label=text, **drawn) for text in _counts(analysis.defects)]
+        bare = {"linestyle": "none"}
+        texts = _counts(analysis.defects)
+        counts = [Line2D([], [], label=text, **(bare if k else drawn)) for k, text in enumerate(texts)]
         size = 0.6 * style.text_pt
         close_up = Line2D([], [], linestyle="none", marker="$1$", color=style.ink, mew=0, ms=size, label="close-up 1")
         signs.append(close_up)
@@ -45,8 +47,10 @@ def legend_rows(analysis: Analysis, style: Style) -> list[list[Sign]]:
 def column_signs(analysis: Analysis, style: Style) -> list[Sign]:
     """One for each type of column."""
     size = 0.53 * style.text_pt
-    marks = [on_paper(each) for each in marks_of(analysis)]
-    return [Line2D([], [], label=formula(each.species) or "not identified", **dot(each, size)) for each in marks]
+    return [
+        Line2D([], [], label=formula(each.species) or "not identified", **dot(each, size))
+        for each in marks_of(analysis)
+    ]  # fmt: skip
 
 
 def _composition(analysis: Analysis) -> list[Sign]:

@@ -28,9 +28,9 @@ from stemfit.figures.outlines import (
 )
 from stemfit.figures.shades import contrast, grey
 from stemfit.figures.sheet import (
-    claim_text,
     claimed_name,
     lettering,
+    numbered_claim,
     points_per_px,
     scale_bar,
     text_width_pt,
@@ -55,6 +55,9 @@ WIDEST_LABEL, WIDEST_WORD = 0.5, 0.4
 
 SMALLEST_OUTLINE_PT = 2.2
 """Radius of an outline: in a smaller one its dots could not be told apart."""
+
+DOT_SHARE, WIDEST_DOT_PT = 0.25, 1.1
+"""Diameter of an outline's dots relative to its radius: eleven about a site; and the largest in a journal."""
 
 LEGIBLE_MARKER_PT = 2.0
 """Dots of this size show their colour."""
@@ -188,7 +191,7 @@ def _first_columns(analysis: Analysis) -> dict[tuple[int, int], FloatArray]:
 def draw_outlines(axes: Axes, analysis: Analysis, style: Style, crowds: bool = True) -> None:
     """Dotted outlines of what is in view, other ones of what is only suspected; where these are many if `crowds`."""
     reach = max(reach_px(analysis), SMALLEST_OUTLINE_PT * style.thicker / points_per_px(axes))
-    width = style.line(float(np.clip(0.25 * reach * points_per_px(axes), 0.5, 1.1)))
+    width = max(min(DOT_SHARE * reach * points_per_px(axes), WIDEST_DOT_PT * style.thicker), style.least_line_pt)
     suspects = seen(axes, analysis.suspects)
     if crowds or len(suspects) <= MANY_SUSPECTS:
         draw_suspects(axes, suspects, reach, suspect_style(width, suspects))
@@ -224,7 +227,7 @@ def draw_labels(
     drawn = {d.id: rings(d.extent_px - low, reach_px(analysis)) for d in analysis.defects}
     boxes = [bounds(points - low) for points in taken]
     boxes += [bounds(ring) for each in drawn.values() for ring in each]
-    texts = {d.id: f"{d.id}  {claim_text(d)}" for d in shown}
+    texts = {d.id: numbered_claim(d) for d in shown}
     widest = max((_text_size(text, axes, style)[0] for text in texts.values()), default=0.0)
     short = brief or widest > WIDEST_LABEL * (high - low)[0]
     wanted = {d.id: (str(d.id),) if short else (texts[d.id], str(d.id)) for d in (numbered if brief else shown)}
@@ -233,14 +236,14 @@ def draw_labels(
 
 
 def draw_names(axes: Axes, analysis: Analysis, style: Style) -> None:
-    """Names alone, of few defects in view that have room for them."""
+    """Number, name and probability of few defects in view, as far as there is room."""
     low, _ = _view(axes)
     shown = seen(axes, analysis.defects)
     if len(shown) <= MOST_NAMES:
         drawn = {d.id: rings(d.extent_px - low, reach_px(analysis)) for d in shown}
         boxes = [bounds(ring) for each in drawn.values() for ring in each]
-        wanted = {d.id: (claimed_name(d),) for d in shown}
-        wanted = {each: texts for each, texts in wanted.items() if _fits(texts[0], axes, style)}
+        texts = {d.id: (numbered_claim(d), f"{d.id}  {claimed_name(d)}", str(d.id)) for d in shown}
+        wanted = {each: tuple(t for t in some if _fits(t, axes, style)) for each, some in texts.items()}
         _write(axes, wanted, {each: _innermost(drawn[each]) for each in wanted}, boxes, style, bbox=LABEL_BACK)
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from stemfit.analysis import Analysis
@@ -26,6 +27,10 @@ GREY = 0.15
 
 MIXED = {"M": (SKY, PURPLE), "X": (YELLOW, VERMILLION)}
 """Colours of the first and the second element of a mixed sublattice; columns of both lie between them."""
+
+
+RIM = "#303030"
+"""About white rings."""
 
 
 class Marks(NamedTuple):
@@ -108,18 +113,19 @@ def columns_px(analysis: Analysis) -> FloatArray:
 
 
 def dot(marks: Marks, size_pt: float) -> dict[str, Any]:
-    """Filled dots with a thin dark edge where there is room for one; rings a little wider, so that they stay open."""
+    """Filled dots with a thin dark edge where there is room for one; rings a little wider, so that they stay open.
+
+    White rings have a dark rim: they show on bright images and on paper, too.
+    """
     edge = 0.1 * size_pt if size_pt > 2 else 0.0
+    ring = max(0.4, 0.25 * size_pt)
+    rim = [withStroke(linewidth=1.8 * ring, foreground=RIM)] if marks.colour == "white" and not marks.filled else []
     return {
         "linestyle": "none",
         "marker": "o",
         "markersize": size_pt if marks.filled else 1.35 * size_pt,
         "markerfacecolor": marks.colour if marks.filled else "none",
         "markeredgecolor": "black" if marks.filled else marks.colour,
-        "markeredgewidth": edge if marks.filled else max(0.4, 0.25 * size_pt),
+        "markeredgewidth": edge if marks.filled else ring,
+        "path_effects": rim,
     }
-
-
-def on_paper(marks: Marks) -> Marks:
-    """White rings would not show beside the image."""
-    return marks._replace(colour="#9AA0AA") if marks.colour == "white" else marks

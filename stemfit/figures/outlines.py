@@ -16,14 +16,15 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import cdist
 
 from stemfit.defects import Defect
+from stemfit.figures.sheet import points_per_px
 
 FloatArray = NDArray[np.float64]
 
 OUTLINE = "white"
 """No element has that colour: yellow ones would be lost among sulphur."""
 
-DOTS = (0, (0.01, 2.3))
-"""Round dots, somewhat more than twice their diameter apart."""
+DOTS = (0.0, (0.01, 2.3))
+"""Round dots, somewhat more than twice their diameter apart; on a closed line as near to that as closes evenly."""
 
 RIM = 0.6
 """Of black about every dot, in diameters: so it shows on bright and on dark ground."""
@@ -71,12 +72,20 @@ def draw_suspects(axes: Axes, suspects: Sequence[Defect], radius: float, style: 
 
 def draw_outline(axes: Axes, points: FloatArray, radius: float, style: dict[str, Any]) -> None:
     """Around all points together, or around each of them with lines between, where they lie far apart."""
-    for x, y in (ring.T for ring in rings(points, radius)):
-        axes.add_line(Line2D(x, y, **style))
+    for ring in rings(points, radius):
+        axes.add_line(Line2D(*ring.T, **{**style, "linestyle": _closing(axes, ring, style["linewidth"])}))
     if scattered(points, radius):
         thin = {"color": style["color"], "linewidth": LINK_WIDTH * style["linewidth"]}
         for x, y in (link.T for link in links(points, radius)):
             axes.add_line(Line2D(x, y, **thin))
+
+
+def _closing(axes: Axes, ring: FloatArray, width: float) -> tuple[float, tuple[float, float]]:
+    """`DOTS` with the period next to theirs that fits a whole number of times into a closed line on paper."""
+    length = float(np.hypot(*np.diff(ring, axis=0).T).sum()) * points_per_px(axes) / width
+    (on, off), start = DOTS[1], DOTS[0]
+    period = length / max(round(length / (on + off)), 1)
+    return start, (on, period - on)
 
 
 def rings(points: FloatArray, radius: float) -> list[FloatArray]:

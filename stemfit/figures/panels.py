@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from stemfit.analysis import Analysis
 from stemfit.defects import Defect
-from stemfit.figures.atoms import draw_structure
-from stemfit.figures.legend import LEGEND_ROW_MM, draw_legend, legend_rows
+from stemfit.figures.atoms import draw_structure, element_signs
+from stemfit.figures.legend import LEGEND_ROW_MM, Sign, draw_legend, in_rows, legend_rows
 from stemfit.figures.map import draw_map, reach_px
 from stemfit.figures.outlines import defect_style, draw_outline
 from stemfit.figures.shades import DIM, SIGNED, colour_map, contrast, grey, shade
@@ -66,7 +66,7 @@ def overlay(analysis: Analysis, style: Style = NATURE, labels: bool = True) -> F
     third = (inner - 2 * GAP_MM) / 3
     tile = (inner - 3 * GAP_MM) / 4
     with style.context():
-        rows = legend_rows(analysis, style)
+        rows = [*legend_rows(analysis, style), *in_rows(_elements(analysis, style), style)]
         legend_top = map_height + 1.0
         triple_top = legend_top + style.beside(LEGEND_ROW_MM) * len(rows)
         triple_height = min(third * height / width, TALLEST_SHARE * inner / 2)
@@ -83,6 +83,17 @@ def overlay(analysis: Analysis, style: Style = NATURE, labels: bool = True) -> F
         for k, defect in enumerate(shown):
             _close_up(sheet, analysis, panels, defect, (close_up_top + k * (title + tile), tile))
     return sheet.figure
+
+
+def _elements(analysis: Analysis, style: Style) -> list[Sign]:
+    """Signs of the atoms that close-ups show."""
+    signs: dict[str, Sign] = {}
+    for defect in _chosen(analysis):
+        x0, y0, x1, y1 = close_view(analysis, defect)
+        axes = Sheet(10.0, style).axes(0, 0, 10, 10)
+        axes.set(xlim=(x0, x1), ylim=(y1, y0))
+        signs |= {str(sign.get_label()): sign for sign in element_signs(axes, analysis, style, " atom")}
+    return list(signs.values())
 
 
 def _chosen(analysis: Analysis, most: int = CLOSE_UPS) -> list[Defect]:
@@ -191,11 +202,11 @@ def _close_up(sheet: Sheet, analysis: Analysis, panels: Panels, defect: Defect, 
         else:
             diverging(axes, panels[2][part], corner)
         axes.set(xlim=(x0, x1), ylim=(y1, y0))
-        if k == 0:
-            draw_outline(axes, defect.extent_px, reach_px(analysis), defect_style(style.line(0.7)))
         if k == 1:
             draw_structure(axes, analysis, style)
-        if k == 2:  # where it hides no outline
+        if k < 3:
+            draw_outline(axes, defect.extent_px, reach_px(analysis), defect_style(style.line(0.7)))
+        if k == 2:  # where it hides no atom
             scale_bar(axes, analysis.pixel_size_A, style, 0.45, style.small_pt)
 
 

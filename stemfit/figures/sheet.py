@@ -103,6 +103,11 @@ def claim_text(defect: Defect) -> str:
     return f"{claimed_name(defect)} {probability_text(p)}"
 
 
+def numbered_claim(defect: Defect) -> str:
+    """Number, and what is said of the defect."""
+    return f"{defect.id}  {claim_text(defect)}"
+
+
 def statement(probability: float) -> str:
     """The same as a statement about P."""
     return "P > 0.99" if probability > 0.99 else f"P = {probability_text(probability)}"

@@ -5,7 +5,7 @@ files are in `fonts/`, so that a figure is the same whatever is installed.
 
 Widths and least sizes are those of the journals' instructions: Nature 89 mm, letters of 5 to 7 pt, panels by a bold
 small letter of 8 pt; the American Physical Society 86 mm, capitals and lines of at least 2 mm and 0.5 pt, panels (a);
-the American Chemical Society 84.6 mm (240 pt), lines of at least 0.5 pt.
+the American Chemical Society 84.6 mm (240 pt), lines of at least 0.5 pt. A slide is 16 to 9.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class Style:
         Colours of the background and of what is written on it.
     dpi : int
         Pixels of images per inch.
+    tallest_mm : float
+        Height that figures of panels keep within where they can.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Style:
     paper: str = "white"
     ink: str = "black"
     dpi: int = 360
+    tallest_mm: float = float("inf")
 
     @property
     def inner_mm(self) -> float:
@@ -120,7 +123,7 @@ STYLES = {
         Style("aps", 86.0, SERIF, 8.7, 8.7, 8.7, letter="({})", bold=False, least_line_pt=0.5, dpi=600),
         Style("acs", 84.6, SANS, 7.0, 6.0, 8.0, letter="({})", least_line_pt=0.5, dpi=600),
         Style("dark", 120.0, SANS, 8.0, 7.0, 10.0, thicker=1.4, paper="#101418", ink="#E8EBEF", dpi=300),
-        Style("slide", 254.0, SANS, 18.0, 14.0, 20.0, thicker=2.8, dpi=150),
+        Style("slide", 254.0, SANS, 18.0, 14.0, 20.0, thicker=2.8, dpi=150, tallest_mm=142.8),
     )
 }
 """By name. 2 mm of capitals are 8.7 pt in Times, whose capitals are two thirds of the size high."""

@@ -6,15 +6,11 @@ hashes. Whatever comes from outside (file names, settings, reasons) is escaped b
 
 from __future__ import annotations
 
-import json
-from base64 import b64encode
 from functools import cache
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from stemfit.analysis import Analysis
@@ -24,19 +20,13 @@ from stemfit.report import words
 from stemfit.report.candidates import candidates
 from stemfit.report.pictures import Pictures, pictures
 from stemfit.report.scene import scene
+from stemfit.report.sealed import asset, environment, json_block, policy
 from stemfit.wording import given, log_bayes
-
-ASSETS = Path(__file__).parent / "assets"
 
 SCRIPTS = ("data.js", "layers.js", "view.js", "closeups.js", "atoms.js", "select.js")
 """In the order in which they build on each other; `3Dmol-min.js` stands before them where there are structures."""
 
 LICENCES = ("3Dmol-min.js.LICENSE.txt", "3Dmol-LICENSE.txt")
-
-POLICY = (
-    "default-src 'none'; img-src data:; script-src {scripts}; style-src {styles}; connect-src 'none'; "
-    "base-uri 'none'; form-action 'none'"
-)
 
 
 def html(analysis: Analysis) -> str:
@@ -51,7 +41,6 @@ def html(analysis: Analysis) -> str:
     style, scripts = asset("page.css"), [asset(name) for name in SCRIPTS]
     if structures:
         scripts.insert(0, asset("3Dmol-min.js"))
-    policy = POLICY.format(scripts=" ".join(map(fingerprint, scripts)), styles=fingerprint(style))
     page = templates().get_template("page.html")
     return page.render(
         analysis=analysis,
@@ -62,7 +51,7 @@ def html(analysis: Analysis) -> str:
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
         licence="".join(asset(name) for name in LICENCES) if structures else "",
-        policy=policy,
+        policy=policy(scripts, [style]),
         given=given(analysis.document["host"]),
         pictures=shown,
         strong=STRONG_RESIDUAL,
@@ -101,36 +90,14 @@ def facts(analysis: Analysis, shown: Pictures) -> dict[str, Any]:
 
 @cache
 def templates() -> Environment:
-    """Templates of this package; everything is escaped unless it says itself that it is safe."""
-    environment = Environment(
-        loader=PackageLoader("stemfit.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {
+    """Templates of this package."""
+    made = environment("stemfit.report")
+    made.filters |= {
         "label": words.label, "probability": words.probability, "number": words.number, "vector": words.vector,
         "log_bayes": log_bayes, "formula": words.formula,
     }  # fmt: skip
-    environment.globals |= {
+    made.globals |= {
         "measured": words.measured, "count": words.count, "shares_of": words.shares, "tally": words.tally,
         "prior_of": words.priors, "open_names": words.OPEN, "types": words.TYPES,
     }  # fmt: skip
-    return environment
-
-
-@cache
-def asset(name: str) -> str:
-    """A file that stands in the page as it is."""
-    return (ASSETS / name).read_text(encoding="utf-8")
-
-
-def fingerprint(text: str) -> str:
-    """How a Content-Security-Policy names a script or a style sheet."""
-    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
-
-
-def json_block(values: Any) -> str:
-    """JSON that may stand in a script element: no text can close it, whatever it says."""
-    text = json.dumps(values, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    for sign in "<>&\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text
+    return made

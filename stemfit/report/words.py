@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
-from stemfit.analysis import Explanation
-from stemfit.defects import names_in
-from stemfit.defects.types import Defect
+if TYPE_CHECKING:
+    from stemfit.analysis import Explanation
+    from stemfit.defects.types import Defect
 
 LEAST_TOLD = 0.01
 """Alternatives below this, which would be told as 0.00, are told together, as "others"."""
@@ -43,6 +44,8 @@ OPEN = {
 def label(name: str) -> Markup:
     """V_S2 as the field writes it; anything else as it is."""
     if "+" in name:
+        from stemfit.defects import names_in
+
         each = names_in(name).items()
         return Markup(", ").join(label(one) if n == 1 else Markup(f"{n} ") + label(one) for one, n in each)
     if not re.fullmatch(r"[A-Za-z0-9]+_[A-Za-z0-9]+", name):

@@ -1,0 +1,257 @@
+"""Workers that are processes of this machine. One that dies takes nothing with it but the image that it was at."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from definet.processes import single_threaded
+from stemfit.batch.store import Failure
+from stemfit.batch.work import DIED, Job, Method, Outcome, Report, carry_out
+from stemfit.errors import SomeFailed
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnContext, SpawnProcess
+
+Engine = Callable[[Iterable[Job]], Iterator[Report]]
+"""From jobs, taken one by one as there is room, to what came of them, as they end."""
+
+LOOK_S = 0.5
+"""Between two looks at the memory of workers."""
+
+HELD = 0.5
+"""A worker that still holds this share of its memory after an image is replaced: a new one takes a few seconds."""
+
+IN_A_ROW = 10
+"""Deaths of workers with no image done between them: then it is not the images."""
+
+
+class Worker:
+    """A process that does one job at a time."""
+
+    def __init__(self, context: SpawnContext, method: Method, environment: dict[str, str]) -> None:
+        here, there = context.Pipe()
+        self.connection = here
+        self.job: Job | None = None
+        self.killed = ""
+        with _without_interrupt(), single_threaded(environment):
+            self.process: SpawnProcess = context.Process(target=_serve, args=(there, method), daemon=True)
+            self.process.start()
+        there.close()
+
+    def begin(self, job: Job) -> None:
+        """Hand it a job; a worker that has died in the meantime is noticed where all are looked at."""
+        self.job = job
+        with contextlib.suppress(OSError):
+            self.connection.send(job)
+
+    def kill(self, why: str) -> None:
+        """End it whatever it is doing."""
+        self.killed = why
+        self.process.kill()
+
+    def ending(self) -> str:
+        """How it died."""
+        self.process.join()
+        code = self.process.exitcode or 0
+        if self.killed:
+            return self.killed
+        if code == -signal.SIGKILL:
+            return "it was killed, perhaps because memory ran out"
+        return f"{signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def close(self) -> None:
+        """End it and wait."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+@contextmanager
+def processes(count: int, method: Method, memory_bytes: int, devices: int = 0) -> Iterator[Engine]:
+    """Workers on this machine.
+
+    Parameters
+    ----------
+    count : int
+    method : Method
+    memory_bytes : int
+        A worker that holds more is ended.
+    devices : int
+        GPUs: each worker sees one of them. 0: it sees what this process does.
+    """
+    context = multiprocessing.get_context("spawn")
+    seen = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(devices)))).split(",")
+    workers: list[Worker | None] = [None] * count
+
+    def fresh(k: int) -> Worker:
+        return Worker(context, method, {"CUDA_VISIBLE_DEVICES": seen[k % len(seen)]} if devices else {})
+
+    def engine(jobs: Iterable[Job]) -> Iterator[Report]:
+        yield from _Run(workers, fresh, memory_bytes).reports(iter(jobs))
+
+    try:
+        yield engine
+    finally:
+        for worker in workers:
+            if worker is not None:
+                worker.close()
+
+
+class _Run:
+    """Jobs that go to workers and come back from them."""
+
+    def __init__(self, workers: list[Worker | None], fresh: Callable[[int], Worker], memory_bytes: int) -> None:
+        self.workers, self.fresh, self.memory_bytes = workers, fresh, memory_bytes
+        self.again: deque[Job] = deque()
+        self.deaths: dict[str, int] = {}
+        self.in_a_row = 0
+
+    def reports(self, jobs: Iterator[Job]) -> Iterator[Report]:
+        more = True
+        while True:
+            for k, worker in enumerate(self.workers):
+                if worker is None or worker.job is None:
+                    job = next(jobs, None) if more else None
+                    more = more and job is not None
+                    if job is None and not self._busy() and self.again:
+                        job = self.again.popleft()  # one at a time: with nobody else there is the most memory
+                    if job is None:
+                        break
+                    self.workers[k] = worker = worker or self.fresh(k)
+                    worker.begin(job)
+            busy = self._busy()
+            if not busy:
+                return
+            wait([x for worker in busy for x in (worker.connection, worker.process.sentinel)], timeout=LOOK_S)
+            for worker in busy:
+                report = self._look(worker)
+                if report is not None:
+                    yield report
+
+    def _busy(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker is not None and worker.job is not None]
+
+    def _look(self, worker: Worker) -> Report | None:
+        """What it has done, if it has ended."""
+        report = _received(worker.connection)
+        if report is not None:
+            worker.job, self.in_a_row = None, 0
+            if memory_of(worker.process.pid) > HELD * self.memory_bytes:
+                self._drop(worker)
+            return report
+        if not worker.process.is_alive():
+            return self._died(worker)
+        held = memory_of(worker.process.pid)
+        if held > self.memory_bytes:
+            limit = f"{self.memory_bytes / 2**30:.1f}"
+            worker.kill(f"it needed {held / 2**30:.1f} GiB, and {limit} is the limit; crop or bin it, or ask for fewer "
+                        "--workers or more --memory")  # fmt: skip
+        return None
+
+    def _died(self, worker: Worker) -> Report | None:
+        job, why = worker.job, worker.ending()
+        assert job is not None
+        self._drop(worker)
+        self.in_a_row += 1
+        if self.in_a_row >= IN_A_ROW:
+            what = f"{self.in_a_row} workers have died one after the other ({why})"
+            raise SomeFailed(what, remedy="try one image with stemfit analyze; the same command goes on")
+        self.deaths[job.key] = self.deaths.get(job.key, 0) + 1
+        if self.deaths[job.key] < DIED and not worker.killed:
+            self.again.append(job)
+            return None
+        return died(job, why, self.deaths[job.key])
+
+    def _drop(self, worker: Worker) -> None:
+        self.workers[self.workers.index(worker)] = None
+        worker.close()
+
+
+def died(job: Job, why: str, times: int) -> Report:
+    """Outcome of images that no worker survives."""
+    reason = f"the worker died{' twice' if times > 1 else ''} with it: {why}"
+    return Report(tuple(Outcome(one.name, Failure(one.name, job.key, 1, reason), False, 0.0) for one in job.inputs))
+
+
+def _received(connection: Connection) -> Report | None:
+    try:
+        found: Report | None = connection.recv() if connection.poll() else None
+    except (EOFError, OSError):  # it has died, perhaps while it was answering
+        return None
+    return found
+
+
+def memory_of(pid: int | None) -> int:
+    """Bytes that a process holds; 0 where the system does not tell."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def share_of_memory(workers: int) -> int:
+    """Bytes for each of so many workers, if a tenth is left to all others."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            total = min(total, int(Path(path).read_text()))
+    return int(0.9 * total / workers)
+
+
+def gpus() -> int:
+    """CUDA devices that there are; torch, which knows, is only asked where there may be some."""
+    if not Path("/proc/driver/nvidia").exists():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+# -- in the worker -------------------------------------------------------------------------------------------------
+
+
+def _serve(connection: Connection, method: Method) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    logging.basicConfig(level=logging.CRITICAL)
+    logging.captureWarnings(True)
+    while True:
+        try:
+            job = connection.recv()
+        except (EOFError, OSError):
+            return
+        connection.send(carry_out(job, method))
+
+
+def _end_with_parent() -> None:
+    """Without the one who started it a worker would go on in secret."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        time.sleep(0.01)
+        os._exit(1)
+
+
+@contextmanager
+def _without_interrupt() -> Iterator[None]:
+    """Processes started here ignore Ctrl-C, which a terminal sends to all: the one who started them ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
