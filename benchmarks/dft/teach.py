@@ -153,8 +153,8 @@ def main() -> None:
         lambda epoch, loss: print(f"epoch {epoch + 1}: {loss:.5f}", file=sys.stderr) if epoch % 10 == 9 else None,
     )  # fmt: skip
     defects = len({f.defect for f in others})
-    print(f"{headline()}\n{len(others)} frames of {defects} defects, {len(anchors)} strained sheets, {len(own)} own labels; "
-          f"{asked.epochs} epochs, {time.process_time() - began:.0f} CPU s\n")  # fmt: skip
+    print(f"{headline()}\n{len(others)} frames of {defects} defects, {len(anchors)} strained sheets, "
+          f"{len(own)} own labels; {asked.epochs} epochs, {time.process_time() - began:.0f} CPU s\n")  # fmt: skip
     report(frames, {"CHGNet": _Forces(potential()), "tuned": _Forces(model)})
     if asked.out is not None:
         torch.save(model.state_dict(), asked.out)
