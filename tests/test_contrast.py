@@ -9,6 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from stemfit.contrast import looks_inverted
+from stemfit.errors import NotAnalysable
 from stemfit.micrograph import from_array, read
 from stemfit.pipeline import Settings, analyze
 from stemfit.relax import keep
@@ -51,7 +52,11 @@ def test_masked_pixels_do_not_count() -> None:
 @pytest.mark.filterwarnings("ignore:invalid value encountered in log")  # of what is fitted to no columns
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_analysis_says_so(sign: int) -> None:
+    """Who names the crystal is warned; without a name, what no crystal explains is no result."""
     image = sign * read(SAMPLE).image[:240, :260]
-    warnings = analyze(from_array(image), Settings(), keep).warnings
-    assert (warnings[0].startswith("dark spots stand on a bright ground")) == (sign == -1)
+    warnings = analyze(from_array(image), Settings(host="WSe2"), keep).warnings
+    assert (warnings[0].startswith("dark spots stand on a bright ground")) == (sign == -1) if warnings else sign == 1
     assert sum("bright ground" in warning for warning in warnings) == (sign == -1)
+    if sign == -1:
+        with pytest.raises(NotAnalysable, match="dark spots on a bright ground"):
+            analyze(from_array(image), Settings(), keep)

@@ -13,6 +13,7 @@ from ase.calculators.fd import calculate_numerical_forces
 from springs import Buckled
 
 import definet.making as making
+import definet.processes as processes
 from definet.crystals import HOSTS as HOSTS_OF_THE_TABLE
 from definet.crystals import host
 from definet.dataset import beyond, data_sha256, lattice_constants, load, split
@@ -201,7 +202,7 @@ def test_several_processes_and_a_cluster_make_the_same_set(tmp_path, monkeypatch
     from distributed import LocalCluster
 
     monkeypatch.setattr(making, "SHARD", 1)
-    for name in making.THREADS:
+    for name in processes.THREADS:
         monkeypatch.setenv(name, "3")
     lines = {}
     with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:

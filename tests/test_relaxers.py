@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,12 @@ def moved(found: relaxing.Relaxed, structure: DefectStructure) -> np.ndarray:
 
 
 @pytest.fixture
-def springs(monkeypatch: pytest.MonkeyPatch) -> None:
+def springs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(relaxing, "teacher", Springs)
     monkeypatch.setattr(relaxing, "teacher_lattice", lambda *_: {"MoS2": A_A}.get)
+    relaxing._loaded.cache_clear()
+    yield
+    relaxing._loaded.cache_clear()
 
 
 def test_the_teacher_relaxes_at_its_own_lattice_constant(springs: None) -> None:
@@ -61,9 +65,11 @@ def test_a_structure_that_the_network_tears_apart_stays_as_built(monkeypatch: py
         far = [s.structure.cart_coords + np.eye(len(s.nodes_A), 3) * 2.0 for s in structures]
         return [replace(r, positions_A=xyz) for r, xyz in zip(said, far, strict=True)]
 
+    relaxing._loaded.cache_clear()
     usual = predict.relax
     monkeypatch.setattr(predict, "relax", thrown)
     kept, moves = relaxing.relaxer("definet", "cpu")([candidate(built), candidate(line, 2)])
+    relaxing._loaded.cache_clear()  # or others would get what was thrown
     assert kept.relaxer == "keep" and "stays as built" in kept.caution and kept.checkpoint_sha256 is None
     assert not moved(kept, built).any()
     assert moves.relaxer == "definet" and np.abs(moved(moves, line)).max() == pytest.approx(2.0)
