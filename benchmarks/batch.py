@@ -10,6 +10,7 @@ throughput   stubs that wait a second, which no other process of the machine del
              with two
 memory       of one worker, image after image
 scheduler    empty jobs on a Dask cluster of two workers: handed out as the batch does it, and all at once
+network      structures that many ask at the same time of the process that holds the network for them
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ SETTINGS: dict[str, Any] = {
     "temperature": None, "device": "cpu",
 }  # fmt: skip
 PAIRS = 5
+PARTS = ["overhead", "throughput", "memory", "scheduler", "network"]
 
 
 def images(folder: Path, count: int, side: int, vacancies: int) -> list[Path]:
@@ -270,21 +272,62 @@ def scheduler(place: Path, tasks: int) -> str:
     return f"{note}\n\n" + table(head, rows)
 
 
+def network(asking: int) -> str:
+    """Structures that several ask of one network, as a batch's workers ask a GPU's, beside passes one by one."""
+    import threading
+
+    from definet.checkpoint import load_checkpoint, shipped
+    from definet.predict import network_graph, predictions, resolve_device
+    from definet.service import Asking, serving
+    from definet.structures import build, pristine
+
+    checkpoint, device = load_checkpoint(shipped()), resolve_device("auto")
+    crystal, rounds = pristine("MoS2", 8), 40 if device.type == "cuda" else 4
+    graphs = [network_graph(build(crystal, label), checkpoint) for label in ("V_S", "V_S2", "V_Mo", "Se_S")]
+    net = checkpoint.network(device)
+    predictions(net, graphs)
+    begin = time.perf_counter()
+    for _ in range(asking * rounds):
+        predictions(net, graphs)
+    alone = asking * rounds * len(graphs) / (time.perf_counter() - begin)
+    rows = [("one after the other, in one process", f"{alone:.1f}", "1.00")]
+
+    def ask(guest: Asking, times: int) -> None:
+        for _ in range(times):
+            guest(graphs)
+
+    with serving(shipped(), str(device)) as address:
+        for number in (1, asking):
+            guests = [threading.Thread(target=ask, args=(Asking(address), rounds)) for _ in range(number)]
+            Asking(address)(graphs)
+            begin = time.perf_counter()
+            for guest in guests:
+                guest.start()
+            for guest in guests:
+                guest.join()
+            pace = number * rounds * len(graphs) / (time.perf_counter() - begin)
+            rows.append((f"{number} asking the process that holds it", f"{pace:.1f}", f"{pace / alone:.2f}"))
+    said = f"4 structures of {len(graphs[0].numbers)} nodes in a question, network on {device.type}"
+    return f"{said}\n\n" + table(("who", "structures per s", "times"), rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["overhead", "throughput", "memory", "scheduler"], action="append")
+    parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("--side", type=int, default=256, help="px of the images of overhead and throughput")
     parser.add_argument("--images", type=int, default=12, help="of throughput and memory")
+    parser.add_argument("--asking", type=int, default=16, help="at the same time, of the network")
     parser.add_argument("--tasks", type=int, default=2000, help="of the scheduler")
     asked = parser.parse_args()
     print(headline())
-    for part in asked.part or ["overhead", "throughput", "memory", "scheduler"]:
+    for part in asked.part or PARTS:
         with tempfile.TemporaryDirectory() as folder:
             made = {
                 "overhead": lambda at: overhead(at, asked.side),
                 "throughput": lambda at: throughput(at, asked.side, asked.images),
                 "memory": lambda at: memory(at, 160, asked.images),
                 "scheduler": lambda at: scheduler(at, asked.tasks),
+                "network": lambda at: network(asked.asking),
             }[part](Path(folder))
         print(f"\n{part}: {made}", flush=True)
 

@@ -68,6 +68,13 @@ class ModelError(DefinetError):
     remedy = "Choose another checkpoint."
 
 
+class ServiceError(DefinetError):
+    """The process that holds the network for others is gone."""
+
+    exit_code = 6
+    remedy = "The same command goes on; with --device cpu there is no such process."
+
+
 class TeacherError(DefinetError):
     """A potential that is missing or cannot describe the structure."""
 

@@ -8,7 +8,7 @@ over between lattices, absolute positions do not.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,10 +82,16 @@ def relax(
         If there is no such device.
     """
     place = resolve_device(device)
+    return relax_by(lambda graphs: predictions(checkpoint.network(place), graphs, max_nodes), structures, checkpoint)
+
+
+def relax_by(
+    ask: Callable[[Sequence[DefectGraph]], list[Move]], structures: Sequence[DefectStructure], checkpoint: Checkpoint
+) -> list[Relaxed]:
+    """As `relax`, with a network of the same weights that is anywhere (`definet.service`)."""
     for structure in structures:
         check_elements(structure, checkpoint)
-    graphs = [network_graph(structure, checkpoint) for structure in structures]
-    moves = predictions(checkpoint.network(place), graphs, max_nodes)
+    moves = ask([network_graph(structure, checkpoint) for structure in structures])
     return [_relaxed(structure, move, checkpoint) for structure, move in zip(structures, moves, strict=True)]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +13,9 @@ from definet.exceptions import OptionError
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """One thread per process is fastest for layers of a few hundred atoms; read when numpy and torch load."""
+
+ADDRESS = "STEMFIT_NETWORK"
+"""In the environment of a process that shall ask the network at this address (`definet.service`) and load none."""
 
 
 def cores() -> int:
@@ -38,6 +43,19 @@ def single_threaded(more: Mapping[str, str] | None = None) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def without_interrupt() -> Iterator[None]:
+    """Processes started here ignore Ctrl-C, which a terminal sends to all: the one who started them ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def dask_client(address: str, **options: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from definet.predict import resolve_device
+from definet.service import shared
 from stemfit import warn
 from stemfit.candidate_alloys import mixtures_of, propose_in
 from stemfit.candidates import Candidate
@@ -212,4 +213,6 @@ def _as_scanned(
 def _environment(device: str) -> dict[str, str]:
     packages = ("numpy", "scipy", "torch", "pymatgen", "e3nn")
     versions = {name: version(name) for name in packages}
-    return {"python": platform.python_version(), **versions, "device": resolve_device(device).type}
+    network = shared()
+    elsewhere = {} if network is None else {"network_device": network.greeting.device}
+    return {"python": platform.python_version(), **versions, "device": resolve_device(device).type, **elsewhere}

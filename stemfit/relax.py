@@ -176,17 +176,22 @@ def _as_taught(candidate: Candidate, minimum: Minimum | None, name: str) -> Rela
 
 def _definet(device: str, weights: Path | None) -> Relaxer:
     from definet.checkpoint import load_checkpoint, shipped
-    from definet.predict import relax
+    from definet.predict import relax, relax_by
+    from definet.service import shared
 
     checkpoint = load_checkpoint(weights or shipped())
     digest = checkpoint.sha256
+    ask = shared()
+    if ask is not None and ask.greeting.sha256 != digest:
+        raise ModelError("the weights have changed since the batch began", remedy="start it again")
 
     def run(candidates: Sequence[Candidate]) -> list[Relaxed]:
         # Many defects have the same candidates: each structure is relaxed once.
         different = {
             id(s): s for c in candidates if _moves(c) for s in [_asked(c)] if _taught(s, checkpoint)
         }
-        moved = relax(list(different.values()), checkpoint, device) if different else []
+        asked = list(different.values())
+        moved = [] if not asked else relax_by(ask, asked, checkpoint) if ask else relax(asked, checkpoint, device)
         by_structure = dict(zip(different, moved, strict=True))
         return [
             _as_relaxed(c, by_structure.get(id(_asked(c))), digest) if _taught(c.structure, checkpoint) else _kept(c)

@@ -10,13 +10,13 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from definet.processes import single_threaded
+from definet.processes import ADDRESS, single_threaded, without_interrupt
 from stemfit.batch.store import Failure
 from stemfit.batch.work import DIED, Job, Method, Outcome, Report, carry_out
 from stemfit.errors import SomeFailed
@@ -45,7 +45,7 @@ class Worker:
         self.connection = here
         self.job: Job | None = None
         self.killed = ""
-        with _without_interrupt(), single_threaded(environment):
+        with without_interrupt(), single_threaded(environment):
             self.process: SpawnProcess = context.Process(target=_serve, args=(there, method), daemon=True)
             self.process.start()
         there.close()
@@ -79,7 +79,7 @@ class Worker:
 
 
 @contextmanager
-def processes(count: int, method: Method, memory_bytes: int, devices: int = 0) -> Iterator[Engine]:
+def processes(count: int, method: Method, memory_bytes: int, networks: Sequence[str] = ()) -> Iterator[Engine]:
     """Workers on this machine.
 
     Parameters
@@ -88,15 +88,16 @@ def processes(count: int, method: Method, memory_bytes: int, devices: int = 0) -
     method : Method
     memory_bytes : int
         A worker that holds more is ended.
-    devices : int
-        GPUs: each worker sees one of them. 0: it sees what this process does.
+    networks : sequence of str
+        Addresses of processes that hold the network on a GPU each (`definet.service`). Workers ask them in turn and
+        leave the GPUs to them. None: each worker holds its own.
     """
     context = multiprocessing.get_context("spawn")
-    seen = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(devices)))).split(",")
     workers: list[Worker | None] = [None] * count
 
     def fresh(k: int) -> Worker:
-        return Worker(context, method, {"CUDA_VISIBLE_DEVICES": seen[k % len(seen)]} if devices else {})
+        elsewhere = {"CUDA_VISIBLE_DEVICES": "", ADDRESS: networks[k % len(networks)]} if networks else {}
+        return Worker(context, method, elsewhere)
 
     def engine(jobs: Iterable[Job]) -> Iterator[Report]:
         yield from _Run(workers, fresh, memory_bytes).reports(iter(jobs))
@@ -242,16 +243,3 @@ def _end_with_parent() -> None:
         wait([parent.sentinel])
         time.sleep(0.01)
         os._exit(1)
-
-
-@contextmanager
-def _without_interrupt() -> Iterator[None]:
-    """Processes started here ignore Ctrl-C, which a terminal sends to all: the one who started them ends them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from definet.exceptions import ServiceError
+from definet.processes import ADDRESS
 from stemfit.batch import store
 from stemfit.batch.inputs import Input
 from stemfit.batch.keys import code_version
@@ -173,6 +175,8 @@ def _outcome(job: Job, one: Input, done: str | None, method: Method) -> Outcome:
             _again(store.folder_of(job.root, done), one, place)
         store.publish(place, job.root, job.sidecar(one.name))
         failure = None
+    except ServiceError:
+        raise
     except Exception as error:
         full = _full(error)
         if full is not None:
@@ -258,14 +262,20 @@ def _prepare(settings: Mapping[str, Any]) -> None:
 
     torch.set_num_threads(1)
     weights = settings.get("checkpoint")
-    relax.relaxer(settings["relaxer"], settings["device"], None if weights is None else Path(weights))
+    relax.relaxer(settings["relaxer"], _device(settings), None if weights is None else Path(weights))
 
 
 def _analyse(path: Path, settings: Mapping[str, Any], out: Path) -> None:
     from stemfit import api
     from stemfit.batch import thumbnail
 
-    thumbnail.save(api.analyze(path, **settings, out=out).image, out)
+    here = {**settings, "device": _device(settings)}
+    thumbnail.save(api.analyze(path, **here, out=out).image, out)
+
+
+def _device(settings: Mapping[str, Any]) -> str:
+    """Of this process: where another one holds the network on a GPU, that GPU is not for the columns of all others."""
+    return "cpu" if ADDRESS in os.environ else str(settings["device"])
 
 
 ANALYSIS = Method(_prepare, _analyse)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,7 +50,7 @@ def batch(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Processes.  [default: one per core, or per GPU]", show_default=False),
+        typer.Option(min=1, metavar="N", help="Processes.  [default: one per core]", show_default=False),
     ] = None,
     memory: Annotated[
         float | None,
@@ -108,7 +108,7 @@ def batch(
             return
         from stemfit.batch import Watch, run
 
-        engine, said = _engine(workers, asking.positive("--memory", memory), dask, device)
+        engine, said = _engine(workers, asking.positive("--memory", memory), dask, asked)
         typer.echo(said, err=True)
         with _progress(verbose) as tell:
             ended = run(request, engine, tell, Watch(settle) if watch else None)
@@ -139,14 +139,14 @@ def _request(
 
 
 def _engine(
-    workers: int | None, memory_GiB: float | None, dask: str | None, device: str
+    workers: int | None, memory_GiB: float | None, dask: str | None, asked: Mapping[str, Any]
 ) -> tuple[Callable[[], AbstractContextManager[Engine]], str]:
     """Who works, and a line that says so."""
-    from stemfit.batch.local import gpus, processes, share_of_memory
+    from definet.predict import resolve_device
+    from stemfit.batch.local import gpus, share_of_memory
     from stemfit.batch.work import ANALYSIS
 
-    devices = gpus() if device != "cpu" and dask is None else 0
-    count = workers or devices or cores()
+    count = workers or cores()
     memory = int(memory_GiB * 2**30) if memory_GiB else share_of_memory(count)
     each = f"1 thread and at most {memory / 2**30:.1f} GiB each"
     if dask is not None:
@@ -154,9 +154,28 @@ def _engine(
 
         where = f"{count} workers of a Dask cluster here, {each}" if dask == "local" else f"the Dask cluster at {dask}"
         return lambda: cluster(dask, count, ANALYSIS, memory), f"workers     {where}"
-    on = f", on {devices} GPU{'s' * (devices > 1)}" if devices else ""
-    said = f"workers     {count} process{'es' * (count > 1)}{on}, {each}"
-    return lambda: processes(count, ANALYSIS, memory, devices), said
+    if asked["device"] == "cuda":
+        resolve_device("cuda")
+    devices = gpus() if asked["device"] != "cpu" and asked["relaxer"] == "definet" else 0
+    on = f"; the network on {devices} GPU{'s' * (devices > 1)} for all" if devices else ""
+    said = f"workers     {count} process{'es' * (count > 1)}, {each}{on}"
+    return lambda: _on_this_machine(count, memory, [f"cuda:{k}" for k in range(devices)], asked["checkpoint"]), said
+
+
+@contextmanager
+def _on_this_machine(count: int, memory: int, devices: Sequence[str], weights: Path | None) -> Iterator[Engine]:
+    """Processes for the images, and one for each GPU that holds the network."""
+    from stemfit.batch.local import processes
+    from stemfit.batch.work import ANALYSIS
+
+    with ExitStack() as stack:
+        networks: list[str] = []
+        if devices:
+            from definet.checkpoint import shipped
+            from definet.service import serving
+
+            networks = [stack.enter_context(serving(weights or shipped(), device)) for device in devices]
+        yield stack.enter_context(processes(count, ANALYSIS, memory, networks))
 
 
 # -- what is said --------------------------------------------------------------------------------------------------
