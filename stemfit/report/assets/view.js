@@ -64,7 +64,8 @@
   function aboutColumn(k) {
     const nm = (v) => ((v * scene.pixel_A) / 10).toFixed(3);
     const sign = scene.signs[columns.sign[k]];
-    const name = sign.species ? `Column ${k + 1}: ${sign.species}, P ${page.probability(columns.p[k])}` : `Column ${k + 1}: not identified`;
+    const sure = columns.p[k] === null ? "" : `, P ${page.probability(columns.p[k])}`;
+    const name = sign.species ? `Column ${k + 1}: ${sign.species}${sure}` : `Column ${k + 1}: not identified`;
     return [
       name,
       `x ${page.measured(columns.x[k], columns.sx[k])} px, y ${page.measured(columns.y[k], columns.sy[k])} px`,
