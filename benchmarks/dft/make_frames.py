@@ -6,7 +6,8 @@ For the system's python3 with GPAW (`install.sh`), from the root of the project,
 
 First the pristine layers under strain, from which `lattice.json` follows; then, once `starts.py` has built the defects,
 these in rounds: what a round wants of each defect is made before the next round begins. Every frame is stored as soon
-as it is calculated. One line per frame says what it was.
+as it is calculated. One line per frame says what it was. On several cores: one process with ``--share 1/2``, one with
+``--share 2/2``; each has defects of its own.
 """
 
 from __future__ import annotations
@@ -99,7 +100,9 @@ def main() -> None:
     parser.add_argument("--frames", type=Path, default=HERE / "frames")
     parser.add_argument("--starts", type=Path, default=HERE / "starts")
     parser.add_argument("--lattices", action="store_true", help="stop after the pristine layers")
+    parser.add_argument("--share", default="1/1", help="I/N: every N-th defect, from the I-th on")
     given = parser.parse_args()
+    mine, of = (int(part) for part in given.share.split("/"))
     given.frames.mkdir(exist_ok=True)
     lattices = {}
     for name in HOSTS:
@@ -110,11 +113,11 @@ def main() -> None:
         return
     for k, wanted in enumerate(ROUNDS):
         say(f"round {k + 1} of {len(ROUNDS)}")
-        for defect in DEFECTS:
+        for defect in DEFECTS[mine - 1 :: of]:
             for work in wanted:
                 one(defect, *work, (given.starts, given.frames))
         if k == 0:
-            for defect in PRISTINE:
+            for defect in PRISTINE[mine - 1 :: of]:
                 strain_layer(defect, given.starts, given.frames)
 
 
