@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import threading
@@ -15,8 +16,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stemfit.batch.inputs import ALL, RESULT, Shard
-from stemfit.batch.store import OWN, UNFINISHED, write_file
+from stemfit.batch.store import DERIVED, OWN, UNFINISHED, write_file
 from stemfit.errors import OutputError
+
+SINGLE = re.compile(rf"\.tmp-.+{re.escape(RESULT)}-[a-z0-9_]{{8}}")
+"""What a single analysis that has died leaves beside its result."""
+
+TABLE = re.compile(rf"\.tmp-({'|'.join(map(re.escape, DERIVED))})-[a-z0-9_]{{8}}(-journal)?")
+"""A table of a batch that has no name yet."""
+
+RUN = re.compile(rf"{re.escape(UNFINISHED)}.+-\d+-[0-9a-f]{{8}}")
+"""What a run has not finished: its holder's name follows."""
 
 BEAT_S = 20.0
 """Seconds between signs of life."""
@@ -149,21 +159,19 @@ def _beat(path: Path, ended: threading.Event) -> None:
 def _clear(root: Path, alone: bool) -> None:
     """Remove what runs have left unfinished that have died; alone, also what single analyses have.
 
-    Who lives has a lock, and had it before anything else.
+    Who lives has a lock, and had it before anything else. What only begins like a temporary name of ours stays.
     """
-    for path in root.glob(f"{UNFINISHED}*"):
+    for path in [path for path in root.glob(f"{UNFINISHED}*") if RUN.fullmatch(path.name)]:
         if not (root / OWN / "locks" / f"{path.name.removeprefix(UNFINISHED)}.json").exists():
             shutil.rmtree(path, ignore_errors=True)
     if not alone:
         return
-    for folder, below, files in os.walk(root):
-        for name in [name for name in below if name.startswith(".tmp-") and f"{RESULT}-" in name]:
+    for path in root.glob(".tmp-*"):
+        if TABLE.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+    for path in (root / OWN).rglob(".tmp-*"):
+        path.unlink(missing_ok=True)
+    for folder, below, _ in os.walk(root):
+        for name in filter(SINGLE.fullmatch, below):
             shutil.rmtree(Path(folder, name), ignore_errors=True)
-        for name in [name for name in files if name.startswith(".tmp-") and _is_ours(Path(folder), root)]:
-            Path(folder, name).unlink(missing_ok=True)
-        below[:] = [name for name in below if not name.endswith(RESULT) and (name == OWN or not name.startswith("."))]
-
-
-def _is_ours(folder: Path, root: Path) -> bool:
-    """Where this package writes single files under temporary names."""
-    return folder == root or root / OWN in (folder, *folder.parents)
+        below[:] = [name for name in below if not name.endswith(RESULT) and not name.startswith(".")]

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stemfit.batch import store
+from stemfit.batch import owner, store
 from stemfit.batch.derive import derive
 from stemfit.batch.inputs import ALL, Found, find, hashed, settled
 from stemfit.batch.local import Engine
@@ -109,7 +109,7 @@ def run(
     """
     if watch is None:
         _found(asked)  # before anything is made for it
-    store.claim(asked.results)
+    owner.claim(asked.results, asked.folder, asked.share)
     with store.writing(asked.results):
         return _run(asked, engine, tell, watch)
 
@@ -235,8 +235,7 @@ def _found(asked: Request) -> Found:
 @contextmanager
 def _journal(asked: Request, tell: Tell) -> Iterator[Tell]:
     """Everything that happens also as lines of JSON, a file for each share."""
-    name = "log.jsonl" if asked.share == ALL else f"log-{asked.share.number}-of-{asked.share.of}.jsonl"
-    with (asked.results / name).open("a", encoding="utf-8") as file:
+    with (asked.results / owner.journal_of(asked.share)).open("a", encoding="utf-8") as file:
 
         def note(event: Mapping[str, Any]) -> None:
             stamp = datetime.now(UTC).isoformat(timespec="milliseconds")

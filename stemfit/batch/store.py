@@ -3,6 +3,7 @@
 ::
 
     RESULTS/<path of the image>.stemfit/     a result, and in it batch.json: its key
+    RESULTS/.stemfit-batch/folder.json       whose images they are of (`owner`)
     RESULTS/.stemfit-batch/failures/         one file for each image that failed
     RESULTS/.stemfit-batch/locks/            who works here
     RESULTS/.tmp-batch-<who>/                what is not finished
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -29,6 +31,8 @@ SIDECAR = "batch.json"
 OWN = ".stemfit-batch"
 UNFINISHED = ".tmp-batch-"
 DERIVED = ("summary.csv", "summary.parquet", "index.sqlite", "index.html", "statistics.csv")
+JOURNAL = "log.jsonl"
+BESIDE = re.compile("|".join(re.escape(name) for name in (*DERIVED, JOURNAL)) + r"|log-\d+-of-\d+\.jsonl")
 """Files of a batch beside its results: an input's folder cannot be called like one."""
 
 
@@ -168,7 +172,7 @@ def check_free(root: Path, name: str, sha256: str) -> None:
     OutputError
     """
     place = folder_of(root, name)
-    if "/" in name and name.partition("/")[0] in DERIVED:
+    if "/" in name and BESIDE.fullmatch(name.partition("/")[0]):
         what = "the folder of the image has the name of a file of the batch"
         raise OutputError(what, remedy="rename the folder", subject=place)
     try:
