@@ -271,7 +271,7 @@ def test_the_results_of_another_folder_are_not_overwritten(folder: Path, tmp_pat
     folder.rename(tmp_path / "renamed")
     assert counts(run(request(tmp_path / "renamed"), here)) == (4, 0, 0, 0)
     folder.mkdir()
-    with pytest.raises(OutputError, match="holds the results of .*renamed"):
+    with pytest.raises(OutputError, match=r"holds the results of .*renamed"):
         image(folder / "new.tif", 1)
         run(request(folder), here)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from stemfit.batch.inputs import ALL, RESULT, Shard
 from stemfit.batch.store import DERIVED, OWN, UNFINISHED, write_file
+from stemfit.batch.whole import restore
 from stemfit.errors import OutputError
 
 SINGLE = re.compile(rf"\.tmp-.+{re.escape(RESULT)}-[a-z0-9_]{{8}}")
@@ -75,6 +76,7 @@ def held(root: Path, share: Shard) -> Iterator[Path]:
         yield work
     finally:
         ended.set()
+        restore(work, root)
         shutil.rmtree(work, ignore_errors=True)
         path.unlink(missing_ok=True)
 
@@ -163,6 +165,7 @@ def _clear(root: Path, alone: bool) -> None:
     """
     for path in [path for path in root.glob(f"{UNFINISHED}*") if RUN.fullmatch(path.name)]:
         if not (root / OWN / "locks" / f"{path.name.removeprefix(UNFINISHED)}.json").exists():
+            restore(path, root)
             shutil.rmtree(path, ignore_errors=True)
     if not alone:
         return

@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from stemfit.batch.inputs import RESULT, told
+from stemfit.batch.whole import SIDECAR, carry_over, files_of, replace, whole
 from stemfit.errors import OutputError, StemfitError
 
 SCHEMA = "stemfit.batch/1"
-SIDECAR = "batch.json"
 OWN = ".stemfit-batch"
 UNFINISHED = ".tmp-batch-"
 DERIVED = ("summary.csv", "summary.parquet", "index.sqlite", "index.html", "statistics.csv")
@@ -119,11 +118,11 @@ def writing(root: Path) -> Iterator[None]:
 
 
 def finished(root: Path, name: str) -> Sidecar | None:
-    """What the result of an image is of, None where there is none."""
+    """What the result of an image is of, None where there is none, or where some of it is missing or cut short."""
     folder = folder_of(root, name)
     try:
         stated = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
-        if stated.pop("schema") != SCHEMA or not (folder / "analysis.json").is_file():
+        if stated.pop("schema") != SCHEMA or not whole(folder, stated.pop("files")):
             return None
         found = Sidecar(**stated)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -132,8 +131,8 @@ def finished(root: Path, name: str) -> Sidecar | None:
 
 
 def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
-    """Say in an unfinished result what it is of."""
-    _write(folder / SIDECAR, {"schema": SCHEMA, **asdict(sidecar)})
+    """Say in an unfinished result what it is of, and which files it has."""
+    _write(folder / SIDECAR, {"schema": SCHEMA, **asdict(sidecar), "files": files_of(folder)})
 
 
 def publish(work: Path, root: Path, sidecar: Sidecar) -> None:
@@ -148,18 +147,13 @@ def publish(work: Path, root: Path, sidecar: Sidecar) -> None:
     place = folder_of(root, sidecar.input)
     check_free(root, sidecar.input, sidecar.sha256)
     write_sidecar(work, sidecar)
-    _to_disk(work)
     place.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(place):
-        aside = Path(tempfile.mkdtemp(dir=work.parent))
-        place.rename(aside / "old")
-        try:
-            work.rename(place)
-        except OSError:
-            (aside / "old").rename(place)
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
+        carry_over(place, work)
+        _to_disk(work)
+        replace(place, work, sidecar.input)
     else:
+        _to_disk(work)
         work.rename(place)
     _sync(place.parent)
 
@@ -179,7 +173,8 @@ def check_free(root: Path, name: str, sha256: str) -> None:
         stated = json.loads((place / SIDECAR).read_text(encoding="utf-8"))
         other = stated["input"]
     except (OSError, ValueError, TypeError, KeyError):
-        if os.path.lexists(place):
+        damaged = (place / SIDECAR).is_file() or (place.is_dir() and not any(place.iterdir()))
+        if os.path.lexists(place) and not damaged:
             from stemfit.result import check_place
 
             check_place(place, sha256)
@@ -252,7 +247,8 @@ def _write(path: Path, content: Any) -> None:
 def _to_disk(folder: Path) -> None:
     """All files of a folder: the name of a folder may reach the disk before what is in it does."""
     for path in folder.rglob("*"):
-        _sync(path)
+        if not path.is_symlink() and (path.is_file() or path.is_dir()):
+            _sync(path)
     _sync(folder)
 
 

@@ -23,6 +23,7 @@ from stemfit.batch import store
 from stemfit.batch.inputs import Input
 from stemfit.batch.keys import code_version
 from stemfit.batch.store import Failure, Sidecar
+from stemfit.batch.whole import copied, restore
 from stemfit.errors import InputError, OutputError, StemfitError, UsageError
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
@@ -164,6 +165,7 @@ def _outcome(job: Job, one: Input, done: str | None, method: Method) -> Outcome:
     """Raises only what ends the run."""
     began, copied = time.monotonic(), done is not None
     place: Path | None = None
+    restore(job.work, job.root, one.name)  # a worker may have died while it replaced the result
     if store.finished(job.root, one.name) == job.sidecar(one.name):
         return Outcome(one.name, None, copied, 0.0)  # by a worker that died before it could say so
     try:
@@ -208,8 +210,7 @@ def _again(result: Path, one: Input, place: Path) -> None:
     """The result of an equal image, with the name of this one."""
     from stemfit.result.document import to_json
 
-    shutil.copytree(result, place)
-    (place / store.SIDECAR).unlink()
+    copied(result, place)
     path = place / "analysis.json"
     document = json.loads(path.read_text(encoding="utf-8"))
     document["input"]["path"] = str(one.path)
