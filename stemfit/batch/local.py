@@ -34,7 +34,7 @@ HELD = 0.5
 """A worker that still holds this share of its memory after an image is replaced: a new one takes a few seconds."""
 
 IN_A_ROW = 10
-"""Deaths of workers with no image done between them: then it is not the images."""
+"""So many different images with which workers die, before there was an outcome of any: then it is not the images."""
 
 
 class Worker:
@@ -99,8 +99,10 @@ def processes(count: int, method: Method, memory_bytes: int, networks: Sequence[
         elsewhere = {"CUDA_VISIBLE_DEVICES": "", ADDRESS: networks[k % len(networks)]} if networks else {}
         return Worker(context, method, elsewhere)
 
+    run = _Run(workers, fresh, memory_bytes)
+
     def engine(jobs: Iterable[Job]) -> Iterator[Report]:
-        yield from _Run(workers, fresh, memory_bytes).reports(iter(jobs))
+        yield from run.reports(iter(jobs))
 
     try:
         yield engine
@@ -118,9 +120,10 @@ class _Run:
         self.again: deque[Job] = deque()
         self.deaths: dict[str, int] = {}
         self.in_a_row = 0
+        self.works = False
 
     def reports(self, jobs: Iterator[Job]) -> Iterator[Report]:
-        more = True
+        more, self.deaths = True, {}
         while True:
             for k, worker in enumerate(self.workers):
                 if worker is None or worker.job is None:
@@ -148,7 +151,7 @@ class _Run:
         """What it has done, if it has ended."""
         report = _received(worker.connection)
         if report is not None:
-            worker.job, self.in_a_row = None, 0
+            worker.job, self.works = None, True
             if memory_of(worker.process.pid) > HELD * self.memory_bytes:
                 self._drop(worker)
             return report
@@ -165,14 +168,17 @@ class _Run:
         job, why = worker.job, worker.ending()
         assert job is not None
         self._drop(worker)
-        self.in_a_row += 1
-        if self.in_a_row >= IN_A_ROW:
-            what = f"{self.in_a_row} workers have died one after the other ({why})"
-            raise SomeFailed(what, remedy="try one image with stemfit analyze; the same command goes on")
         self.deaths[job.key] = self.deaths.get(job.key, 0) + 1
-        if self.deaths[job.key] < DIED and not worker.killed:
+        if worker.killed:
+            return died(job, why, self.deaths[job.key])
+        if self.deaths[job.key] == 1 and not self.works:
+            self.in_a_row += 1
+            if self.in_a_row >= IN_A_ROW:
+                what = f"{self.in_a_row} workers have died one after the other ({why})"
+                raise SomeFailed(what, remedy="try one image with stemfit analyze; the same command goes on")
+        if self.deaths[job.key] < DIED:
             self.again.append(job)
-            return None
+            return Report((), notes=({"event": "died", "file": job.inputs[0].name, "reason": why},))
         return died(job, why, self.deaths[job.key])
 
     def _drop(self, worker: Worker) -> None:
@@ -182,8 +188,11 @@ class _Run:
 
 def died(job: Job, why: str, times: int) -> Report:
     """Outcome of images that no worker survives."""
-    reason = f"the worker died{' twice' if times > 1 else ''} with it: {why}"
-    return Report(tuple(Outcome(one.name, Failure(one.name, job.key, 1, reason), False, 0.0) for one in job.inputs))
+    often = {1: "", 2: " twice"}.get(times, f" {times} times")
+    reason = f"the worker died{often} with it: {why}"
+    return Report(
+        tuple(Outcome(one.name, Failure(one.name, job.key, 1, reason, passing=True), False, 0.0) for one in job.inputs)
+    )
 
 
 def _received(connection: Connection) -> Report | None:

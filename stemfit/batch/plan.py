@@ -33,7 +33,7 @@ class Request:
         As in `stemfit.batch.inputs.find`.
     share : Shard
     retry_failed : bool
-        Try again what failed before.
+        Try again all that failed before.
     """
 
     folder: Path
@@ -86,7 +86,7 @@ class Plan(NamedTuple):
     finished : int
         Images whose result is there.
     failures : tuple of Failure
-        Those that are known, and not tried again.
+        Those that are known, and not tried again; and files that cannot be read, whose key is None.
     equal : int
         Images to be done that are equal to others to be done or finished.
     """
@@ -98,8 +98,18 @@ class Plan(NamedTuple):
     equal: int
 
 
-def planned(asked: Request, held: Contents, work: Path) -> Plan:
-    """Compare what is in the folder with what is on disk."""
+def planned(asked: Request, held: Contents, work: Path, again: bool = True) -> Plan:
+    """Compare what is in the folder with what is on disk.
+
+    Parameters
+    ----------
+    asked : Request
+    held : Contents
+    work : path
+        For what is not finished.
+    again : bool
+        Try again what failed before, all of it if that is asked for, else where the cause may have passed.
+    """
     groups: dict[tuple[str, str], list[Input]] = {}
     known: dict[tuple[str, str], str] = {}
     finished, failures, own = 0, [], 0
@@ -112,7 +122,7 @@ def planned(asked: Request, held: Contents, work: Path) -> Plan:
         if state is True:
             finished += 1
             known.setdefault(same, one.name)
-        elif state is None or asked.retry_failed:
+        elif state is None or (again and (asked.retry_failed or state.passing)):
             groups.setdefault(same, []).append(one)
         else:
             failures.append(state)

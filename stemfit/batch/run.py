@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +18,11 @@ from stemfit.batch.lock import held, turn
 from stemfit.batch.plan import Contents, Plan, Request, complete, contents, planned
 from stemfit.batch.store import Failure
 from stemfit.batch.work import Report
-from stemfit.errors import InputError
+from stemfit.errors import InputError, OutputError
 
 Tell = Callable[[Mapping[str, Any]], None]
-"""Told what happens as it does: `event` is "reading", "plan", "done", "copied", "failed", "tables" or "end"."""
+"""Told what happens as it does: `event` is "reading", "plan", "unreadable", "done", "copied", "failed", "died" (the
+worker, with an image that will be tried again), "tables" or "end"."""
 
 REFRESH_S = 300.0
 """Between two times that the tables are made while images are analysed."""
@@ -60,6 +61,8 @@ class Ended(NamedTuple):
         Of the worker that needed most.
     told : bool
         Whether tables and pages were made: shards leave that to the last of them.
+    left : int
+        Images of which nothing is known yet: of a run that was interrupted.
     """
 
     inputs: int
@@ -69,6 +72,7 @@ class Ended(NamedTuple):
     failures: tuple[Failure, ...]
     peak_MB: float
     told: bool
+    left: int = 0
 
 
 def look(asked: Request, tell: Tell = lambda event: None) -> Plan:
@@ -117,54 +121,61 @@ def run(
 def _run(
     asked: Request, engine: Callable[[], AbstractContextManager[Engine]], tell: Tell, watch: Watch | None
 ) -> Ended:
-    with held(asked.results, asked.share) as work, _journal(asked, tell) as note, engine() as carry_out:
-        batch = _Batch(asked, work, carry_out, note)
-        if watch is None:
-            all_of_it = _contents(asked, note)
-            batch.do(all_of_it)
-        else:
-            all_of_it = batch.watch(watch)
-        if asked.share == ALL:
-            batch.tables(all_of_it)
-    told = asked.share == ALL
-    if not told:
-        with turn(asked.results):
-            if complete(asked, all_of_it):
-                derive(asked, all_of_it)
-                told = True
-    return batch.ended(told)
+    with ExitStack() as until_told:
+        with held(asked.results, asked.share) as work:
+            note = until_told.enter_context(_journal(asked, tell))
+            batch = _Batch(asked, work, note)
+            try:
+                with engine() as carry_out:
+                    batch.do(_contents(asked, note), carry_out) if watch is None else batch.watch(watch, carry_out)
+                if asked.share == ALL:
+                    batch.tables()
+            except (KeyboardInterrupt, Exception) as error:
+                batch.leave(error)
+                raise
+        return batch.ended()
 
 
 class _Batch:
     """The counts of a run."""
 
-    def __init__(self, asked: Request, work: Path, carry_out: Engine, tell: Tell) -> None:
-        self.asked, self.work, self.carry_out, self.tell = asked, work, carry_out, tell
-        self.inputs = self.finished = self.done = self.copied = 0
+    def __init__(self, asked: Request, work: Path, tell: Tell) -> None:
+        self.asked, self.work, self.tell = asked, work, tell
+        self.contents: Contents | None = None
+        self.inputs = self.finished = self.done = self.copied = self.left = 0
         self.failures: dict[str, Failure] = {}
+        self.unreadable: set[str] = set()
         self.peak_MB = 0.0
         self.made_s, self.made_at = 0.0, time.monotonic()
+        self.told = self.interrupted = False
 
-    def do(self, all_of_it: Contents) -> None:
-        """One pass over a folder."""
-        plan = planned(self.asked, all_of_it, self.work)
-        self.inputs, self.finished = plan.inputs, plan.finished - self.done - self.copied
+    def do(self, all_of_it: Contents, carry_out: Engine, again: bool = True) -> None:
+        """One pass over a folder; `again` as in `planned`."""
+        plan = planned(self.asked, all_of_it, self.work, again)
+        self.contents, self.inputs = all_of_it, plan.inputs
+        self.finished = plan.finished - self.done - self.copied
         self.failures = {one.input: one for one in plan.failures}
-        todo = sum(len(job.inputs) for job in plan.jobs)
+        self.left = sum(len(job.inputs) for job in plan.jobs)
         self.tell({"event": "plan", "inputs": plan.inputs, "finished": plan.finished, "failed": len(plan.failures),
-                   "todo": todo, "equal": plan.equal})  # fmt: skip
-        for report in self.carry_out(plan.jobs):
+                   "todo": self.left, "equal": plan.equal})  # fmt: skip
+        for one in plan.failures:
+            if one.key is None and one.input not in self.unreadable:
+                self.unreadable.add(one.input)
+                self.tell({"event": "unreadable", "file": one.input, "reason": one.reason})
+        for report in carry_out(plan.jobs):
             self._keep(report)
             if report.stopped is not None:
                 raise report.stopped
             wait_s = max(REFRESH_S, PATIENCE * self.made_s)
             if self.asked.share == ALL and time.monotonic() - self.made_at > wait_s:
-                self.tables(all_of_it)
+                self.tables()
 
     def _keep(self, report: Report) -> None:
         self.peak_MB = max(self.peak_MB, report.peak_MB)
+        for event in report.notes:
+            self.tell(event)
         for outcome in report.outcomes:
-            failure = outcome.failure
+            failure, self.left = outcome.failure, self.left - 1
             if failure is None:
                 store.forget_failure(self.asked.results, outcome.input)
                 self.done += not outcome.copied
@@ -175,16 +186,16 @@ class _Batch:
             told = {} if failure is None else {
                 "exit_code": failure.exit_code, "reason": failure.reason, "trace": failure.trace
             }
-            event = "failed" if failure else "copied" if outcome.copied else "done"
-            self.tell({"event": event, "file": outcome.input, "seconds": round(outcome.seconds, 3), **told,
+            kind = "failed" if failure else "copied" if outcome.copied else "done"
+            self.tell({"event": kind, "file": outcome.input, "seconds": round(outcome.seconds, 3), **told,
                        "worker_MB": round(report.peak_MB)})  # fmt: skip
 
-    def watch(self, watch: Watch) -> Contents:
-        """Pass after pass over what has settled, until interrupted."""
+    def watch(self, watch: Watch, carry_out: Engine) -> None:
+        """Pass after pass over what has settled, until interrupted. What failed is tried again in the first alone."""
         before: dict[str, tuple[int, int]] = {}
         since: dict[str, float] = {}
-        passed: dict[str, tuple[int, int]] = {}
-        all_of_it = Contents({}, ())
+        passed: dict[str, tuple[int, int]] | None = None
+        stale = False
         try:
             while True:
                 found = find(self.asked.folder, self.asked.patterns, self.asked.results)
@@ -193,29 +204,56 @@ class _Batch:
                          for name, state in states.items()}  # fmt: skip
                 before = states
                 ready = {name: state for name, state in states.items() if now - since[name] >= watch.settle_s}
-                if ready != passed:
+                self.left = sum(one.name not in (passed or {}) for one in found.inputs)
+                if ready != (passed or {}):
                     inputs = [one for one in found.inputs if one.name in ready]
-                    all_of_it = contents(found, list(hashed(inputs)))
-                    self.do(all_of_it)
-                    passed = ready
-                    if self.asked.share == ALL:
-                        self.tables(all_of_it)
+                    self.do(contents(found, list(hashed(inputs))), carry_out, again=passed is None)
+                    passed, stale = ready, True
+                if stale and self.asked.share == ALL and time.monotonic() - self.made_at > PATIENCE * self.made_s:
+                    self.tables()
+                    stale = False
                 time.sleep(min(LOOK_S, watch.settle_s))
         except KeyboardInterrupt:
-            return all_of_it
+            self.interrupted = True
 
-    def tables(self, all_of_it: Contents) -> None:
-        """Make what is derived from the results."""
+    def tables(self) -> None:
+        """Make what is derived from the results, if it is known of what."""
+        if self.contents is None:
+            return
         began = time.monotonic()
-        derive(self.asked, all_of_it)
+        derive(self.asked, self.contents)
         self.made_at = time.monotonic()
         self.made_s = self.made_at - began
+        self.told = True
         self.tell({"event": "tables", "seconds": round(self.made_s, 3)})
 
-    def ended(self, told: bool) -> Ended:
-        """The counts, when all is done."""
+    def leave(self, error: BaseException) -> None:
+        """Tables of what there is, when something has ended the run; who interrupts a second time does not wait.
+
+        Where results cannot be written tables cannot either.
+        """
+        known = self.finished + self.done + self.copied + len(self.failures)
+        try:
+            if self.asked.share == ALL and known and not self.interrupted and not isinstance(error, OutputError):
+                with suppress(Exception):
+                    self.tables()
+        finally:
+            with suppress(OSError):
+                self._end("interrupted" if isinstance(error, KeyboardInterrupt) else str(error))
+
+    def ended(self) -> Ended:
+        """The counts, when all is done; the last share makes the tables."""
+        if self.asked.share != ALL and self.contents is not None:
+            with turn(self.asked.results):
+                if complete(self.asked, self.contents):
+                    self.tables()
+        self._end("interrupted" if self.interrupted else "done")
         failures = tuple(self.failures[name] for name in sorted(self.failures))
-        return Ended(self.inputs, self.finished, self.done, self.copied, failures, self.peak_MB, told)
+        return Ended(self.inputs, self.finished, self.done, self.copied, failures, self.peak_MB, self.told, self.left)
+
+    def _end(self, why: str) -> None:
+        self.tell({"event": "end", "why": why, "inputs": self.inputs, "finished": self.finished, "done": self.done,
+                   "copied": self.copied, "failed": len(self.failures), "left": self.left})  # fmt: skip
 
 
 def _contents(asked: Request, tell: Tell) -> Contents:

@@ -24,7 +24,7 @@ from typing import Any
 
 from stemfit.batch.inputs import RESULT, told
 from stemfit.batch.whole import SIDECAR, carry_over, files_of, replace, whole
-from stemfit.errors import OutputError, StemfitError
+from stemfit.errors import OutputError
 
 SCHEMA = "stemfit.batch/1"
 OWN = ".stemfit-batch"
@@ -72,6 +72,9 @@ class Failure:
         One line.
     trace : str
         Traceback, empty where there is none.
+    passing : bool
+        Its cause may lie outside of what the key holds (memory, a file server, what stands in the result's place): it
+        is tried again by the next run.
     """
 
     input: str
@@ -79,6 +82,7 @@ class Failure:
     exit_code: int
     reason: str
     trace: str = ""
+    passing: bool = False
 
 
 def folder_of(root: Path, name: str) -> Path:
@@ -206,21 +210,6 @@ def forget_failure(root: Path, name: str) -> None:
 
 def _failure_file(root: Path, name: str) -> Path:
     return root / OWN / "failures" / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.json"
-
-
-def said(error: Exception, path: Path) -> tuple[int, str]:
-    """Exit code and one line of an error about the image at `path`, which the line does not name."""
-    from definet.exceptions import DefinetError
-    from stemfit.errors import one_line
-
-    if isinstance(error, MemoryError):
-        return 4, "there is not enough memory for this image; crop or bin it, or ask for fewer --workers"
-    if not isinstance(error, DefinetError):
-        return 1, " ".join(f"unexpected {type(error).__name__} ({error})".split())
-    line, subject = one_line(error), getattr(error, "subject", None)
-    if subject is not None and isinstance(error, StemfitError) and Path(subject) == path:
-        line = line.removeprefix(" ".join(f"{subject}:".split())).strip()
-    return error.exit_code, line
 
 
 def write_file(path: Path, content: Iterable[bytes]) -> None:

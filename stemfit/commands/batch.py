@@ -113,6 +113,8 @@ def batch(
         with _progress(verbose) as tell:
             ended = run(request, engine, tell, Watch(settle) if watch else None)
         typer.echo(_ended(request, ended))
+        if ended.left:
+            raise KeyboardInterrupt
         if ended.failures:
             what = f"{len(ended.failures)} of {ended.inputs} images failed"
             raise SomeFailed(what, remedy=f"see {out / 'summary.csv'}; --retry-failed tries them again")
@@ -255,19 +257,24 @@ def _line(event: Mapping[str, Any]) -> str:
     if kind in ("done", "copied", "failed"):
         what = f"{event['file']} ({event['seconds']:.1f} s)"
         return f"{kind:<8}{what}" + (f": {event['reason']}" if kind == "failed" else "")
+    if kind in ("unreadable", "died"):
+        what = "a worker died with it, it will be tried again: " if kind == "died" else ""
+        return f"{kind:<8}{event['file']}: {what}{event['reason']}"
     return str(kind)
 
 
 def _planned(request: Request, plan: Plan) -> str:
     """What a run would do."""
     todo = sum(len(job.inputs) for job in plan.jobs)
+    unreadable = sum(one.key is None for one in plan.failures)
     names = [one.name for job in plan.jobs for one in job.inputs]
     return "\n".join(
         [
             f"images      {plan.inputs} in {request.folder}"
             + (f", share {request.share}" if request.share.of > 1 else ""),
             f"done        {plan.finished}",
-            f"failed      {len(plan.failures)}, not tried again without --retry-failed",
+            f"failed      {len(plan.failures) - unreadable}, not tried again without --retry-failed",
+            *([f"unreadable  {unreadable}, tried again by every run"] if unreadable else []),
             f"to do       {todo}, {plan.equal} of them equal to others",
             *(f"  {name}" for name in names[: saying.MAX_ROWS]),
             *([f"  ... and {len(names) - saying.MAX_ROWS} more"] if len(names) > saying.MAX_ROWS else []),
@@ -284,7 +291,10 @@ def _ended(request: Request, ended: Ended) -> str:
         *(f"  {one.input}: {one.reason}" for one in ended.failures[:MOST_LISTED]),
         *([f"  ... and {len(ended.failures) - MOST_LISTED} more"] if len(ended.failures) > MOST_LISTED else []),
     ]
+    if ended.left:
+        lines.append(f"not done    {ended.left}")
     if ended.peak_MB:
         lines.append(f"memory      at most {ended.peak_MB / 1024:.2f} GiB in a worker")
-    where = request.results / "index.html" if ended.told else "the last share to end makes the tables"
+    later = "the last share to end makes the tables" if request.share.of > 1 else "not made yet"
+    where = request.results / "index.html" if ended.told else later
     return "\n".join([*lines, f"gallery     {where}"])
