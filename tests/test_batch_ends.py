@@ -110,15 +110,8 @@ def test_with_more_memory_it_is_tried_again(folder: Path) -> None:
     assert counts(run(request(folder), lambda: here(Method(batch_stub.nothing, enough)))) == (6, 1, 0, 0)
 
 
-def test_watching_tries_again_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[str] = []
-
-    def analyse(path: Path, settings: Any, out: Path) -> None:
-        tried.append(path.name)
-        batch_stub.analyse(path, settings, out)
-
-    image(folder / "x.tif", 1, "damaged")
-    run(request(folder), here)
+def _rounds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Watching takes six rounds; images appear in two of them."""
     rounds = iter(range(6))
 
     def sleep(seconds: float) -> None:
@@ -129,6 +122,50 @@ def test_watching_tries_again_once(folder: Path, monkeypatch: pytest.MonkeyPatch
             image(folder / f"new{k}.tif", 50 + k)
 
     monkeypatch.setattr(RUN.time, "sleep", sleep)
+
+
+@pytest.mark.parametrize(("patience", "times"), [(0.0, 4), (1e9, 2)])
+def test_tables_that_take_long_are_not_made_every_round(
+    folder: Path, patience: float, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RUN, "PATIENCE", patience)
+    _rounds(folder, monkeypatch)
+    run(request(folder), here, watch=Watch(0.0))
+    assert kinds(folder.parent / "out").count("tables") == times
+    assert "new4.tif" in (folder.parent / "out/summary.csv").read_text()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_files_are_read_once(folder: Path, stopped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def sha256(path: Path) -> str:
+        read.append(path.name)
+        if path.name == "4.tif" and stopped and len(read) == 5:
+            raise KeyboardInterrupt
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    monkeypatch.setattr("stemfit.batch.hashes.SETTLED_S", -1.0)
+    monkeypatch.setattr("stemfit.batch.inputs.READERS", 1)
+    monkeypatch.setattr("stemfit.batch.hashes.sha256", sha256)
+    with contextlib.suppress(KeyboardInterrupt):
+        run(request(folder), here)
+    assert len(read) == (5 if stopped else 6)
+    run(request(folder), here)
+    assert sorted(read[5:]) == ["4.tif", "5.tif"] if stopped else len(read) == 6
+    assert counts(run(request(folder), here)) == (6, 0, 0, 0)
+
+
+def test_watching_tries_again_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def analyse(path: Path, settings: Any, out: Path) -> None:
+        tried.append(path.name)
+        batch_stub.analyse(path, settings, out)
+
+    image(folder / "x.tif", 1, "damaged")
+    run(request(folder), here)
+    _rounds(folder, monkeypatch)
     ended = run(request(folder, retry_failed=True), lambda: here(Method(batch_stub.nothing, analyse)), watch=Watch(0.0))
     assert tried == ["x.tif", "new2.tif", "new4.tif"]
     assert counts(ended) == (6, 2, 0, 1) and ended.left == 0
@@ -206,7 +243,7 @@ def test_watching_says_what_is_not_done(folder: Path, monkeypatch: pytest.Monkey
     before = (folder.parent / "out/summary.csv").read_text()
     image(folder / "new.tif", 70)
 
-    def interrupted(one: object) -> None:
+    def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(RUN, "hashed", interrupted)
@@ -219,7 +256,7 @@ def test_watching_says_what_is_not_done(folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_watch_that_is_interrupted_ends_as_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(one: object) -> None:
+    def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(RUN, "hashed", interrupted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from stemfit.batch import owner, store
 from stemfit.batch.derive import derive
-from stemfit.batch.inputs import ALL, Found, find, hashed, settled
+from stemfit.batch.hashes import Hashes
+from stemfit.batch.inputs import ALL, Found, Input, find, hashed, settled
 from stemfit.batch.local import Engine
 from stemfit.batch.lock import held, turn
 from stemfit.batch.plan import Contents, Plan, Request, complete, contents, planned
@@ -21,8 +22,8 @@ from stemfit.batch.work import Report
 from stemfit.errors import InputError, OutputError
 
 Tell = Callable[[Mapping[str, Any]], None]
-"""Told what happens as it does: `event` is "reading", "plan", "unreadable", "done", "copied", "failed", "died" (the
-worker, with an image that will be tried again), "tables" or "end"."""
+"""Told what happens as it does: `event` is "reading", "read" (one file), "plan", "unreadable", "done", "copied",
+"failed", "died" (the worker, with an image that will be tried again), "tables" or "end"."""
 
 REFRESH_S = 300.0
 """Between two times that the tables are made while images are analysed."""
@@ -83,7 +84,8 @@ def look(asked: Request, tell: Tell = lambda event: None) -> Plan:
     InputError
         There are no images.
     """
-    return planned(asked, _contents(asked, tell), asked.results)
+    found = _found(asked)
+    return planned(asked, _contents(found, found.inputs, _known(asked), tell), asked.results)
 
 
 def run(
@@ -127,7 +129,11 @@ def _run(
             batch = _Batch(asked, work, note)
             try:
                 with engine() as carry_out:
-                    batch.do(_contents(asked, note), carry_out) if watch is None else batch.watch(watch, carry_out)
+                    if watch is None:
+                        found = _found(asked)
+                        batch.do(batch.read(found, found.inputs), carry_out)
+                    else:
+                        batch.watch(watch, carry_out)
                 if asked.share == ALL:
                     batch.tables()
             except (KeyboardInterrupt, Exception) as error:
@@ -142,12 +148,21 @@ class _Batch:
     def __init__(self, asked: Request, work: Path, tell: Tell) -> None:
         self.asked, self.work, self.tell = asked, work, tell
         self.contents: Contents | None = None
+        self.hashes = _known(asked)
         self.inputs = self.finished = self.done = self.copied = self.left = 0
         self.failures: dict[str, Failure] = {}
         self.unreadable: set[str] = set()
         self.peak_MB = 0.0
         self.made_s, self.made_at = 0.0, time.monotonic()
         self.told = self.interrupted = False
+
+    def read(self, found: Found, inputs: Sequence[Input]) -> Contents:
+        """What those of the images hold that are ready; what was read is remembered, also by who is interrupted."""
+        try:
+            return _contents(found, inputs, self.hashes, self.tell)
+        finally:
+            with suppress(OSError):  # it only saves time
+                self.hashes.save()
 
     def do(self, all_of_it: Contents, carry_out: Engine, again: bool = True) -> None:
         """One pass over a folder; `again` as in `planned`."""
@@ -207,7 +222,7 @@ class _Batch:
                 self.left = sum(one.name not in (passed or {}) for one in found.inputs)
                 if ready != (passed or {}):
                     inputs = [one for one in found.inputs if one.name in ready]
-                    self.do(contents(found, list(hashed(inputs))), carry_out, again=passed is None)
+                    self.do(self.read(found, inputs), carry_out, again=passed is None)
                     passed, stale = ready, True
                 if stale and self.asked.share == ALL and time.monotonic() - self.made_at > PATIENCE * self.made_s:
                     self.tables()
@@ -256,10 +271,18 @@ class _Batch:
                    "copied": self.copied, "failed": len(self.failures), "left": self.left})  # fmt: skip
 
 
-def _contents(asked: Request, tell: Tell) -> Contents:
-    found = _found(asked)
-    tell({"event": "reading", "inputs": len(found.inputs)})
-    return contents(found, list(hashed(found.inputs)))
+def _known(asked: Request) -> Hashes:
+    return Hashes(asked.results / store.OWN / "hashes.json", asked.folder)
+
+
+def _contents(found: Found, inputs: Sequence[Input], known: Hashes, tell: Tell) -> Contents:
+    """What those of the images hold that are ready to be read."""
+    tell({"event": "reading", "inputs": len(inputs)})
+    read = []
+    for one in hashed(inputs, known):
+        read.append(one)
+        tell({"event": "read"})
+    return contents(found, read)
 
 
 def _found(asked: Request) -> Found:
@@ -272,14 +295,16 @@ def _found(asked: Request) -> Found:
 
 @contextmanager
 def _journal(asked: Request, tell: Tell) -> Iterator[Tell]:
-    """Everything that happens also as lines of JSON, a file for each share."""
+    """Everything that happens also as lines of JSON, a file for each share; not each file that is read."""
     with (asked.results / owner.journal_of(asked.share)).open("a", encoding="utf-8") as file:
 
         def note(event: Mapping[str, Any]) -> None:
+            tell(event)
+            if event["event"] == "read":
+                return
             stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
             file.write(json.dumps({"time": stamp, **event}) + "\n")
             file.flush()
-            tell(event)
 
         note({"event": "begin", "folder": str(asked.folder), "share": str(asked.share), "code": asked.code,
               "settings": {name: str(value) for name, value in asked.settings.items()}})  # fmt: skip

@@ -187,7 +187,7 @@ def _on_this_machine(count: int, memory: int, devices: Sequence[str], weights: P
 def _progress(verbose: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """A bar with rate, time left and failures on a terminal; a line for each image with -v; else nothing."""
     if verbose:
-        yield lambda event: typer.echo(_line(event), err=True)
+        yield lambda event: None if event["event"] == "read" else typer.echo(_line(event), err=True)
         return
     if not sys.stderr.isatty():
         yield lambda event: None
@@ -224,14 +224,18 @@ class Pace:
         import time
 
         self.clock = clock or time.monotonic
-        self.doing, self.total = "reading", None
+        self.doing, self.total = "looking", None
         self.ended = self.failed = 0
         self.began = self.clock()
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Count an event."""
         kind = event["event"]
-        if kind == "plan":
+        if kind == "reading":
+            self.doing, self.total, self.ended, self.began = "reading", event["inputs"], 0, self.clock()
+        elif kind == "read":
+            self.ended += 1
+        elif kind == "plan":
             self.doing, self.total, self.ended, self.began = "analysing", event["todo"], 0, self.clock()
             self.failed = event["failed"]
         elif kind in ("done", "copied", "failed"):
