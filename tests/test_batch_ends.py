@@ -141,7 +141,7 @@ def test_files_are_read_once(folder: Path, stopped: bool, monkeypatch: pytest.Mo
 
     def sha256(path: Path) -> str:
         read.append(path.name)
-        if path.name == "4.tif" and stopped and len(read) == 5:
+        if stopped and read.count("4.tif") == 1 and path.name == "4.tif":
             raise KeyboardInterrupt
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -150,9 +150,9 @@ def test_files_are_read_once(folder: Path, stopped: bool, monkeypatch: pytest.Mo
     monkeypatch.setattr("stemfit.batch.hashes.sha256", sha256)
     with contextlib.suppress(KeyboardInterrupt):
         run(request(folder), here)
-    assert len(read) == (5 if stopped else 6)
+    before = len(read)
     run(request(folder), here)
-    assert sorted(read[5:]) == ["4.tif", "5.tif"] if stopped else len(read) == 6
+    assert set(read[before:]) <= {"4.tif", "5.tif"} and ("4.tif" in read[before:]) == stopped
     assert counts(run(request(folder), here)) == (6, 0, 0, 0)
 
 
