@@ -13,7 +13,8 @@ from batch_stub import image
 from test_batch import counts, here, request
 from test_batch_kill import tree
 
-from stemfit.batch import run, store, whole
+from stemfit.batch import look, run, store, whole
+from stemfit.commands.batch import _ended, _planned
 
 
 def truncate(path: Path) -> None:
@@ -138,3 +139,31 @@ def test_copies_where_there_are_no_second_names(folder: Path, monkeypatch: pytes
     run(request(folder, settings={"host": "WSe2"}), here)
     assert {name: (folder.parent / "out/1.tif.stemfit" / name).read_bytes() for name in mine} == mine
     assert store.finished(folder.parent / "out", "1.tif") is not None
+
+
+def test_what_was_moved_or_renamed_is_not_computed_again(folder: Path) -> None:
+    run(request(folder), here)
+    out = folder.parent / "out"
+    (folder / "sub").mkdir()
+    (folder / "0.tif").rename(folder / "sub/moved.tif")
+    (folder / "1.tif").rename(folder / "renamed.tif")
+    (folder / "2.tif").rename(folder / "2.png")  # a reader may go by the name
+    plan = look(request(folder))
+    assert (len(plan.jobs), plan.equal, plan.gone) == (3, 2, 3)
+    ended = run(request(folder), here)
+    assert counts(ended) == (0, 1, 2, 0) and ended.gone == 3
+    document = json.loads((out / "sub/moved.tif.stemfit/analysis.json").read_text())
+    assert document["input"]["path"] == str(folder / "sub/moved.tif")
+    (folder / "3.tif").write_bytes((folder / "renamed.tif").read_bytes())
+    shutil.rmtree(out / "0.tif.stemfit")
+    assert run(request(folder, patterns=("3.tif",)), here).gone == 2  # what is not asked for is not gone
+    (out / "mine.stemfit").mkdir()
+    assert counts(run(request(folder, settings={"host": "WSe2"}), here)) == (0, 3, 1, 0)  # of other options: no result
+
+
+def test_what_is_gone_is_told(folder: Path) -> None:
+    run(request(folder), here)
+    (folder / "0.tif").unlink()
+    request_ = request(folder)
+    assert "1 result here is of a file that is gone" in _planned(request_, look(request_))
+    assert "1 result here is of a file that is gone" in _ended(request_, run(request_, here))

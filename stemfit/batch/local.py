@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from definet.processes import ADDRESS, single_threaded, without_interrupt
+from stemfit.batch.memory import memory_of
 from stemfit.batch.store import Failure
 from stemfit.batch.work import DIED, Job, Method, Outcome, Report, carry_out
 from stemfit.errors import SomeFailed
@@ -201,23 +202,6 @@ def _received(connection: Connection) -> Report | None:
     except (EOFError, OSError):  # it has died, perhaps while it was answering
         return None
     return found
-
-
-def memory_of(pid: int | None) -> int:
-    """Bytes that a process holds; 0 where the system does not tell."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def share_of_memory(workers: int) -> int:
-    """Bytes for each of so many workers, if a tenth is left to all others."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            total = min(total, int(Path(path).read_text()))
-    return int(0.9 * total / workers)
 
 
 def gpus() -> int:

@@ -89,6 +89,8 @@ class Plan(NamedTuple):
         Those that are known, and not tried again; and files that cannot be read, whose key is None.
     equal : int
         Images to be done that are equal to others to be done or finished.
+    gone : int
+        Results of images that are in the folder no more: moved, renamed or removed.
     """
 
     inputs: int
@@ -96,6 +98,7 @@ class Plan(NamedTuple):
     finished: int
     failures: tuple[Failure, ...]
     equal: int
+    gone: int = 0
 
 
 def planned(asked: Request, held: Contents, work: Path, again: bool = True) -> Plan:
@@ -126,6 +129,12 @@ def planned(asked: Request, held: Contents, work: Path, again: bool = True) -> P
             groups.setdefault(same, []).append(one)
         else:
             failures.append(state)
+    gone = 0
+    for name in _others(asked, held):
+        gone += not os.path.lexists(asked.folder / name)
+        there = store.finished(asked.results, name)
+        if there is not None and there.key == asked.key(there.sha256):
+            known.setdefault((there.sha256, Path(name).suffix.lower()), name)
     lost = [unread(one) for one in held.unreadable if asked.share.holds(_of_name(one.name))]
     jobs = tuple(
         Job(tuple(inputs), same[0], asked.settings, asked.settings_sha256, asked.code, asked.key(same[0]),
@@ -133,7 +142,13 @@ def planned(asked: Request, held: Contents, work: Path, again: bool = True) -> P
         for same, inputs in groups.items()
     )  # fmt: skip
     equal = sum(len(job.inputs) - (job.known is None) for job in jobs)
-    return Plan(own + len(lost), jobs, finished, (*failures, *lost), equal)
+    return Plan(own + len(lost), jobs, finished, (*failures, *lost), equal, gone)
+
+
+def _others(asked: Request, held: Contents) -> list[str]:
+    """Images that have results and are not asked for: what was moved or renamed need not be computed again."""
+    names = {one.name for one in held.sha256} | {one.name for one in held.unreadable}
+    return sorted(name for name in store.standing(asked.results) if name not in names)
 
 
 def state_of(asked: Request, name: str, its_key: str) -> Literal[True] | Failure | None:

@@ -64,6 +64,8 @@ class Ended(NamedTuple):
         Whether tables and pages were made: shards leave that to the last of them.
     left : int
         Images of which nothing is known yet: of a run that was interrupted.
+    gone : int
+        Results of images that are in the folder no more.
     """
 
     inputs: int
@@ -74,6 +76,7 @@ class Ended(NamedTuple):
     peak_MB: float
     told: bool
     left: int = 0
+    gone: int = 0
 
 
 def look(asked: Request, tell: Tell = lambda event: None) -> Plan:
@@ -149,7 +152,7 @@ class _Batch:
         self.asked, self.work, self.tell = asked, work, tell
         self.contents: Contents | None = None
         self.hashes = _known(asked)
-        self.inputs = self.finished = self.done = self.copied = self.left = 0
+        self.inputs = self.finished = self.done = self.copied = self.left = self.gone = 0
         self.failures: dict[str, Failure] = {}
         self.unreadable: set[str] = set()
         self.peak_MB = 0.0
@@ -167,7 +170,7 @@ class _Batch:
     def do(self, all_of_it: Contents, carry_out: Engine, again: bool = True) -> None:
         """One pass over a folder; `again` as in `planned`."""
         plan = planned(self.asked, all_of_it, self.work, again)
-        self.contents, self.inputs = all_of_it, plan.inputs
+        self.contents, self.inputs, self.gone = all_of_it, plan.inputs, plan.gone
         self.finished = plan.finished - self.done - self.copied
         self.failures = {one.input: one for one in plan.failures}
         self.left = sum(len(job.inputs) for job in plan.jobs)
@@ -264,7 +267,8 @@ class _Batch:
                     self.tables()
         self._end("interrupted" if self.interrupted else "done")
         failures = tuple(self.failures[name] for name in sorted(self.failures))
-        return Ended(self.inputs, self.finished, self.done, self.copied, failures, self.peak_MB, self.told, self.left)
+        return Ended(self.inputs, self.finished, self.done, self.copied, failures, self.peak_MB, self.told, self.left,
+                     self.gone)  # fmt: skip
 
     def _end(self, why: str) -> None:
         self.tell({"event": "end", "why": why, "inputs": self.inputs, "finished": self.finished, "done": self.done,

@@ -134,6 +134,15 @@ def finished(root: Path, name: str) -> Sidecar | None:
     return found if found.input == name else None
 
 
+def standing(root: Path) -> Iterator[str]:
+    """Images that have a result here, whatever it is of."""
+    for folder, below, _ in os.walk(root):
+        for one in below:
+            if one.endswith(RESULT) and one != RESULT and Path(folder, one, SIDECAR).is_file():
+                yield Path(folder, one).relative_to(root).as_posix().removesuffix(RESULT)
+        below[:] = [one for one in below if not one.endswith(RESULT) and not one.startswith(".")]
+
+
 def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
     """Say in an unfinished result what it is of, and which files it has."""
     _write(folder / SIDECAR, {"schema": SCHEMA, **asdict(sidecar), "files": files_of(folder)})

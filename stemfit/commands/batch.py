@@ -145,7 +145,8 @@ def _engine(
 ) -> tuple[Callable[[], AbstractContextManager[Engine]], str]:
     """Who works, and a line that says so."""
     from definet.predict import resolve_device
-    from stemfit.batch.local import gpus, share_of_memory
+    from stemfit.batch.local import gpus
+    from stemfit.batch.memory import share_of_memory
     from stemfit.batch.work import ANALYSIS
 
     count = workers or cores()
@@ -282,8 +283,15 @@ def _planned(request: Request, plan: Plan) -> str:
             f"to do       {todo}, {plan.equal} of them equal to others",
             *(f"  {name}" for name in names[: saying.MAX_ROWS]),
             *([f"  ... and {len(names) - saying.MAX_ROWS} more"] if len(names) > saying.MAX_ROWS else []),
+            *_gone(plan.gone),
         ]
     )
+
+
+def _gone(results: int) -> list[str]:
+    """That results stand there of which the images do not."""
+    what = "1 result here is of a file that is" if results == 1 else f"{results} results here are of files that are"
+    return [f"gone        {what} gone"] if results else []
 
 
 def _ended(request: Request, ended: Ended) -> str:
@@ -295,6 +303,7 @@ def _ended(request: Request, ended: Ended) -> str:
         *(f"  {one.input}: {one.reason}" for one in ended.failures[:MOST_LISTED]),
         *([f"  ... and {len(ended.failures) - MOST_LISTED} more"] if len(ended.failures) > MOST_LISTED else []),
     ]
+    lines += _gone(ended.gone)
     if ended.left:
         lines.append(f"not done    {ended.left}")
     if ended.peak_MB:
