@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -124,6 +125,24 @@ def test_files_in_the_settings_count_by_what_they_hold(tmp_path: Path) -> None:
     one, same, other = (keys.settings_hash({"host": str(tmp_path / f"{k}.cif")}) for k in (1, 2, 3))
     assert one == same != other
     assert keys.settings_hash({"host": "MoS2"}) != keys.settings_hash({"host": "WS2"})
+
+
+def test_where_it_is_computed_does_not_count() -> None:
+    hashes = {keys.settings_hash({"host": "MoS2", "device": device}) for device in ("auto", "cpu", "cuda")}
+    assert len(hashes) == 1
+
+
+def test_a_name_that_is_too_long_is_found_before_the_analysis(folder: Path) -> None:
+    image(folder / f"{'x' * 245}.tif", 5)
+    calls: list[str] = []
+
+    def noted(path: Path, settings: Any, out: Path) -> None:
+        calls.append(path.name)
+        batch_stub.analyse(path, settings, out)
+
+    ended = run(request(folder), lambda: here(Method(batch_stub.nothing, noted)))
+    assert counts(ended) == (0, 3, 1, 1) and len(calls) == 3
+    assert "longer than the 255 bytes" in ended.failures[0].reason and "rename the image" in ended.failures[0].reason
 
 
 def test_a_dry_run_writes_nothing(folder: Path) -> None:
@@ -305,6 +324,38 @@ def test_two_runs_do_not_write_to_one_place(folder: Path) -> None:
     with lock.held(out, shard(None)), pytest.raises(OutputError, match=f"process {os.getpid()} on"):
         run(request(folder), here)
     assert counts(run(request(folder), here)) == (0, 3, 1, 0)
+
+
+def test_of_two_runs_that_begin_together_one_goes_on(tmp_path: Path) -> None:
+    """Each sees the other's lock only if that was there before: both may not give way."""
+    store.claim(tmp_path)
+    began, refused = threading.Barrier(6), []
+    written = lock.write_file
+
+    def begin() -> None:
+        began.wait()
+        try:
+            with lock.held(tmp_path, shard(None)):
+                ended.wait(20)
+        except OutputError:
+            refused.append(1)
+
+    def slowly(path: Path, content: Any) -> None:
+        written(path, content)
+        time.sleep(0.2)  # long enough for all to write theirs
+
+    ended = threading.Event()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lock, "write_file", slowly)
+        threads = [threading.Thread(target=begin) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        while sum(thread.is_alive() for thread in threads) > 1:
+            time.sleep(0.01)
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert len(refused) == 5
 
 
 @pytest.mark.parametrize(

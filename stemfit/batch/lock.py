@@ -59,19 +59,19 @@ def held(root: Path, share: Shard) -> Iterator[Path]:
     mine = Holder(f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}", socket.gethostname(), os.getpid(),
                   _began(os.getpid()), str(share))  # fmt: skip
     path = root / OWN / "locks" / f"{mine.name}.json"
-    write_file(path, [json.dumps(asdict(mine)).encode()])  # at once: others read it
     ended = threading.Event()
-    beat = threading.Thread(target=_beat, args=(path, ended), daemon=True)
-    beat.start()
     work = root / f"{UNFINISHED}{mine.name}"
     try:
-        others = _living(path)
-        for other in others:
-            if _clash(share, other):
-                what = f"another run (process {other.pid} on {other.host}) writes there"
-                remedy = f"wait for it, or remove {root / OWN / 'locks' / other.name}.json if it has died"
-                raise OutputError(what, remedy=remedy, subject=root)
-        _clear(root, alone=not others and share == ALL)
+        with turn(root / OWN):  # of two that begin together one is first; without locks both may give way
+            write_file(path, [json.dumps(asdict(mine)).encode()])  # at once: others read it
+            others = _living(path)
+            for other in others:
+                if _clash(share, other):
+                    what = f"another run (process {other.pid} on {other.host}) writes there"
+                    remedy = f"wait for it, or remove {root / OWN / 'locks' / other.name}.json if it has died"
+                    raise OutputError(what, remedy=remedy, subject=root)
+            _clear(root, alone=not others and share == ALL)  # while nobody else is writing a lock
+        threading.Thread(target=_beat, args=(path, ended), daemon=True).start()
         work.mkdir()
         yield work
     finally:
@@ -82,11 +82,13 @@ def held(root: Path, share: Shard) -> Iterator[Path]:
 
 
 @contextmanager
-def turn(root: Path) -> Iterator[None]:
-    """One after the other: for what several shards may do at the end, all with the same outcome."""
-    handle = os.open(root / OWN / "locks", os.O_RDONLY)
+def turn(folder: Path) -> Iterator[None]:
+    """One after the other, by a lock on a folder: in beginning, and for what several shards may do at the end.
+
+    Where the file system has no locks all go at once.
+    """
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        # Without locks of the file system the last one to write wins, whose tables are whole all the same.
         with contextlib.suppress(ImportError, OSError):
             import fcntl
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from stemfit.batch import store
 from stemfit.batch.inputs import ALL, Shard, told
+from stemfit.batch.lock import turn
 from stemfit.errors import OutputError
 
 OWNER = "folder.json"
@@ -38,10 +40,24 @@ def claim(root: Path, folder: Path, share: Shard) -> None:
     """
     check(root, folder, share)
     store.claim(root)
-    with store.writing(root):
+    with store.writing(root), turn(root / store.OWN):
         if not _created(root, folder) and _owner(root) != folder:
             check(root, folder, share)  # another run may have been here first
             store.write_file(root / store.OWN / OWNER, [_stated(folder)])  # that folder was moved, or has this name too
+
+
+def give_back(root: Path, share: Shard) -> None:
+    """Remove a folder of results that was made for a run that has done nothing."""
+    own = root / store.OWN
+    if set(os.listdir(own)) - {"locks", "failures", OWNER} or set(os.listdir(root)) - {store.OWN, journal_of(share)}:
+        return
+    with suppress(OSError):  # another share may be there: its lock keeps all of it
+        (own / "locks").rmdir()
+        (own / "failures").rmdir()
+        (own / OWNER).unlink()
+        own.rmdir()
+        (root / journal_of(share)).unlink(missing_ok=True)
+        root.rmdir()
 
 
 def check(root: Path, folder: Path, share: Shard) -> None:

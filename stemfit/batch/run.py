@@ -118,9 +118,15 @@ def run(
     """
     if watch is None:
         _found(asked)  # before anything is made for it
+    new = not asked.results.exists()
     owner.claim(asked.results, asked.folder, asked.share)
     with store.writing(asked.results):
-        return _run(asked, engine, tell, watch)
+        try:
+            return _run(asked, engine, tell, watch)
+        except BaseException:
+            if new:
+                owner.give_back(asked.results, asked.share)
+            raise
 
 
 def _run(
@@ -262,7 +268,7 @@ class _Batch:
     def ended(self) -> Ended:
         """The counts, when all is done; the last share makes the tables."""
         if self.asked.share != ALL and self.contents is not None:
-            with turn(self.asked.results):
+            with turn(self.asked.results / store.OWN / "locks"):  # without it the last one wins, whose tables are whole
                 if complete(self.asked, self.contents):
                     self.tables()
         self._end("interrupted" if self.interrupted else "done")
@@ -293,7 +299,8 @@ def _found(asked: Request) -> Found:
     found = find(asked.folder, asked.patterns, asked.results)
     if not found.inputs and not found.unreadable:
         what = "there are no images in it" + (f" called {' or '.join(asked.patterns)}" if asked.patterns else "")
-        raise InputError(what, remedy="give the folder of the images, or other patterns", subject=asked.folder)
+        others = ", or other patterns, in quotes: names, or paths below it" if asked.patterns else ""
+        raise InputError(what, remedy=f"give the folder of the images{others}", subject=asked.folder)
     return found
 
 

@@ -182,6 +182,10 @@ def check_free(root: Path, name: str, sha256: str) -> None:
     if "/" in name and BESIDE.fullmatch(name.partition("/")[0]):
         what = "the folder of the image has the name of a file of the batch"
         raise OutputError(what, remedy="rename the folder", subject=place)
+    longest = os.pathconf(root, "PC_NAME_MAX")
+    if len(os.fsencode(place.name)) > longest:
+        what = f"the name of its result would be longer than the {longest} bytes that the file system takes"
+        raise OutputError(what, remedy="rename the image", subject=place)
     try:
         stated = json.loads((place / SIDECAR).read_text(encoding="utf-8"))
         other = stated["input"]

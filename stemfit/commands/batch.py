@@ -37,6 +37,9 @@ Exit codes: 0 done, 2 wrong usage, 3 folder missing or empty, 5 results cannot b
 10 some images failed (the others are done).
 """
 
+LINE_S = 300.0
+"""Between two lines that say how far it is, where nobody looks at a bar."""
+
 MOST_LISTED = 10
 """Failures that the summary lists; the tables hold all."""
 
@@ -137,7 +140,16 @@ def _request(
     settings = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in asked.items()}
     if settings["host"].lower().endswith(".cif"):
         settings["host"] = str(Path(settings["host"]).absolute())
-    return Request(folder.absolute(), out.absolute(), settings, tuple(patterns or ()), share(shard), retry_failed)
+    below = tuple(_below(folder, pattern) for pattern in patterns or ())
+    return Request(folder.absolute(), out.absolute(), settings, below, share(shard), retry_failed)
+
+
+def _below(folder: Path, pattern: str) -> str:
+    """A pattern that begins with the folder is meant below it: the shell writes it so where quotes are missing."""
+    for start in (f"{folder}/", f"{folder.absolute()}/"):
+        if pattern.startswith(start) and not (folder / start.strip("/")).exists():
+            return pattern.removeprefix(start)
+    return pattern
 
 
 def _engine(
@@ -149,13 +161,17 @@ def _engine(
     from stemfit.batch.memory import share_of_memory
     from stemfit.batch.work import ANALYSIS
 
+    if dask not in (None, "local") and (workers or memory_GiB):
+        what = f"--{'workers' if workers else 'memory'} does not go with --dask {dask}"
+        raise UsageError(what, remedy="workers of a cluster are given to dask worker (--nworkers, --memory-limit)")
     count = workers or cores()
     memory = int(memory_GiB * 2**30) if memory_GiB else share_of_memory(count)
     each = f"1 thread and at most {memory / 2**30:.1f} GiB each"
     if dask is not None:
         from stemfit.batch.cluster import cluster
 
-        where = f"{count} workers of a Dask cluster here, {each}" if dask == "local" else f"the Dask cluster at {dask}"
+        here = f"{count} worker{'s' * (count > 1)} of a Dask cluster here, {each}"
+        where = here if dask == "local" else f"the Dask cluster at {dask}"
         return lambda: cluster(dask, count, ANALYSIS, memory), f"workers     {where}"
     if asked["device"] == "cuda":
         resolve_device("cuda")
@@ -186,12 +202,12 @@ def _on_this_machine(count: int, memory: int, devices: Sequence[str], weights: P
 
 @contextmanager
 def _progress(verbose: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A bar with rate, time left and failures on a terminal; a line for each image with -v; else nothing."""
+    """A bar with rate, time left and failures on a terminal; a line for each image with -v; else one now and then."""
     if verbose:
         yield lambda event: None if event["event"] == "read" else typer.echo(_line(event), err=True)
         return
     if not sys.stderr.isatty():
-        yield lambda event: None
+        yield _now_and_then(Pace())
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
@@ -216,6 +232,20 @@ def _progress(verbose: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
             shown.update(task, description=pace.doing, total=pace.total, completed=pace.ended)
 
         yield tell
+
+
+def _now_and_then(pace: Pace) -> Callable[[Mapping[str, Any]], None]:
+    """A line every few minutes, for a log that somebody looks at."""
+    said = pace.clock()
+
+    def tell(event: Mapping[str, Any]) -> None:
+        nonlocal said
+        pace.take(event)
+        if pace.clock() - said >= LINE_S and pace.total:
+            said = pace.clock()
+            typer.echo("  ".join([f"{pace.doing:<12}{pace.ended} of {pace.total}", pace.text()]).rstrip(), err=True)
+
+    return tell
 
 
 class Pace:
