@@ -284,6 +284,8 @@ def test_the_results_of_another_folder_are_not_overwritten(folder: Path, tmp_pat
         run(request(tmp_path / "other"), here)
     with pytest.raises(OutputError, match="holds the results of"):
         run(request(tmp_path / "other", share=shard("1/2")), here)
+    with pytest.raises(OutputError, match="holds the results of"):
+        look(request(tmp_path / "other"))
     assert tree(tmp_path / "out") == before
     (tmp_path / "link").symlink_to(folder)
     assert counts(run(request(tmp_path / "link"), here)) == (4, 0, 0, 0)  # the same under another name

@@ -156,6 +156,15 @@ def test_files_are_read_once(folder: Path, stopped: bool, monkeypatch: pytest.Mo
     assert counts(run(request(folder), here)) == (6, 0, 0, 0)
 
 
+def test_what_was_read_is_kept_meanwhile(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: list[int] = []
+    monkeypatch.setattr(RUN, "SAVE_S", -1.0)
+    monkeypatch.setattr("stemfit.batch.hashes.SETTLED_S", -1.0)
+    monkeypatch.setattr("stemfit.batch.hashes.Hashes.save", lambda self: known.append(len(self.known)))
+    run(request(folder), here)
+    assert len(known) == 8 and known[-1] == 6  # before the first, after each, at the end
+
+
 def test_watching_tries_again_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
 

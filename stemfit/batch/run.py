@@ -31,6 +31,9 @@ REFRESH_S = 300.0
 PATIENCE = 20.0
 """So many times as long as making them took the tables stay as they are: 5 % of one core at most."""
 
+SAVE_S = 60.0
+"""Between two times that hashes are kept while files are read: who is killed does not read all of them again."""
+
 LOOK_S = 2.0
 """Between two looks at a folder that is watched."""
 
@@ -86,8 +89,11 @@ def look(asked: Request, tell: Tell = lambda event: None) -> Plan:
     ------
     InputError
         There are no images.
+    OutputError
+        The results of another folder are there, or files of no batch.
     """
     found = _found(asked)
+    owner.check(asked.results, asked.folder, asked.share)
     return planned(asked, _contents(found, found.inputs, _known(asked), tell), asked.results)
 
 
@@ -167,11 +173,23 @@ class _Batch:
 
     def read(self, found: Found, inputs: Sequence[Input]) -> Contents:
         """What those of the images hold that are ready; what was read is remembered, also by who is interrupted."""
+        saved = time.monotonic()
+
+        def tell(event: Mapping[str, Any]) -> None:
+            nonlocal saved
+            self.tell(event)
+            if time.monotonic() - saved > SAVE_S:
+                self._remember()
+                saved = time.monotonic()
+
         try:
-            return _contents(found, inputs, self.hashes, self.tell)
+            return _contents(found, inputs, self.hashes, tell)
         finally:
-            with suppress(OSError):  # it only saves time
-                self.hashes.save()
+            self._remember()
+
+    def _remember(self) -> None:
+        with suppress(OSError):  # it only saves time
+            self.hashes.save()
 
     def do(self, all_of_it: Contents, carry_out: Engine, again: bool = True) -> None:
         """One pass over a folder; `again` as in `planned`."""
