@@ -265,9 +265,10 @@ class _Batch:
         began = time.monotonic()
         derive(self.asked, self.contents)
         self.made_at = time.monotonic()
-        self.made_s = self.made_at - began
+        seconds = self.made_at - began
+        self.made_s = seconds if self.told else 0.0  # the first time libraries are loaded for it
         self.told = True
-        self.tell({"event": "tables", "seconds": round(self.made_s, 3)})
+        self.tell({"event": "tables", "seconds": round(seconds, 3)})
 
     def leave(self, error: BaseException) -> None:
         """Tables of what there is, when something has ended the run; who interrupts a second time does not wait.

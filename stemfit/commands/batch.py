@@ -33,8 +33,8 @@ Results are RESULTS/<path of the image>.stemfit; beside them summary.csv, summar
 index.html (a gallery) and log.jsonl. The same command goes on with a batch that was stopped, however it was: what is
 finished is not computed again unless the file, the options or the code have changed. docs/batch.md tells more.
 
-Exit codes: 0 done, 2 wrong usage, 3 folder missing or empty, 5 results cannot be written, 6 model cannot be used,
-10 some images failed (the others are done).
+Exit codes: 0 done, 2 wrong usage, 3 folder missing or empty, 5 results cannot be written or are of another folder,
+6 model cannot be used, 10 some images failed (the others are done), 130 stopped before all was done.
 """
 
 LINE_S = 300.0
@@ -66,7 +66,7 @@ def batch(
         str | None, typer.Option(metavar="I/N", help="Do the I-th of N shares, I from 1; several run side by side.")
     ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed/--no-retry-failed", help="Try again what failed before.")
+        bool, typer.Option("--retry-failed/--no-retry-failed", help="Try again all that failed before.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run/--no-dry-run", help="Say what there is to do, and do nothing.")
