@@ -32,7 +32,8 @@ from machine import cpu_s, headline, table
 
 from stemfit.batch import Request, run, thumbnail
 from stemfit.batch.inputs import Input
-from stemfit.batch.local import memory_of, processes, share_of_memory
+from stemfit.batch.local import processes
+from stemfit.batch.memory import memory_of, share_of_memory
 from stemfit.batch.store import claim
 from stemfit.batch.work import ANALYSIS, Job, Method, carry_out
 

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from batch_stub import SETTINGS, STUB, image
 from PIL import Image
 from test_batch_kill import ENVIRONMENT, tree
 
-from stemfit.batch import Ended, Request, keys, lock, look, run, store, work
+from stemfit.batch import Ended, Request, keys, lock, look, owner, run, store, work
 from stemfit.batch.inputs import shard
 from stemfit.batch.local import Engine
 from stemfit.batch.work import Job, Method, Report, carry_out
@@ -126,6 +127,24 @@ def test_files_in_the_settings_count_by_what_they_hold(tmp_path: Path) -> None:
     assert keys.settings_hash({"host": "MoS2"}) != keys.settings_hash({"host": "WS2"})
 
 
+def test_where_it_is_computed_does_not_count() -> None:
+    hashes = {keys.settings_hash({"host": "MoS2", "device": device}) for device in ("auto", "cpu", "cuda")}
+    assert len(hashes) == 1
+
+
+def test_a_name_that_is_too_long_is_found_before_the_analysis(folder: Path) -> None:
+    image(folder / f"{'x' * 245}.tif", 5)
+    calls: list[str] = []
+
+    def noted(path: Path, settings: Any, out: Path) -> None:
+        calls.append(path.name)
+        batch_stub.analyse(path, settings, out)
+
+    ended = run(request(folder), lambda: here(Method(batch_stub.nothing, noted)))
+    assert counts(ended) == (0, 3, 1, 1) and len(calls) == 3
+    assert "longer than the 255 bytes" in ended.failures[0].reason and "rename the image" in ended.failures[0].reason
+
+
 def test_a_dry_run_writes_nothing(folder: Path) -> None:
     plan = look(request(folder))
     assert (plan.inputs, len(plan.jobs), plan.equal, plan.finished) == (4, 3, 1, 0)
@@ -206,10 +225,11 @@ def test_names_that_a_file_system_takes_for_one(folder: Path) -> None:
     assert "takes the two names for one" in ended.failures[0].reason
 
 
-def test_a_folder_called_like_a_table(folder: Path) -> None:
-    image(folder / "summary.csv/x.tif", 5)
+@pytest.mark.parametrize("name", ["summary.csv", "log.jsonl", "log-1-of-2.jsonl"])
+def test_a_folder_called_like_a_table(name: str, folder: Path) -> None:
+    image(folder / f"{name}/x.tif", 5)
     ended = run(request(folder), here)
-    assert [one.input for one in ended.failures] == ["summary.csv/x.tif"]
+    assert [one.input for one in ended.failures] == [f"{name}/x.tif"]
     assert "rename the folder" in ended.failures[0].reason
 
 
@@ -253,6 +273,50 @@ sys.exit(batch_stub.main())
     assert counts(run(request(folder), here)) == (0, 3, 1, 0)
 
 
+# -- whose results ------------------------------------------------------------------------------------------------
+
+
+def test_the_results_of_another_folder_are_not_overwritten(folder: Path, tmp_path: Path) -> None:
+    run(request(folder), here)
+    before = tree(tmp_path / "out")
+    image(tmp_path / "other/a.tif", 5)
+    with pytest.raises(OutputError, match=f"holds the results of {folder}.*another --out"):
+        run(request(tmp_path / "other"), here)
+    with pytest.raises(OutputError, match="holds the results of"):
+        run(request(tmp_path / "other", share=shard("1/2")), here)
+    with pytest.raises(OutputError, match="holds the results of"):
+        look(request(tmp_path / "other"))
+    assert tree(tmp_path / "out") == before
+    (tmp_path / "link").symlink_to(folder)
+    assert counts(run(request(tmp_path / "link"), here)) == (4, 0, 0, 0)  # the same under another name
+    folder.rename(tmp_path / "renamed")
+    assert counts(run(request(tmp_path / "renamed"), here)) == (4, 0, 0, 0)
+    folder.mkdir()
+    with pytest.raises(OutputError, match=r"holds the results of .*renamed"):
+        image(folder / "new.tif", 1)
+        run(request(folder), here)
+
+
+def test_of_two_folders_that_begin_together_one_is_the_first(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    owner.claim(tmp_path / "out", tmp_path / "one", shard("1/2"))
+    owner.claim(tmp_path / "out", tmp_path / "one", shard("2/2"))
+    assert not owner._created(tmp_path / "out", tmp_path / "other")  # as who had seen nobody
+    with pytest.raises(OutputError, match="holds the results of"):
+        owner.claim(tmp_path / "out", tmp_path / "other", shard("2/2"))
+
+
+@pytest.mark.parametrize("name", ["summary.csv", "index.html", "log.jsonl", "index.sqlite"])
+def test_files_that_are_none_of_a_batch_stay(name: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("precious")
+    with pytest.raises(OutputError, match=f"{name}: stands there already, is of no batch"):
+        run(request(folder), here)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+    assert (tmp_path / "out" / name).read_text() == "precious"
+
+
 # -- who works -----------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +326,38 @@ def test_two_runs_do_not_write_to_one_place(folder: Path) -> None:
     with lock.held(out, shard(None)), pytest.raises(OutputError, match=f"process {os.getpid()} on"):
         run(request(folder), here)
     assert counts(run(request(folder), here)) == (0, 3, 1, 0)
+
+
+def test_of_two_runs_that_begin_together_one_goes_on(tmp_path: Path) -> None:
+    """Each sees the other's lock only if that was there before: both may not give way."""
+    store.claim(tmp_path)
+    began, refused = threading.Barrier(6), []
+    written = lock.write_file
+
+    def begin() -> None:
+        began.wait()
+        try:
+            with lock.held(tmp_path, shard(None)):
+                ended.wait(20)
+        except OutputError:
+            refused.append(1)
+
+    def slowly(path: Path, content: Any) -> None:
+        written(path, content)
+        time.sleep(0.2)  # long enough for all to write theirs
+
+    ended = threading.Event()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lock, "write_file", slowly)
+        threads = [threading.Thread(target=begin) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        while sum(thread.is_alive() for thread in threads) > 1:
+            time.sleep(0.01)
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert len(refused) == 5
 
 
 @pytest.mark.parametrize(
@@ -294,29 +390,35 @@ def test_shards_of_one_division_go_together(
 )
 def test_locks_of_the_dead_are_taken_over(tmp_path: Path, holder: dict[str, Any], silent_s: float, stale: bool) -> None:
     store.claim(tmp_path)
-    path = tmp_path / ".stemfit-batch/locks/other.json"
-    known = {"name": "other", "host": socket.gethostname(), "pid": 1, "began": "", "shard": "1/1", **holder}
+    path = tmp_path / ".stemfit-batch/locks/other-1-0123abcd.json"
+    unfinished = tmp_path / ".tmp-batch-other-1-0123abcd"
+    known = {"name": "other-1-0123abcd", "host": socket.gethostname(), "pid": 1, "began": "", "shard": "1/1", **holder}
     path.write_text(json.dumps(known))
     os.utime(path, (time.time() - silent_s,) * 2)
-    (tmp_path / ".tmp-batch-other").mkdir()
+    unfinished.mkdir()
     if stale:
         with lock.held(tmp_path, shard(None)):
-            assert not path.exists() and not (tmp_path / ".tmp-batch-other").exists()
+            assert not path.exists() and not unfinished.exists()
     else:
         with pytest.raises(OutputError, match="on elsewhere"), lock.held(tmp_path, shard(None)):
             pass
-        assert path.exists() and (tmp_path / ".tmp-batch-other").exists()
+        assert path.exists() and unfinished.exists()
 
 
 def test_stale_folders_are_removed_and_others_are_not(tmp_path: Path) -> None:
     store.claim(tmp_path)
-    stale, others = (".tmp-batch-dead-1-x/y", "sub/.tmp-a.tif.stemfit-abc"), ("sub/.tmp-notes", "a.tif.stemfit/.tmp-x")
+    stale = (".tmp-batch-dead-1-0123abcd/y", "sub/.tmp-a.tif.stemfit-abc_1234")
+    others = (".tmp-batch-mine", "sub/.tmp-notes", "sub/.tmp-a.tif.stemfit-mine", "a.tif.stemfit/.tmp-x")
     for name in (*stale, *others):
         (tmp_path / name).mkdir(parents=True)
+    unnamed = (".tmp-index.sqlite-abc_1234", ".tmp-index.sqlite-abc_1234-journal", ".stemfit-batch/failures/.tmp-x")
+    mine = (".tmp-mine.txt", ".tmp-summary.csv", "sub/.tmp-summary.csv-abc_1234")
+    for name in (*unnamed, *mine):
+        (tmp_path / name).write_text("x")
     with lock.held(tmp_path, shard(None)):
         pass
     left = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob(".tmp-*"))
-    assert left == sorted(others)
+    assert left == sorted((*others, *mine))
 
 
 def test_shards_make_what_one_run_makes(folder: Path) -> None:

@@ -15,7 +15,7 @@ from test_batch_kill import tree, without_times
 
 import cli
 from stemfit import Analysis, synthetic
-from stemfit.commands.batch import Pace
+from stemfit.commands.batch import Pace, _now_and_then
 
 RUNNER = typer.testing.CliRunner()
 
@@ -84,6 +84,10 @@ def _as_if_computed_itself(tmp_path: Path, options: tuple[str, ...]) -> None:
         (("full", "--out", "out", "--checkpoint", "x", "--relaxer", "keep"), 2, "--checkpoint does not go with"),
         (("full", "--out", "out", "--mask", "none.png"), 3, "none.png: no such file"),
         (("full", "--out", "out", "--memory", "-1"), 2, "--memory -1 is no positive number"),
+        (("full", "--out", "out", "--memory", "0"), 2, "give one above 0"),
+        (("full", "--out", "out", "--dask", "tcp://x:1", "--workers", "2"), 2, "--workers does not go with --dask"),
+        (("full", "--out", "out", "--dask", "tcp://x:1", "--memory", "2"), 2, "--memory does not go with --dask tcp:"),
+        (("full", "full/y.tif", "--out", "out"), 3, "called y.tif; give the folder of the images, or other patterns"),
         (("full", "--out", "out", "--dry-run", "--watch"), 2, "--dry-run does not go with --watch"),
         (("full", "--out", "in.tif/out"), 5, "in.tif/out: cannot be written"),
         (("full", "--out", "out", "--checkpoint", "none.safetensors", "--workers", "1"), 6, "none.safetensors"),
@@ -126,3 +130,32 @@ def test_the_pace_is_that_of_what_ended() -> None:
     for kind in ("done", "copied", "failed"):
         pace.take({"event": kind})
     assert pace.text() == "2 failed  3.0/min  0:01:00 left" and (pace.ended, pace.total) == (3, 6)
+
+
+def test_a_pattern_that_begins_with_the_folder_is_meant_below_it(tmp_path: Path) -> None:
+    """As the shell writes it where quotes are missing."""
+    for name in ("d/a.tif", "d/b.tif", "d/sub/c.tif"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    assert "to do       2" in run("d", "d/a.tif", "d/b.tif", "--out", "out", "--dry-run").stdout
+    assert "to do       1" in run("d/", str(tmp_path / "d/sub/*"), "--out", "out", "--dry-run").stdout
+    (tmp_path / "d/d").mkdir()
+    (tmp_path / "d/d/e.tif").write_bytes(b"e")
+    said = run("d", "d/*", "--out", "out", "--dry-run").stdout
+    assert "to do       1" in said and "d/e.tif" in said
+
+
+def test_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    tell = _now_and_then(Pace(lambda: now))
+    tell({"event": "reading", "inputs": 8})
+    for after in (100.0, 301.0, 310.0):
+        now = after
+        tell({"event": "read"})
+    tell({"event": "plan", "todo": 8, "failed": 0})
+    for k in range(1, 5):
+        now = 310.0 + 120 * k
+        tell({"event": "done" if k % 2 else "failed"})
+    assert capsys.readouterr().err.splitlines() == [
+        "reading     2 of 8  0.4/min  0:15:03 left", "analysing   3 of 8  1 failed  0.5/min  0:10:00 left"
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -70,6 +71,22 @@ def test_nobody_answers(folder: Path) -> None:
     with pytest.raises(OptionError, match="no Dask scheduler answers"):
         run(Request(folder, folder.parent / "out", SETTINGS),
             lambda: cluster.cluster("nonsense://nowhere:1", 1, STUB, GIB))  # fmt: skip
+    assert not (folder.parent / "out").exists()
+    (folder.parent / "out").mkdir()  # the user's own
+    with pytest.raises(OptionError, match="no Dask scheduler answers"):
+        run(Request(folder, folder.parent / "out", SETTINGS),
+            lambda: cluster.cluster("nonsense://nowhere:1", 1, STUB, GIB))  # fmt: skip
+    assert (folder.parent / "out").exists()
+
+
+def test_dask_is_as_quiet_as_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("distributed.scheduler")
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    monkeypatch.setattr(logging.getLogger("distributed"), "level", logging.INFO)
+    monkeypatch.setattr(logging.getLogger(), "level", logging.CRITICAL)
+    logger.manager._clear_cache()  # type: ignore[attr-defined]
+    cluster._as_quiet()
+    assert not logger.isEnabledFor(logging.ERROR)
 
 
 class FakeFuture:
@@ -146,4 +163,5 @@ def test_a_scheduler_that_is_gone_ends_the_run(fake: None, folder: Path) -> None
 def test_an_image_that_kills_workers_is_an_outcome(fake: None, folder: Path) -> None:
     FakeClient.answer = distributed.KilledWorker("task", None, 3)
     ended = run(Request(folder, folder.parent / "out", SETTINGS), lambda: cluster.cluster("tcp://x", 1, STUB, GIB))
-    assert len(ended.failures) == 14 and "killed on the cluster" in ended.failures[0].reason
+    assert len(ended.failures) == 14
+    assert ended.failures[0].reason.startswith("the worker died 4 times with it: killed on the cluster")

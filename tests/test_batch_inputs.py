@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import string
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stemfit.batch import inputs
+from stemfit.batch import hashes, inputs
+from stemfit.batch.hashes import Hashes
 from stemfit.batch.inputs import Shard, Unreadable, find, hashed, shard, told
 from stemfit.batch.store import folder_of
 from stemfit.errors import InputError, UsageError
@@ -63,9 +65,71 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "f/far").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "f/lost.tif").symlink_to(tmp_path / "nowhere.tif")
     assert names(tmp_path / "f") == ["a/x.tif", "b/y.tif", "far/z.tif", "lost.tif"]
-    said = dict(hashed(find(tmp_path / "f").inputs))
+    said = dict(hashed(find(tmp_path / "f").inputs, Hashes(tmp_path / "none", tmp_path / "f")))
     lost = next(what for one, what in said.items() if one.name == "lost.tif")
     assert isinstance(lost, Unreadable) and "leads nowhere" in lost.reason
+
+
+def test_a_link_to_a_file_that_is_there_is_no_input(tmp_path: Path) -> None:
+    put(tmp_path / "f", "b.tif", "sub/c.dat")
+    put(tmp_path / "elsewhere", "z.tif")
+    for name, target in {"a.tif": "f/b.tif", "x.tif": "elsewhere/z.tif", "y.tif": "elsewhere/z.tif",
+                         "c.tif": "f/sub/c.dat"}.items():  # fmt: skip
+        (tmp_path / "f" / name).symlink_to(tmp_path / target)
+    assert names(tmp_path / "f") == ["b.tif", "c.tif", "x.tif"]
+    assert names(tmp_path / "f", "a.tif") == ["a.tif"]  # the other one is not asked for
+
+
+# -- what is known of files that were read -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of files that are read in earnest."""
+    read: list[str] = []
+    monkeypatch.setattr(hashes, "sha256", lambda path: read.append(path.name) or f"hash of {path.read_bytes()!r}")
+    return read
+
+
+def test_a_file_is_read_once(tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hashes, "SETTLED_S", -1.0)
+    put(tmp_path, "a.tif", "b.tif", "s.zspy/.zgroup", "s.zspy/0.0")
+    monkeypatch.setattr(hashes, "sha256", lambda path: reads.append(path.name) or "x")
+    for _ in range(2):
+        known = Hashes(tmp_path / "kept/hashes.json", tmp_path)
+        assert [what for _, what in hashed(find(tmp_path).inputs, known)] == ["x"] * 3
+        known.save()
+    assert sorted(reads) == ["a.tif", "b.tif", "s.zspy"]
+    stat = (tmp_path / "a.tif").stat()
+    (tmp_path / "a.tif").write_bytes(b"y")
+    os.utime(tmp_path / "a.tif", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # same size, inode and time: but not ctime
+    (tmp_path / "s.zspy/0.0").write_bytes(b"yy")
+    (tmp_path / "b.tif").unlink()
+    known = Hashes(tmp_path / "kept/hashes.json", tmp_path)
+    assert len(dict(hashed(find(tmp_path).inputs, known))) == 2 and sorted(reads[3:]) == ["a.tif", "s.zspy"]
+    known.save()
+    assert sorted(json.loads(known.path.read_text())["files"]) == ["a.tif", "s.zspy"]  # not what is gone
+
+
+def test_what_has_just_changed_is_read_again(tmp_path: Path, reads: list[str]) -> None:
+    put(tmp_path, "new.tif", "old.tif")
+    known = Hashes(tmp_path / "hashes.json", tmp_path)
+    known.known["old.tif"] = ("another state", "x")
+    for _ in range(2):
+        dict(hashed(find(tmp_path).inputs, known))
+    assert sorted(reads) == ["new.tif", "new.tif", "old.tif", "old.tif"] and known.known == {}
+    known.save()
+    assert not known.path.exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"schema": "stemfit.hashes/1"}', '{"schema": "stemfit.hashes/1", "files": {"a": 3}}']
+)
+def test_a_damaged_file_of_hashes_is_none(content: str, tmp_path: Path, reads: list[str]) -> None:
+    put(tmp_path, "a.tif")
+    (tmp_path / "hashes.json").write_text(content)
+    ((_, what),) = hashed(find(tmp_path).inputs, Hashes(tmp_path / "hashes.json", tmp_path))
+    assert what == "hash of b'x'"
 
 
 def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +163,7 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
         put(tmp_path, name)
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
-    (one, what), = hashed(find(tmp_path).inputs)  # fmt: skip
+    (one, what), = hashed(find(tmp_path).inputs, Hashes(tmp_path / "none", tmp_path))  # fmt: skip
     assert isinstance(what, Unreadable) and "not written in UTF-8" in what.reason
     assert told(one.name) == "caf\\xe9.tif"
 

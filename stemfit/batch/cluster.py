@@ -45,6 +45,7 @@ def cluster(address: str, count: int, method: Method, memory_bytes: int) -> Iter
                 from distributed import LocalCluster
             except ImportError as error:
                 raise OptionError("--dask needs the package distributed", "pip install 'stemfit[dask]'.") from error
+            _as_quiet()
             stack.enter_context(single_threaded())
             own = stack.enter_context(
                 LocalCluster(
@@ -54,11 +55,21 @@ def cluster(address: str, count: int, method: Method, memory_bytes: int) -> Iter
             )
             address = own.scheduler_address
         client = stack.enter_context(dask_client(address))
+        _as_quiet()
 
         def engine(jobs: Iterable[Job]) -> Iterator[Report]:
             yield from _reports(client, jobs, method)
 
         yield engine
+
+
+def _as_quiet() -> None:
+    """Dask tells of every step unless it is told not to, when it is imported: let it be as quiet as this process is."""
+    least = logging.getLogger().getEffectiveLevel()
+    for name in list(logging.root.manager.loggerDict):
+        logger = logging.getLogger(name)
+        if name.partition(".")[0] == "distributed" and logger.getEffectiveLevel() < least:
+            logger.setLevel(least)
 
 
 def _reports(client: Any, jobs: Iterable[Job], method: Method) -> Iterator[Report]:
@@ -96,7 +107,8 @@ def _report(future: Any, job: Job) -> Report:
     try:
         report: Report = future.result()
     except KilledWorker as error:
-        return died(job, f"killed on the cluster ({type(error).__name__}), perhaps because memory ran out", 2)
+        what = f"killed on the cluster ({type(error).__name__}), perhaps because memory ran out"
+        return died(job, what, error.allowed_failures + 1)  # Dask gives up when there are more than it allows
     except Exception as error:
         what = f"the Dask cluster has given up ({type(error).__name__})"
         raise SomeFailed(what, remedy="look whether its scheduler runs; the same command goes on") from error

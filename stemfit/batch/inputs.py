@@ -11,8 +11,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+from stemfit.batch.hashes import Hashes
 from stemfit.errors import InputError, UsageError
-from stemfit.micrograph.files import sha256
 
 SUFFIXES = frozenset({".tif", ".tiff", ".png", ".dm3", ".dm4", ".emd", ".ser", ".mrc", ".hspy", ".zspy"})
 """Names that images have. An EMI file is none: its images are the SER files beside it."""
@@ -99,8 +99,8 @@ def find(folder: Path, patterns: Sequence[str] = (), results: Path | None = None
     Returns
     -------
     Found
-        Every folder is looked into once, however many links lead to it. Hidden files, results and those folders that
-        results are written to are left out.
+        Every folder is looked into once, however many links lead to it, and every file is one input. Hidden files,
+        results and those folders that results are written to are left out.
 
     Raises
     ------
@@ -112,6 +112,7 @@ def find(folder: Path, patterns: Sequence[str] = (), results: Path | None = None
         what = "is no folder" if folder.exists() else "no such folder"
         raise InputError(what, remedy="give the folder of the images", subject=folder)
     inputs: list[Input] = []
+    links: list[Input] = []
     unreadable: list[Unreadable] = []
     for name, entries, error in _folders(folder, results):
         if error is not None:
@@ -119,8 +120,20 @@ def find(folder: Path, patterns: Sequence[str] = (), results: Path | None = None
                 remedy = "check the permissions of the folder"
                 raise InputError(f"cannot be listed ({error.strerror})", remedy=remedy, subject=folder)
             unreadable.append(Unreadable(name, f"the folder cannot be listed ({error.strerror})"))
-        inputs += [Input(one, folder / one) for one in entries if _wanted(one, patterns)]
-    return Found(tuple(sorted(inputs)), tuple(sorted(unreadable)))
+        for one in (Input(one, folder / one) for one in entries if _wanted(one, patterns)):
+            (links if one.path.is_symlink() else inputs).append(one)
+    return Found(tuple(sorted([*inputs, *_firsts(links, inputs)])), tuple(sorted(unreadable)))
+
+
+def _firsts(links: Iterable[Input], inputs: Iterable[Input]) -> Iterator[Input]:
+    """Links to files that are no inputs themselves, to each file one."""
+    links = sorted(links)
+    seen = {_identity(one.path) for one in inputs} if links else set()
+    for one in links:
+        identity = _identity(one.path)
+        if identity is None or identity not in seen:
+            yield one
+        seen.add(identity)
 
 
 def _folders(folder: Path, results: Path | None) -> Iterator[tuple[str, list[str], OSError | None]]:
@@ -181,20 +194,26 @@ def told(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def hashed(inputs: Iterable[Input]) -> Iterator[tuple[Input, str | Unreadable]]:
-    """What files hold, as SHA-256 of their bytes, or why that is not known; in the order given, several at a time."""
+def hashed(inputs: Iterable[Input], known: Hashes) -> Iterator[tuple[Input, str | Unreadable]]:
+    """What files hold, as SHA-256 of their bytes, or why that is not known; in the order given, several at a time.
+
+    Parameters
+    ----------
+    inputs : iterable of Input
+    known : Hashes
+        Of files that were read before; those that are read now are added.
+    """
     pool = ThreadPoolExecutor(READERS)
     try:
-        yield from pool.map(_hashed, inputs)
+        yield from pool.map(lambda one: _hashed(one, known), inputs)
     finally:
         pool.shutdown(cancel_futures=True)  # who is interrupted does not wait for the rest
 
 
-def _hashed(one: Input) -> tuple[Input, str | Unreadable]:
+def _hashed(one: Input, known: Hashes) -> tuple[Input, str | Unreadable]:
     try:
         one.name.encode()
-        one.path.stat()  # of what is not there the hash is that of an empty folder
-        return one, sha256(one.path)
+        return one, known.of(one.name)
     except UnicodeEncodeError:
         return one, Unreadable(one.name, "its name is not written in UTF-8; rename it")
     except FileNotFoundError:

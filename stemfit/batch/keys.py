@@ -16,6 +16,10 @@ from stemfit.micrograph.files import sha256
 OUTSIDE = ("batch", "commands")
 """Parts of stemfit that no result depends on."""
 
+WHERE = ("device",)
+"""Settings that say where it is computed: what comes out is the same, but for the rounding of a GPU. A folder may be
+shared by machines with and without one."""
+
 FILES = ("host", "mask", "checkpoint")
 """Settings that may name a file: what counts is what it holds."""
 
@@ -40,7 +44,7 @@ def _sources(root: Path) -> Iterable[Path]:
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
     """Hash of what was asked, with what files hold in the place of their names."""
-    return _hash({name: _content(name, value) for name, value in settings.items()})
+    return _hash({name: _content(name, value) for name, value in settings.items() if name not in WHERE})
 
 
 def _content(name: str, value: Any) -> Any:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from definet.processes import ADDRESS, single_threaded, without_interrupt
+from stemfit.batch.memory import memory_of
 from stemfit.batch.store import Failure
 from stemfit.batch.work import DIED, Job, Method, Outcome, Report, carry_out
 from stemfit.errors import SomeFailed
@@ -34,7 +35,7 @@ HELD = 0.5
 """A worker that still holds this share of its memory after an image is replaced: a new one takes a few seconds."""
 
 IN_A_ROW = 10
-"""Deaths of workers with no image done between them: then it is not the images."""
+"""So many different images with which workers die, before there was an outcome of any: then it is not the images."""
 
 
 class Worker:
@@ -99,8 +100,10 @@ def processes(count: int, method: Method, memory_bytes: int, networks: Sequence[
         elsewhere = {"CUDA_VISIBLE_DEVICES": "", ADDRESS: networks[k % len(networks)]} if networks else {}
         return Worker(context, method, elsewhere)
 
+    run = _Run(workers, fresh, memory_bytes)
+
     def engine(jobs: Iterable[Job]) -> Iterator[Report]:
-        yield from _Run(workers, fresh, memory_bytes).reports(iter(jobs))
+        yield from run.reports(iter(jobs))
 
     try:
         yield engine
@@ -118,9 +121,10 @@ class _Run:
         self.again: deque[Job] = deque()
         self.deaths: dict[str, int] = {}
         self.in_a_row = 0
+        self.works = False
 
     def reports(self, jobs: Iterator[Job]) -> Iterator[Report]:
-        more = True
+        more, self.deaths = True, {}
         while True:
             for k, worker in enumerate(self.workers):
                 if worker is None or worker.job is None:
@@ -148,7 +152,7 @@ class _Run:
         """What it has done, if it has ended."""
         report = _received(worker.connection)
         if report is not None:
-            worker.job, self.in_a_row = None, 0
+            worker.job, self.works = None, True
             if memory_of(worker.process.pid) > HELD * self.memory_bytes:
                 self._drop(worker)
             return report
@@ -165,14 +169,17 @@ class _Run:
         job, why = worker.job, worker.ending()
         assert job is not None
         self._drop(worker)
-        self.in_a_row += 1
-        if self.in_a_row >= IN_A_ROW:
-            what = f"{self.in_a_row} workers have died one after the other ({why})"
-            raise SomeFailed(what, remedy="try one image with stemfit analyze; the same command goes on")
         self.deaths[job.key] = self.deaths.get(job.key, 0) + 1
-        if self.deaths[job.key] < DIED and not worker.killed:
+        if worker.killed:
+            return died(job, why, self.deaths[job.key])
+        if self.deaths[job.key] == 1 and not self.works:
+            self.in_a_row += 1
+            if self.in_a_row >= IN_A_ROW:
+                what = f"{self.in_a_row} workers have died one after the other ({why})"
+                raise SomeFailed(what, remedy="try one image with stemfit analyze; the same command goes on")
+        if self.deaths[job.key] < DIED:
             self.again.append(job)
-            return None
+            return Report((), notes=({"event": "died", "file": job.inputs[0].name, "reason": why},))
         return died(job, why, self.deaths[job.key])
 
     def _drop(self, worker: Worker) -> None:
@@ -182,8 +189,11 @@ class _Run:
 
 def died(job: Job, why: str, times: int) -> Report:
     """Outcome of images that no worker survives."""
-    reason = f"the worker died{' twice' if times > 1 else ''} with it: {why}"
-    return Report(tuple(Outcome(one.name, Failure(one.name, job.key, 1, reason), False, 0.0) for one in job.inputs))
+    often = {1: "", 2: " twice"}.get(times, f" {times} times")
+    reason = f"the worker died{often} with it: {why}"
+    return Report(
+        tuple(Outcome(one.name, Failure(one.name, job.key, 1, reason, passing=True), False, 0.0) for one in job.inputs)
+    )
 
 
 def _received(connection: Connection) -> Report | None:
@@ -192,23 +202,6 @@ def _received(connection: Connection) -> Report | None:
     except (EOFError, OSError):  # it has died, perhaps while it was answering
         return None
     return found
-
-
-def memory_of(pid: int | None) -> int:
-    """Bytes that a process holds; 0 where the system does not tell."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def share_of_memory(workers: int) -> int:
-    """Bytes for each of so many workers, if a tenth is left to all others."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            total = min(total, int(Path(path).read_text()))
-    return int(0.9 * total / workers)
 
 
 def gpus() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import threading
@@ -15,8 +16,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stemfit.batch.inputs import ALL, RESULT, Shard
-from stemfit.batch.store import OWN, UNFINISHED, write_file
+from stemfit.batch.store import DERIVED, OWN, UNFINISHED, write_file
+from stemfit.batch.whole import restore
 from stemfit.errors import OutputError
+
+SINGLE = re.compile(rf"\.tmp-.+{re.escape(RESULT)}-[a-z0-9_]{{8}}")
+"""What a single analysis that has died leaves beside its result."""
+
+TABLE = re.compile(rf"\.tmp-({'|'.join(map(re.escape, DERIVED))})-[a-z0-9_]{{8}}(-journal)?")
+"""A table of a batch that has no name yet."""
+
+RUN = re.compile(rf"{re.escape(UNFINISHED)}.+-\d+-[0-9a-f]{{8}}")
+"""What a run has not finished: its holder's name follows."""
 
 BEAT_S = 20.0
 """Seconds between signs of life."""
@@ -48,33 +59,36 @@ def held(root: Path, share: Shard) -> Iterator[Path]:
     mine = Holder(f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}", socket.gethostname(), os.getpid(),
                   _began(os.getpid()), str(share))  # fmt: skip
     path = root / OWN / "locks" / f"{mine.name}.json"
-    write_file(path, [json.dumps(asdict(mine)).encode()])  # at once: others read it
     ended = threading.Event()
-    beat = threading.Thread(target=_beat, args=(path, ended), daemon=True)
-    beat.start()
     work = root / f"{UNFINISHED}{mine.name}"
     try:
-        others = _living(path)
-        for other in others:
-            if _clash(share, other):
-                what = f"another run (process {other.pid} on {other.host}) writes there"
-                remedy = f"wait for it, or remove {root / OWN / 'locks' / other.name}.json if it has died"
-                raise OutputError(what, remedy=remedy, subject=root)
-        _clear(root, alone=not others and share == ALL)
+        with turn(root / OWN):  # of two that begin together one is first; without locks both may give way
+            write_file(path, [json.dumps(asdict(mine)).encode()])  # at once: others read it
+            others = _living(path)
+            for other in others:
+                if _clash(share, other):
+                    what = f"another run (process {other.pid} on {other.host}) writes there"
+                    remedy = f"wait for it, or remove {root / OWN / 'locks' / other.name}.json if it has died"
+                    raise OutputError(what, remedy=remedy, subject=root)
+            _clear(root, alone=not others and share == ALL)  # while nobody else is writing a lock
+        threading.Thread(target=_beat, args=(path, ended), daemon=True).start()
         work.mkdir()
         yield work
     finally:
         ended.set()
+        restore(work, root)
         shutil.rmtree(work, ignore_errors=True)
         path.unlink(missing_ok=True)
 
 
 @contextmanager
-def turn(root: Path) -> Iterator[None]:
-    """One after the other: for what several shards may do at the end, all with the same outcome."""
-    handle = os.open(root / OWN / "locks", os.O_RDONLY)
+def turn(folder: Path) -> Iterator[None]:
+    """One after the other, by a lock on a folder: in beginning, and for what several shards may do at the end.
+
+    Where the file system has no locks all go at once.
+    """
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        # Without locks of the file system the last one to write wins, whose tables are whole all the same.
         with contextlib.suppress(ImportError, OSError):
             import fcntl
 
@@ -149,21 +163,20 @@ def _beat(path: Path, ended: threading.Event) -> None:
 def _clear(root: Path, alone: bool) -> None:
     """Remove what runs have left unfinished that have died; alone, also what single analyses have.
 
-    Who lives has a lock, and had it before anything else.
+    Who lives has a lock, and had it before anything else. What only begins like a temporary name of ours stays.
     """
-    for path in root.glob(f"{UNFINISHED}*"):
+    for path in [path for path in root.glob(f"{UNFINISHED}*") if RUN.fullmatch(path.name)]:
         if not (root / OWN / "locks" / f"{path.name.removeprefix(UNFINISHED)}.json").exists():
+            restore(path, root)
             shutil.rmtree(path, ignore_errors=True)
     if not alone:
         return
-    for folder, below, files in os.walk(root):
-        for name in [name for name in below if name.startswith(".tmp-") and f"{RESULT}-" in name]:
+    for path in root.glob(".tmp-*"):
+        if TABLE.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+    for path in (root / OWN).rglob(".tmp-*"):
+        path.unlink(missing_ok=True)
+    for folder, below, _ in os.walk(root):
+        for name in filter(SINGLE.fullmatch, below):
             shutil.rmtree(Path(folder, name), ignore_errors=True)
-        for name in [name for name in files if name.startswith(".tmp-") and _is_ours(Path(folder), root)]:
-            Path(folder, name).unlink(missing_ok=True)
-        below[:] = [name for name in below if not name.endswith(RESULT) and (name == OWN or not name.startswith("."))]
-
-
-def _is_ours(folder: Path, root: Path) -> bool:
-    """Where this package writes single files under temporary names."""
-    return folder == root or root / OWN in (folder, *folder.parents)
+        below[:] = [name for name in below if not name.endswith(RESULT) and not name.startswith(".")]

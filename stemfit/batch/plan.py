@@ -33,7 +33,7 @@ class Request:
         As in `stemfit.batch.inputs.find`.
     share : Shard
     retry_failed : bool
-        Try again what failed before.
+        Try again all that failed before.
     """
 
     folder: Path
@@ -86,9 +86,11 @@ class Plan(NamedTuple):
     finished : int
         Images whose result is there.
     failures : tuple of Failure
-        Those that are known, and not tried again.
+        Those that are known, and not tried again; and files that cannot be read, whose key is None.
     equal : int
         Images to be done that are equal to others to be done or finished.
+    gone : int
+        Results of images that are in the folder no more: moved, renamed or removed.
     """
 
     inputs: int
@@ -96,10 +98,21 @@ class Plan(NamedTuple):
     finished: int
     failures: tuple[Failure, ...]
     equal: int
+    gone: int = 0
 
 
-def planned(asked: Request, held: Contents, work: Path) -> Plan:
-    """Compare what is in the folder with what is on disk."""
+def planned(asked: Request, held: Contents, work: Path, again: bool = True) -> Plan:
+    """Compare what is in the folder with what is on disk.
+
+    Parameters
+    ----------
+    asked : Request
+    held : Contents
+    work : path
+        For what is not finished.
+    again : bool
+        Try again what failed before, all of it if that is asked for, else where the cause may have passed.
+    """
     groups: dict[tuple[str, str], list[Input]] = {}
     known: dict[tuple[str, str], str] = {}
     finished, failures, own = 0, [], 0
@@ -112,10 +125,16 @@ def planned(asked: Request, held: Contents, work: Path) -> Plan:
         if state is True:
             finished += 1
             known.setdefault(same, one.name)
-        elif state is None or asked.retry_failed:
+        elif state is None or (again and (asked.retry_failed or state.passing)):
             groups.setdefault(same, []).append(one)
         else:
             failures.append(state)
+    gone = 0
+    for name in _others(asked, held):
+        gone += not os.path.lexists(asked.folder / name)
+        there = store.finished(asked.results, name)
+        if there is not None and there.key == asked.key(there.sha256):
+            known.setdefault((there.sha256, Path(name).suffix.lower()), name)
     lost = [unread(one) for one in held.unreadable if asked.share.holds(_of_name(one.name))]
     jobs = tuple(
         Job(tuple(inputs), same[0], asked.settings, asked.settings_sha256, asked.code, asked.key(same[0]),
@@ -123,7 +142,13 @@ def planned(asked: Request, held: Contents, work: Path) -> Plan:
         for same, inputs in groups.items()
     )  # fmt: skip
     equal = sum(len(job.inputs) - (job.known is None) for job in jobs)
-    return Plan(own + len(lost), jobs, finished, (*failures, *lost), equal)
+    return Plan(own + len(lost), jobs, finished, (*failures, *lost), equal, gone)
+
+
+def _others(asked: Request, held: Contents) -> list[str]:
+    """Images that have results and are not asked for: what was moved or renamed need not be computed again."""
+    names = {one.name for one in held.sha256} | {one.name for one in held.unreadable}
+    return sorted(name for name in store.standing(asked.results) if name not in names)
 
 
 def state_of(asked: Request, name: str, its_key: str) -> Literal[True] | Failure | None:

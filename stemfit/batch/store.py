@@ -3,6 +3,7 @@
 ::
 
     RESULTS/<path of the image>.stemfit/     a result, and in it batch.json: its key
+    RESULTS/.stemfit-batch/folder.json       whose images they are of (`owner`)
     RESULTS/.stemfit-batch/failures/         one file for each image that failed
     RESULTS/.stemfit-batch/locks/            who works here
     RESULTS/.tmp-batch-<who>/                what is not finished
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,13 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from stemfit.batch.inputs import RESULT, told
-from stemfit.errors import OutputError, StemfitError
+from stemfit.batch.whole import SIDECAR, carry_over, files_of, replace, whole
+from stemfit.errors import OutputError
 
 SCHEMA = "stemfit.batch/1"
-SIDECAR = "batch.json"
 OWN = ".stemfit-batch"
 UNFINISHED = ".tmp-batch-"
 DERIVED = ("summary.csv", "summary.parquet", "index.sqlite", "index.html", "statistics.csv")
+JOURNAL = "log.jsonl"
+BESIDE = re.compile("|".join(re.escape(name) for name in (*DERIVED, JOURNAL)) + r"|log-\d+-of-\d+\.jsonl")
 """Files of a batch beside its results: an input's folder cannot be called like one."""
 
 
@@ -69,6 +72,9 @@ class Failure:
         One line.
     trace : str
         Traceback, empty where there is none.
+    passing : bool
+        Its cause may lie outside of what the key holds (memory, a file server, what stands in the result's place): it
+        is tried again by the next run.
     """
 
     input: str
@@ -76,6 +82,7 @@ class Failure:
     exit_code: int
     reason: str
     trace: str = ""
+    passing: bool = False
 
 
 def folder_of(root: Path, name: str) -> Path:
@@ -115,11 +122,11 @@ def writing(root: Path) -> Iterator[None]:
 
 
 def finished(root: Path, name: str) -> Sidecar | None:
-    """What the result of an image is of, None where there is none."""
+    """What the result of an image is of, None where there is none, or where some of it is missing or cut short."""
     folder = folder_of(root, name)
     try:
         stated = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
-        if stated.pop("schema") != SCHEMA or not (folder / "analysis.json").is_file():
+        if stated.pop("schema") != SCHEMA or not whole(folder, stated.pop("files")):
             return None
         found = Sidecar(**stated)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -127,9 +134,18 @@ def finished(root: Path, name: str) -> Sidecar | None:
     return found if found.input == name else None
 
 
+def standing(root: Path) -> Iterator[str]:
+    """Images that have a result here, whatever it is of."""
+    for folder, below, _ in os.walk(root):
+        for one in below:
+            if one.endswith(RESULT) and one != RESULT and Path(folder, one, SIDECAR).is_file():
+                yield Path(folder, one).relative_to(root).as_posix().removesuffix(RESULT)
+        below[:] = [one for one in below if not one.endswith(RESULT) and not one.startswith(".")]
+
+
 def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
-    """Say in an unfinished result what it is of."""
-    _write(folder / SIDECAR, {"schema": SCHEMA, **asdict(sidecar)})
+    """Say in an unfinished result what it is of, and which files it has."""
+    _write(folder / SIDECAR, {"schema": SCHEMA, **asdict(sidecar), "files": files_of(folder)})
 
 
 def publish(work: Path, root: Path, sidecar: Sidecar) -> None:
@@ -144,18 +160,13 @@ def publish(work: Path, root: Path, sidecar: Sidecar) -> None:
     place = folder_of(root, sidecar.input)
     check_free(root, sidecar.input, sidecar.sha256)
     write_sidecar(work, sidecar)
-    _to_disk(work)
     place.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(place):
-        aside = Path(tempfile.mkdtemp(dir=work.parent))
-        place.rename(aside / "old")
-        try:
-            work.rename(place)
-        except OSError:
-            (aside / "old").rename(place)
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
+        carry_over(place, work)
+        _to_disk(work)
+        replace(place, work, sidecar.input)
     else:
+        _to_disk(work)
         work.rename(place)
     _sync(place.parent)
 
@@ -168,14 +179,19 @@ def check_free(root: Path, name: str, sha256: str) -> None:
     OutputError
     """
     place = folder_of(root, name)
-    if "/" in name and name.partition("/")[0] in DERIVED:
+    if "/" in name and BESIDE.fullmatch(name.partition("/")[0]):
         what = "the folder of the image has the name of a file of the batch"
         raise OutputError(what, remedy="rename the folder", subject=place)
+    longest = os.pathconf(root, "PC_NAME_MAX")
+    if len(os.fsencode(place.name)) > longest:
+        what = f"the name of its result would be longer than the {longest} bytes that the file system takes"
+        raise OutputError(what, remedy="rename the image", subject=place)
     try:
         stated = json.loads((place / SIDECAR).read_text(encoding="utf-8"))
         other = stated["input"]
     except (OSError, ValueError, TypeError, KeyError):
-        if os.path.lexists(place):
+        damaged = (place / SIDECAR).is_file() or (place.is_dir() and not any(place.iterdir()))
+        if os.path.lexists(place) and not damaged:
             from stemfit.result import check_place
 
             check_place(place, sha256)
@@ -209,21 +225,6 @@ def _failure_file(root: Path, name: str) -> Path:
     return root / OWN / "failures" / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.json"
 
 
-def said(error: Exception, path: Path) -> tuple[int, str]:
-    """Exit code and one line of an error about the image at `path`, which the line does not name."""
-    from definet.exceptions import DefinetError
-    from stemfit.errors import one_line
-
-    if isinstance(error, MemoryError):
-        return 4, "there is not enough memory for this image; crop or bin it, or ask for fewer --workers"
-    if not isinstance(error, DefinetError):
-        return 1, " ".join(f"unexpected {type(error).__name__} ({error})".split())
-    line, subject = one_line(error), getattr(error, "subject", None)
-    if subject is not None and isinstance(error, StemfitError) and Path(subject) == path:
-        line = line.removeprefix(" ".join(f"{subject}:".split())).strip()
-    return error.exit_code, line
-
-
 def write_file(path: Path, content: Iterable[bytes]) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -248,7 +249,8 @@ def _write(path: Path, content: Any) -> None:
 def _to_disk(folder: Path) -> None:
     """All files of a folder: the name of a folder may reach the disk before what is in it does."""
     for path in folder.rglob("*"):
-        _sync(path)
+        if not path.is_symlink() and (path.is_file() or path.is_dir()):
+            _sync(path)
     _sync(folder)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -12,21 +11,19 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from definet.exceptions import ServiceError
 from definet.processes import ADDRESS
-from stemfit.batch import store
+from stemfit.batch import blame, store
 from stemfit.batch.inputs import Input
 from stemfit.batch.keys import code_version
 from stemfit.batch.store import Failure, Sidecar
+from stemfit.batch.whole import copied, restore
 from stemfit.errors import InputError, OutputError, StemfitError, UsageError
-
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
-"""The output cannot be written, whatever the image: the run ends, and the image is none that failed."""
 
 DIED = 2
 """A worker that dies with an image is replaced, and the image tried again; so many deaths are the image's own."""
@@ -109,11 +106,14 @@ class Report(NamedTuple):
         Why nothing further can be done, whatever the image.
     peak_MB : float
         Of the worker's memory until now.
+    notes : tuple of mapping
+        What happened on the way, as events: a worker that died with an image that will be tried again.
     """
 
     outcomes: tuple[Outcome, ...]
     stopped: Exception | None = None
     peak_MB: float = 0.0
+    notes: tuple[Mapping[str, Any], ...] = ()
 
 
 _ALONE = threading.Lock()
@@ -164,6 +164,7 @@ def _outcome(job: Job, one: Input, done: str | None, method: Method) -> Outcome:
     """Raises only what ends the run."""
     began, copied = time.monotonic(), done is not None
     place: Path | None = None
+    restore(job.work, job.root, one.name)  # a worker may have died while it replaced the result
     if store.finished(job.root, one.name) == job.sidecar(one.name):
         return Outcome(one.name, None, copied, 0.0)  # by a worker that died before it could say so
     try:
@@ -178,12 +179,13 @@ def _outcome(job: Job, one: Input, done: str | None, method: Method) -> Outcome:
     except ServiceError:
         raise
     except Exception as error:
-        full = _full(error)
+        full = blame.full(error)
         if full is not None:
             with store.writing(job.root):
                 raise OSError(full, os.strerror(full)) from error
-        code, reason = store.said(error, one.path)
-        failure = Failure(one.name, job.key, code, reason, "".join(traceback.format_exception(error)))
+        code, reason = blame.said(error, one.path)
+        trace = "".join(traceback.format_exception(error))
+        failure = Failure(one.name, job.key, code, reason, trace, blame.passing(error))
     finally:
         if place is not None:
             shutil.rmtree(place.parent, ignore_errors=True)
@@ -193,8 +195,7 @@ def _outcome(job: Job, one: Input, done: str | None, method: Method) -> Outcome:
 def _likewise(outcome: Outcome, other: Input) -> Outcome:
     """What an equal image does, too."""
     assert outcome.failure is not None
-    known = outcome.failure
-    return Outcome(other.name, Failure(other.name, known.key, known.exit_code, known.reason, known.trace), True, 0.0)
+    return Outcome(other.name, replace(outcome.failure, input=other.name), True, 0.0)
 
 
 def _analysed(job: Job, one: Input, place: Path, method: Method) -> None:
@@ -208,8 +209,7 @@ def _again(result: Path, one: Input, place: Path) -> None:
     """The result of an equal image, with the name of this one."""
     from stemfit.result.document import to_json
 
-    shutil.copytree(result, place)
-    (place / store.SIDECAR).unlink()
+    copied(result, place)
     path = place / "analysis.json"
     document = json.loads(path.read_text(encoding="utf-8"))
     document["input"]["path"] = str(one.path)
@@ -219,15 +219,6 @@ def _again(result: Path, one: Input, place: Path) -> None:
         from stemfit.pages import draw_again
 
         draw_again(Analysis.load(place), place)
-
-
-def _full(error: BaseException | None) -> int | None:
-    """Why nothing can be written, if that is what is behind an error."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return error.errno
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _portable(error: Exception) -> Exception:

@@ -25,7 +25,7 @@ def positive(option: str, value: float | None) -> float | None:
     """Value of an option that must be positive, None where it was not given."""
     _number(option, value)
     if value is not None and not 0 < value < float("inf"):
-        raise UsageError(f"{option} {value:g} is no positive number", remedy="see stemfit analyze --help")
+        raise UsageError(f"{option} {value:g} is no positive number", remedy="give one above 0")
     return value
 
 

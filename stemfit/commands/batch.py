@@ -33,9 +33,12 @@ Results are RESULTS/<path of the image>.stemfit; beside them summary.csv, summar
 index.html (a gallery) and log.jsonl. The same command goes on with a batch that was stopped, however it was: what is
 finished is not computed again unless the file, the options or the code have changed. docs/batch.md tells more.
 
-Exit codes: 0 done, 2 wrong usage, 3 folder missing or empty, 5 results cannot be written, 6 model cannot be used,
-10 some images failed (the others are done).
+Exit codes: 0 done, 2 wrong usage, 3 folder missing or empty, 5 results cannot be written or are of another folder,
+6 model cannot be used, 10 some images failed (the others are done), 130 stopped before all was done.
 """
+
+LINE_S = 300.0
+"""Between two lines that say how far it is, where nobody looks at a bar."""
 
 MOST_LISTED = 10
 """Failures that the summary lists; the tables hold all."""
@@ -63,7 +66,7 @@ def batch(
         str | None, typer.Option(metavar="I/N", help="Do the I-th of N shares, I from 1; several run side by side.")
     ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed/--no-retry-failed", help="Try again what failed before.")
+        bool, typer.Option("--retry-failed/--no-retry-failed", help="Try again all that failed before.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run/--no-dry-run", help="Say what there is to do, and do nothing.")
@@ -113,6 +116,8 @@ def batch(
         with _progress(verbose) as tell:
             ended = run(request, engine, tell, Watch(settle) if watch else None)
         typer.echo(_ended(request, ended))
+        if ended.left:
+            raise KeyboardInterrupt
         if ended.failures:
             what = f"{len(ended.failures)} of {ended.inputs} images failed"
             raise SomeFailed(what, remedy=f"see {out / 'summary.csv'}; --retry-failed tries them again")
@@ -135,7 +140,16 @@ def _request(
     settings = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in asked.items()}
     if settings["host"].lower().endswith(".cif"):
         settings["host"] = str(Path(settings["host"]).absolute())
-    return Request(folder.absolute(), out.absolute(), settings, tuple(patterns or ()), share(shard), retry_failed)
+    below = tuple(_below(folder, pattern) for pattern in patterns or ())
+    return Request(folder.absolute(), out.absolute(), settings, below, share(shard), retry_failed)
+
+
+def _below(folder: Path, pattern: str) -> str:
+    """A pattern that begins with the folder is meant below it: the shell writes it so where quotes are missing."""
+    for start in (f"{folder}/", f"{folder.absolute()}/"):
+        if pattern.startswith(start) and not (folder / start.strip("/")).exists():
+            return pattern.removeprefix(start)
+    return pattern
 
 
 def _engine(
@@ -143,16 +157,21 @@ def _engine(
 ) -> tuple[Callable[[], AbstractContextManager[Engine]], str]:
     """Who works, and a line that says so."""
     from definet.predict import resolve_device
-    from stemfit.batch.local import gpus, share_of_memory
+    from stemfit.batch.local import gpus
+    from stemfit.batch.memory import share_of_memory
     from stemfit.batch.work import ANALYSIS
 
+    if dask not in (None, "local") and (workers or memory_GiB):
+        what = f"--{'workers' if workers else 'memory'} does not go with --dask {dask}"
+        raise UsageError(what, remedy="workers of a cluster are given to dask worker (--nworkers, --memory-limit)")
     count = workers or cores()
     memory = int(memory_GiB * 2**30) if memory_GiB else share_of_memory(count)
     each = f"1 thread and at most {memory / 2**30:.1f} GiB each"
     if dask is not None:
         from stemfit.batch.cluster import cluster
 
-        where = f"{count} workers of a Dask cluster here, {each}" if dask == "local" else f"the Dask cluster at {dask}"
+        here = f"{count} worker{'s' * (count > 1)} of a Dask cluster here, {each}"
+        where = here if dask == "local" else f"the Dask cluster at {dask}"
         return lambda: cluster(dask, count, ANALYSIS, memory), f"workers     {where}"
     if asked["device"] == "cuda":
         resolve_device("cuda")
@@ -183,12 +202,12 @@ def _on_this_machine(count: int, memory: int, devices: Sequence[str], weights: P
 
 @contextmanager
 def _progress(verbose: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A bar with rate, time left and failures on a terminal; a line for each image with -v; else nothing."""
+    """A bar with rate, time left and failures on a terminal; a line for each image with -v; else one now and then."""
     if verbose:
-        yield lambda event: typer.echo(_line(event), err=True)
+        yield lambda event: None if event["event"] == "read" else typer.echo(_line(event), err=True)
         return
     if not sys.stderr.isatty():
-        yield lambda event: None
+        yield _now_and_then(Pace())
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
@@ -215,6 +234,20 @@ def _progress(verbose: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         yield tell
 
 
+def _now_and_then(pace: Pace) -> Callable[[Mapping[str, Any]], None]:
+    """A line every few minutes, for a log that somebody looks at."""
+    said = pace.clock()
+
+    def tell(event: Mapping[str, Any]) -> None:
+        nonlocal said
+        pace.take(event)
+        if pace.clock() - said >= LINE_S and pace.total:
+            said = pace.clock()
+            typer.echo("  ".join([f"{pace.doing:<12}{pace.ended} of {pace.total}", pace.text()]).rstrip(), err=True)
+
+    return tell
+
+
 class Pace:
     """How fast it goes, from what happens."""
 
@@ -222,14 +255,18 @@ class Pace:
         import time
 
         self.clock = clock or time.monotonic
-        self.doing, self.total = "reading", None
+        self.doing, self.total = "looking", None
         self.ended = self.failed = 0
         self.began = self.clock()
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Count an event."""
         kind = event["event"]
-        if kind == "plan":
+        if kind == "reading":
+            self.doing, self.total, self.ended, self.began = "reading", event["inputs"], 0, self.clock()
+        elif kind == "read":
+            self.ended += 1
+        elif kind == "plan":
             self.doing, self.total, self.ended, self.began = "analysing", event["todo"], 0, self.clock()
             self.failed = event["failed"]
         elif kind in ("done", "copied", "failed"):
@@ -255,24 +292,36 @@ def _line(event: Mapping[str, Any]) -> str:
     if kind in ("done", "copied", "failed"):
         what = f"{event['file']} ({event['seconds']:.1f} s)"
         return f"{kind:<8}{what}" + (f": {event['reason']}" if kind == "failed" else "")
+    if kind in ("unreadable", "died"):
+        what = "a worker died with it, it will be tried again: " if kind == "died" else ""
+        return f"{kind:<8}{event['file']}: {what}{event['reason']}"
     return str(kind)
 
 
 def _planned(request: Request, plan: Plan) -> str:
     """What a run would do."""
     todo = sum(len(job.inputs) for job in plan.jobs)
+    unreadable = sum(one.key is None for one in plan.failures)
     names = [one.name for job in plan.jobs for one in job.inputs]
     return "\n".join(
         [
             f"images      {plan.inputs} in {request.folder}"
             + (f", share {request.share}" if request.share.of > 1 else ""),
             f"done        {plan.finished}",
-            f"failed      {len(plan.failures)}, not tried again without --retry-failed",
+            f"failed      {len(plan.failures) - unreadable}, not tried again without --retry-failed",
+            *([f"unreadable  {unreadable}, tried again by every run"] if unreadable else []),
             f"to do       {todo}, {plan.equal} of them equal to others",
             *(f"  {name}" for name in names[: saying.MAX_ROWS]),
             *([f"  ... and {len(names) - saying.MAX_ROWS} more"] if len(names) > saying.MAX_ROWS else []),
+            *_gone(plan.gone),
         ]
     )
+
+
+def _gone(results: int) -> list[str]:
+    """That results stand there of which the images do not."""
+    what = "1 result here is of a file that is" if results == 1 else f"{results} results here are of files that are"
+    return [f"gone        {what} gone"] if results else []
 
 
 def _ended(request: Request, ended: Ended) -> str:
@@ -284,7 +333,11 @@ def _ended(request: Request, ended: Ended) -> str:
         *(f"  {one.input}: {one.reason}" for one in ended.failures[:MOST_LISTED]),
         *([f"  ... and {len(ended.failures) - MOST_LISTED} more"] if len(ended.failures) > MOST_LISTED else []),
     ]
+    lines += _gone(ended.gone)
+    if ended.left:
+        lines.append(f"not done    {ended.left}")
     if ended.peak_MB:
         lines.append(f"memory      at most {ended.peak_MB / 1024:.2f} GiB in a worker")
-    where = request.results / "index.html" if ended.told else "the last share to end makes the tables"
+    later = "the last share to end makes the tables" if request.share.of > 1 else "not made yet"
+    where = request.results / "index.html" if ended.told else later
     return "\n".join([*lines, f"gallery     {where}"])
