@@ -91,6 +91,7 @@ def document(path: Path, sha256: str, number: int) -> dict[str, Any]:
             "pixel_size_A": 0.1, "pixel_size_sigma_A": 0.001, "source": "lattice", "metadata_pixel_size_A": None
         },
         "host": {"name": ("MoS2", "WSe2")[number % 2], "source": "inferred", "probability": 0.9},
+        "judged": {"sites": 130, "area_nm2": 1.25, "apart_sigma": {}, "blind_to": []}, "doubts": [],
         "lattice": {"anisotropy": 1.0, "rotation_deg": 3.0, "residual_rms_pm": 2.0, "masked_fraction": 0.25},
         "defects": found, "suspects": [], "candidates": candidates, "match": {"ncc": 0.96, "reduced_chi2": 1.1},
     }  # fmt: skip

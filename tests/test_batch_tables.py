@@ -21,8 +21,8 @@ from stemfit.batch.records import CANDIDATE, DEFECT, IMAGE, TYPES
 from stemfit.batch.statistics import Field, density, garwood, lines
 
 NASTY = ['comma, "quote".tif', "new\nline.tif", "<img src=x onerror=alert(1)>.tif", "Ünïcode 二硫化.tif", "'; DROP.tif"]
-AREA_NM2 = 0.75 * 100 * 200 * 0.1**2 / 100
-"""Of every image that the stub makes up: 1.5."""
+AREA_NM2 = 1.25
+"""Judged in every image that the stub makes up; its pixels that are not masked are 1.5."""
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,7 @@ def _done(root: Path, name: str, sha256: str, first: dict[str, str]) -> Record:
         return _failed(Failure(name, None, 3, f"its result is damaged ({error}); remove the folder"), sha256)
     host, scale, lattice = document["host"], document["calibration"], document["lattice"]
     height, width = document["input"]["shape_px"]
-    nm2 = (1 - lattice["masked_fraction"]) * height * width * scale["pixel_size_A"] ** 2 / 100
+    nm2 = document["judged"]["area_nm2"]
     claimed = document["defects"]
     per_nm2 = density(len(claimed), nm2)
     equal = first.setdefault(sha256, name)
