@@ -1,8 +1,8 @@
 """Whether densities of defects are right: over the sites that are judged, and over all pixels that are not masked.
 
 Fields of MoS2 with single vacancies at a known density, everywhere: each is cut from the middle of a larger one, so
-that vacancies lie at its edges and beyond as they do in a specimen. Fields of every size are analysed as `stemfit analyze`
-does (unrelaxed), and their claims counted together.
+that vacancies lie at its edges and beyond as they do in a specimen. Fields of every size are analysed as by
+`stemfit analyze` (unrelaxed), and their claims counted together.
 
 Run: ``OMP_NUM_THREADS=1 nice python benchmarks/densities.py [--fields 24 16 8]`` (about 10 minutes on one core)
 """

@@ -28,7 +28,10 @@ SCHEMA = "stemfit.batch/1"
 SIDECAR = "batch.json"
 OWN = ".stemfit-batch"
 UNFINISHED = ".tmp-batch-"
-DERIVED = ("summary.csv", "summary.parquet", "index.sqlite", "index.html", "statistics.csv")
+DERIVED = (
+    "summary.csv", "summary.parquet", "index.sqlite", "index.html", "statistics.csv", "statistics.svg",
+    "statistics.pdf", "statistics.png",
+)  # fmt: skip
 """Files of a batch beside its results: an input's folder cannot be called like one."""
 
 

@@ -286,5 +286,9 @@ def _ended(request: Request, ended: Ended) -> str:
     ]
     if ended.peak_MB:
         lines.append(f"memory      at most {ended.peak_MB / 1024:.2f} GiB in a worker")
+    if ended.told:
+        from stemfit.batch.remarks import remarks
+
+        lines += [f"note        {text}" for text in remarks(request.results)]
     where = request.results / "index.html" if ended.told else "the last share to end makes the tables"
     return "\n".join([*lines, f"gallery     {where}"])
