@@ -164,6 +164,17 @@ def test_order(page: Any) -> None:
 
 
 @in_a_browser
+def test_cards_move_only_when_their_order_changes(page: Any) -> None:
+    page.evaluate("""window.moved = 0; new MutationObserver(seen => { window.moved += seen.length; }).observe(
+        document.getElementById("cards"), {childList: true})""")
+    page.fill("[name=name]", "day")
+    page.get_by_text("7 of 14 images shown").wait_for()
+    assert page.evaluate("window.moved") == 0
+    page.select_option("[name=order]", "ncc")
+    assert page.evaluate("window.moved") > 0
+
+
+@in_a_browser
 def test_it_fits(page: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.eval_on_selector(".look-at img", "img => img.naturalWidth") == 20

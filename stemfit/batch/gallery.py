@@ -15,7 +15,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from stemfit.batch import thumbnail
-from stemfit.batch.inputs import told
+from stemfit.batch.inputs import FIGURE, told
 from stemfit.batch.plan import Request
 from stemfit.batch.remarks import INDEX, opened, remarks
 from stemfit.batch.statistics import Line
@@ -38,7 +38,7 @@ BESIDE = "data: 'self' file:"
 """Where these may come from: the same site, or, where that means nothing, the same disk."""
 
 TABLES = ("summary.csv", "summary.parquet", "statistics.csv", INDEX, "log.jsonl")
-FIGURES = ("statistics.svg", "statistics.pdf", "statistics.png")
+FIGURES = ("statistics.svg", "statistics.pdf", FIGURE)
 
 DOUBTS = {
     "inverted": "an inverted image?",

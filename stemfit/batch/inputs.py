@@ -20,6 +20,9 @@ SUFFIXES = frozenset({".tif", ".tiff", ".png", ".dm3", ".dm4", ".emd", ".ser", "
 RESULT = ".stemfit"
 """How the folder of a result ends. Nothing below such a folder is an input."""
 
+FIGURE = "statistics.png"
+"""What a batch draws in the folder of results is no input where that is the folder of the images, too."""
+
 READERS = 4
 """Threads that hash files: enough to keep a disk busy, which one is not."""
 
@@ -119,7 +122,8 @@ def find(folder: Path, patterns: Sequence[str] = (), results: Path | None = None
                 remedy = "check the permissions of the folder"
                 raise InputError(f"cannot be listed ({error.strerror})", remedy=remedy, subject=folder)
             unreadable.append(Unreadable(name, f"the folder cannot be listed ({error.strerror})"))
-        inputs += [Input(one, folder / one) for one in entries if _wanted(one, patterns)]
+        drawn = FIGURE if not name and results is not None and _same(folder, results) else None
+        inputs += [Input(one, folder / one) for one in entries if one != drawn and _wanted(one, patterns)]
     return Found(tuple(sorted(inputs)), tuple(sorted(unreadable)))
 
 

@@ -43,7 +43,10 @@
     }
     if (asked("order") !== placed) {
       placed = asked("order");
-      place.append(...(orders[placed] ? [...cards].sort(orders[placed]) : cards));
+      const parent = place.parentNode;
+      place.remove();  // thousands of nodes that a page shows are slow to move
+      place.replaceChildren(...(orders[placed] ? [...cards].sort(orders[placed]) : cards));
+      parent.append(place);
     }
     said.textContent = `${n} of ${cards.length} images shown`;
   }
