@@ -19,7 +19,7 @@ from stemfit.batch.inputs import FIGURE, told
 from stemfit.batch.plan import Request
 from stemfit.batch.remarks import INDEX, opened, remarks
 from stemfit.batch.statistics import Line
-from stemfit.batch.store import failure
+from stemfit.batch.store import failure, failure_picture
 from stemfit.report import words
 from stemfit.report.sealed import asset, environment, policy
 
@@ -123,7 +123,9 @@ def _cards(connection: sqlite3.Connection, root: Path, within: bool) -> Iterator
         image = dict(row)
         if image["status"] != "ok":
             failed = failure(root, image["file"]) if image["status"] == "failed" else None
-            yield Card(image, "", "", (), (), "", told(failed.trace) if failed else "")
+            seen = failure_picture(root, image["file"])
+            yield Card(image, "", _picture(root, seen, within) if failed and seen.exists() else "", (), (), "",
+                       told(failed.trace) if failed else "")  # fmt: skip
             continue
         own = (image["file"],)
         marks = connection.execute(
@@ -133,13 +135,16 @@ def _cards(connection: sqlite3.Connection, root: Path, within: bool) -> Iterator
             "SELECT label, COUNT(*), type FROM defects WHERE file = ? AND claimed GROUP BY label, type "
             "ORDER BY COUNT(*) DESC, label", own,
         ).fetchall()  # fmt: skip
-        picture = f"{image['folder']}/{thumbnail.NAME}"
         yield Card(
             image, quote(f"{image['folder']}/report.html"),
-            _embedded(root / picture, "jpeg") if within else quote(picture),
+            _picture(root, root / image["folder"] / thumbnail.NAME, within),
             tuple(Mark(x, y, COLOURS.get(kind, len(COLOURS))) for x, y, kind in marks),
             tuple((label, n) for label, n, _ in labels), " ".join(sorted({kind for _, _, kind in labels})),
         )  # fmt: skip
+
+
+def _picture(root: Path, path: Path, within: bool) -> str:
+    return _embedded(path, "jpeg") if within else quote(path.relative_to(root).as_posix())
 
 
 def _embedded(path: Path, kind: str) -> str:

@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -206,6 +206,18 @@ def write_failure(root: Path, one: Failure) -> None:
 def forget_failure(root: Path, name: str) -> None:
     """An image that failed before has a result now."""
     _failure_file(root, name).unlink(missing_ok=True)
+    failure_picture(root, name).unlink(missing_ok=True)
+
+
+def failure_picture(root: Path, name: str) -> Path:
+    """Where a picture of an image is that could be read and not analysed."""
+    return _failure_file(root, name).with_suffix(".jpg")
+
+
+def keep_picture(picture: Path, root: Path, name: str) -> None:
+    """Put a picture of an image without a result beside how it failed, if there is one."""
+    with suppress(OSError):
+        picture.replace(failure_picture(root, name))
 
 
 def _failure_file(root: Path, name: str) -> Path:

@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,7 +24,8 @@ from stemfit.batch import store
 from stemfit.batch.inputs import Input
 from stemfit.batch.keys import code_version
 from stemfit.batch.store import Failure, Sidecar
-from stemfit.errors import InputError, OutputError, StemfitError, UsageError
+from stemfit.batch.thumbnail import NAME as PICTURE
+from stemfit.errors import InputError, NotAnalysable, OutputError, StemfitError, UsageError
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 """The output cannot be written, whatever the image: the run ends, and the image is none that failed."""
@@ -186,6 +188,7 @@ def _outcome(job: Job, one: Input, done: str | None, method: Method) -> Outcome:
         failure = Failure(one.name, job.key, code, reason, "".join(traceback.format_exception(error)))
     finally:
         if place is not None:
+            store.keep_picture(place.parent / PICTURE, job.root, one.name)
             shutil.rmtree(place.parent, ignore_errors=True)
     return Outcome(one.name, failure, copied, time.monotonic() - began)
 
@@ -270,7 +273,13 @@ def _analyse(path: Path, settings: Mapping[str, Any], out: Path) -> None:
     from stemfit.batch import thumbnail
 
     here = {**settings, "device": _device(settings)}
-    thumbnail.save(api.analyze(path, **here, out=out).image, out)
+    try:
+        found = api.analyze(path, **here, out=out)
+    except NotAnalysable:
+        with suppress(StemfitError):  # where it is no single grey image
+            thumbnail.save(api.open(path, frame=settings["frame"], signal=settings["signal"]).image, out.parent)
+        raise
+    thumbnail.save(found.image, out)
 
 
 def _device(settings: Mapping[str, Any]) -> str:
