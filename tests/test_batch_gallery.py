@@ -64,7 +64,7 @@ def test_nothing_is_loaded(html: str) -> None:
 
 def test_what_the_page_is_of(html: str) -> None:
     assert re.search(r"made 20\d\d-\d\d-\d\d \d\d:\d\d UTC by stemfit \S+\+[0-9a-f]{16}, relaxer keep</summary>", html)
-    for name in ("summary.csv", "summary.parquet", "statistics.csv", "index.sqlite", "log.jsonl", "statistics.pdf"):
+    for name in ("summary.csv", "summary.parquet", "statistics.csv", "index.sqlite", "statistics.pdf"):
         assert f'<a href="{name}">{name}</a>' in html
     assert "in 6 of 12 images the host is not certain" in unescape(html)
     assert html.count('<span class="bad">P 0.90</span>') == 6 == html.count('<span class="quiet">P 0.90</span>')
@@ -164,6 +164,16 @@ def test_order(page: Any) -> None:
 
 
 @in_a_browser
+def test_uneven_densities_stand_out_in_lines_of_labels_too(page: Any) -> None:
+    colours = page.evaluate("""["whole", "kind", "name"].map(name => {
+        const cell = document.querySelector(`.densities tr.${name} td:last-child`);
+        cell.classList.add("uneven");
+        return getComputedStyle(cell).color;
+    })""")
+    assert len(set(colours)) == 1
+
+
+@in_a_browser
 def test_cards_move_only_when_their_order_changes(page: Any) -> None:
     page.evaluate("""window.moved = 0; new MutationObserver(seen => { window.moved += seen.length; }).observe(
         document.getElementById("cards"), {childList: true})""")
@@ -177,6 +187,7 @@ def test_cards_move_only_when_their_order_changes(page: Any) -> None:
 @in_a_browser
 def test_it_fits(page: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.eval_on_selector(".scroll", "e => e.scrollWidth <= e.clientWidth")  # no column is cut off
     assert page.eval_on_selector(".look-at img", "img => img.naturalWidth") == 20
     box, over = (page.eval_on_selector(f".look-at {one}", "e => e.getBoundingClientRect().toJSON()")
                  for one in ("img", "svg"))  # fmt: skip

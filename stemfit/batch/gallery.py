@@ -37,7 +37,7 @@ a browser loads as they come into sight."""
 BESIDE = "data: 'self' file:"
 """Where these may come from: the same site, or, where that means nothing, the same disk."""
 
-TABLES = ("summary.csv", "summary.parquet", "statistics.csv", INDEX, "log.jsonl")
+TABLES = ("summary.csv", "summary.parquet", "statistics.csv", INDEX)
 FIGURES = ("statistics.svg", "statistics.pdf", FIGURE)
 
 DOUBTS = {
@@ -101,8 +101,7 @@ def page(asked: Request, lines: Sequence[Line]) -> Iterator[str]:
             title=asked.folder.name or str(asked.folder), counts=counts, total=total, hosts=hosts, types=types,
             lines=lines, scale=_scale(lines), spread=any(line.dispersion is not None for line in lines),
             within=within, cards=_cards(connection, root, within), remarks=remarks(root),
-            made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", code=asked.code, settings=_settings(asked),
-            files=[name for name in TABLES if (root / name).is_file()],
+            made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", code=asked.code, settings=_settings(asked), files=TABLES,
             figure=_embedded(root / FIGURES[0], "svg+xml") if lines else "", figures=FIGURES if lines else (),
             most=MOST_CARDS, equal=connection.execute("SELECT COUNT(equal_to) FROM images").fetchone()[0],
             colours=COLOURS, style=Markup(style), script=Markup(script),

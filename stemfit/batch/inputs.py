@@ -21,7 +21,7 @@ RESULT = ".stemfit"
 """How the folder of a result ends. Nothing below such a folder is an input."""
 
 FIGURE = "statistics.png"
-"""What a batch draws in the folder of results is no input where that is the folder of the images, too."""
+"""What a batch draws in the folder of results: no input where that is, or was, the folder of images, too."""
 
 READERS = 4
 """Threads that hash files: enough to keep a disk busy, which one is not."""
@@ -122,8 +122,7 @@ def find(folder: Path, patterns: Sequence[str] = (), results: Path | None = None
                 remedy = "check the permissions of the folder"
                 raise InputError(f"cannot be listed ({error.strerror})", remedy=remedy, subject=folder)
             unreadable.append(Unreadable(name, f"the folder cannot be listed ({error.strerror})"))
-        drawn = FIGURE if not name and results is not None and _same(folder, results) else None
-        inputs += [Input(one, folder / one) for one in entries if one != drawn and _wanted(one, patterns)]
+        inputs += [Input(one, folder / one) for one in entries if _wanted(one, patterns) and not _drawn(folder / one)]
     return Found(tuple(sorted(inputs)), tuple(sorted(unreadable)))
 
 
@@ -171,6 +170,13 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _same(one: Path, other: Path) -> bool:
     return _identity(one) is not None and _identity(one) == _identity(other)
+
+
+def _drawn(path: Path) -> bool:
+    """Whether that is a figure which a batch has drawn there."""
+    from stemfit.batch.store import OWN
+
+    return path.name == FIGURE and (path.parent / OWN).is_dir()
 
 
 def _wanted(name: str, patterns: Sequence[str]) -> bool:
