@@ -82,6 +82,7 @@ def stub(path: Path, settings: Mapping[str, Any], out: Path) -> None:
         "calibration": {"pixel_size_A": 0.1, "pixel_size_sigma_A": 0.1, "source": "lattice",
                         "metadata_pixel_size_A": None},
         "lattice": {"anisotropy": 1.0, "rotation_deg": 0.0, "residual_rms_pm": 1.0, "masked_fraction": 0.0},
+        "judged": {"sites": 1000, "area_nm2": 0.9, "apart_sigma": {}, "blind_to": []}, "doubts": [],
         "defects": [], "suspects": [], "candidates": [], "match": {"ncc": 1.0, "reduced_chi2": 1.0},
     }  # fmt: skip
     (out / "analysis.json").write_text(json.dumps(document))

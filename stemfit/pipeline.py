@@ -188,10 +188,12 @@ def told(
         v.micrograph, v.units.columns(seen), call, v.calibration, v.lattice, sites, v.regions, v.region_map,
         v.units.imaging(v.imaging), claimed, suspects, candidates, relaxed, scores, simulated, warnings, settings,
         _environment(str(settings["device"])), clock.seconds, tuple(p for p in v.posteriors if p.species), (), v.rows,
-        measured,
+        measured, warn.apart(v.posteriors, v.brightness, v.imaging, call.host.sublattices),
     )
-    left = () if inverted else warn.unexplained(agreement(found)["reduced_chi2"], call.host.name)
-    return replace(found, warnings=(*left, *warnings))
+    chi2, blind = agreement(found)["reduced_chi2"], warn.blind_to(found.apart_sigma)
+    left = () if inverted else warn.unexplained(chi2, call.host.name)
+    doubts = warn.doubts(v.identity, v.posteriors, blind, claimed, chi2, inverted)
+    return replace(found, warnings=(*left, *warnings), blind_to=blind, doubts=doubts)
 
 
 def _as_scanned(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -54,6 +54,39 @@ def collect(
         )
         if text
     )
+
+
+def doubts(
+    identity: Identity, posteriors: Sequence[SitePosterior], blind: Sequence[str], claimed: Sequence[Defect],
+    chi2: float, inverted: bool,
+) -> tuple[str, ...]:
+    """Which of the warnings put in doubt what is said of the image as a whole, in one word each.
+
+    host: which crystal it is; metal: which sublattice is the metal; lie: how the crystal lies; vacancies: whether
+    there are single ones; unlike: much of the area is another crystal; misfit: the model leaves far more than noise;
+    inverted: dark atoms.
+    """
+    kinds = {
+        "inverted": inverted, "misfit": chi2 > LEFT_OVER, "host": _host_open(identity), "metal": _metal_open(identity),
+        "lie": bool(identity.doubts), "vacancies": bool(blind), "unlike": bool(_strange(claimed, posteriors)),
+    }  # fmt: skip
+    return tuple(kind for kind, so in kinds.items() if so)
+
+
+def apart(
+    posteriors: Sequence[SitePosterior], brightness: Brightness, imaging: Imaging, sublattices: Sequence[str]
+) -> dict[str, float]:
+    """How many sigmas columns that lost one of two atoms are from full ones, by label; one posterior a sublattice."""
+    each = zip(posteriors, sublattices, strict=True)
+    return {
+        h.label: can_tell_half(p, brightness, imaging, s)
+        for p, s in each if len(p.site) for h in p.hypotheses if h.half_empty
+    }  # fmt: skip
+
+
+def blind_to(sigmas: Mapping[str, float]) -> tuple[str, ...]:
+    """Labels that cannot be told from a full column one by one, so that their absence means nothing."""
+    return tuple(label for label, sigma in sigmas.items() if sigma < SEPARATE)
 
 
 def unexplained(chi2: float, host: str) -> tuple[str, ...]:
@@ -164,18 +197,26 @@ def _jitter(rows: RowOffsets, calibration: Calibration) -> list[str]:
 
 def _host(identity: Identity) -> list[str]:
     said = []
-    if identity.source == "inferred" and identity.probability < SURE:
+    if _host_open(identity):
         others = ", ".join(f"{n} {p:.2f}" for n, p in identity.alternatives[:3] if p > 0.01)
         said.append(
             f"the host cannot be told from this image: {identity.host.name} {identity.probability:.2f}, {others}; "
             "state it with --host: labels, pixel size and brightness of foreign atoms depend on it"
         )
-    if identity.metal_probability < SURE and len(set(identity.host.columns)) > 1:
+    if _metal_open(identity):
         said.append(
             f"which sublattice is the metal is uncertain (probability {identity.metal_probability:.2f}): "
             "state --voltage and --detector"
         )
     return [*said, *identity.doubts]
+
+
+def _host_open(identity: Identity) -> bool:
+    return identity.source == "inferred" and identity.probability < SURE
+
+
+def _metal_open(identity: Identity) -> bool:
+    return identity.metal_probability < SURE and len(set(identity.host.columns)) > 1
 
 
 def _scale(calibration: Calibration) -> list[str]:

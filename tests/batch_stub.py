@@ -65,19 +65,23 @@ def analyse(path: Path, settings: Mapping[str, Any], out: Path) -> None:
     (out / "analysis.json").write_text(json.dumps(document(path, digest, int(number)), indent=1, ensure_ascii=False))
 
 
+def defect(number: int, kind: str, label: str) -> dict[str, Any]:
+    """One claim."""
+    return {
+        "id": number, "type": kind, "label": label, "probability": 0.75, "center_px": [10.0 * number, 5.0],
+        "center_A": [1.0 * number, -0.5], "sites": [[number, 0, "X"]], "log_bayes_factor": 12.5,
+        "best_candidate": f"{number}-1",
+    }  # fmt: skip
+
+
 def document(path: Path, sha256: str, number: int) -> dict[str, Any]:
     """What the tables read of an `analysis.json`: as many vacancies as the digits of a number say."""
     kinds = ["SV"] * (number % 10) + ["DV"] * (number // 10 % 10)
-    found = [
-        {
-            "id": k, "type": kind, "label": "V_S" if kind == "SV" else "V_S2", "probability": 0.75,
-            "center_px": [10.0 * k, 5.0], "center_A": [1.0 * k, -0.5], "sites": [[k, 0, "X"]],
-            "log_bayes_factor": 12.5, "best_candidate": f"{k}-1",
-        }
-        for k, kind in enumerate(kinds, start=1)
-    ]  # fmt: skip
+    found = [defect(k, kind, "V_S" if kind == "SV" else "V_S2") for k, kind in enumerate(kinds, start=1)]
+    blind = number // 10 % 10 == 4
     scores = {"log_likelihood": -5.0, "posterior": 0.9, "in_95_set": True, "ncc": 0.9, "ssim": 0.8,
-              "reduced_chi2": 1.0, "evidence_relaxed_minus_unrelaxed": None, "max_displacement_A": 0.1}  # fmt: skip
+              "reduced_chi2": 1.0, "evidence_relaxed_minus_unrelaxed": None, "max_displacement_A": 0.1,
+              "tie_with": []}  # fmt: skip
     candidates = [
         {"id": f"{one['id']}-1", "defect": one["id"], "label": one["label"], **scores, "relaxer": {"name": "keep"},
          "file": f"candidates/{one['id']}-1.cif"}
@@ -85,12 +89,15 @@ def document(path: Path, sha256: str, number: int) -> dict[str, Any]:
     ]  # fmt: skip
     return {
         "schema": "stemfit.analysis/1",
-        "warnings": ["the scale, 0.1, is \"odd\""] * (number % 2),
+        "warnings": ["the scale, 0.1, is \"odd\"", "second"][: 2 * (number % 2)],
         "input": {"path": str(path), "sha256": sha256, "shape_px": [100, 200]},
         "calibration": {
             "pixel_size_A": 0.1, "pixel_size_sigma_A": 0.001, "source": "lattice", "metadata_pixel_size_A": None
         },
         "host": {"name": ("MoS2", "WSe2")[number % 2], "source": "inferred", "probability": 0.9},
+        "judged": {"sites": 130, "area_nm2": 1.25, "apart_sigma": {"V_S": 2.0 if blind else 9.0},
+                   "blind_to": ["V_S"] * blind},
+        "doubts": ["host"] * (number % 2) + ["vacancies"] * blind,
         "lattice": {"anisotropy": 1.0, "rotation_deg": 3.0, "residual_rms_pm": 2.0, "masked_fraction": 0.25},
         "defects": found, "suspects": [], "candidates": candidates, "match": {"ncc": 0.96, "reduced_chi2": 1.1},
     }  # fmt: skip

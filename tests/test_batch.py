@@ -75,7 +75,8 @@ def test_one_result_for_each_and_each_content_once(folder: Path) -> None:
         assert (place / "candidates/1-1.cif").exists()
     left = {path.name for path in (folder.parent / "out").iterdir()}
     assert left == {"a.tif.stemfit", "c.png.stemfit", "sub", "summary.csv", "summary.parquet", "index.sqlite",
-                    "index.html", "statistics.csv", "log.jsonl", ".stemfit-batch"}  # fmt: skip
+                    "index.html", "statistics.csv", "statistics.svg", "statistics.pdf", "statistics.png", "log.jsonl",
+                    ".stemfit-batch"}  # fmt: skip
 
 
 def test_nothing_is_computed_again(folder: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import typer.testing
+from PIL import Image
 from test_batch_kill import tree, without_times
 
 import cli
@@ -52,6 +53,7 @@ def test_a_folder_from_beginning_to_end(tmp_path: Path) -> None:
     assert "flat.tif: constant image" in done.stdout
     assert re.search(r"workers +1 process, 1 thread and at most [\d.]+ GiB each", done.stderr)
     assert done.stderr.splitlines()[-1].startswith("in: 1 of 4 images failed; see out/summary.csv")
+    assert not list((tmp_path / "out/.stemfit-batch").rglob("*.jpg"))  # constant: nothing to see
     for name in ("a.tif", "sub/b.tif", "sub/equal.tif"):
         found = Analysis.load(tmp_path / "out" / f"{name}.stemfit")
         assert found.host == "MoS2" and found.document["input"]["path"] == str(tmp_path / "in" / name)
@@ -159,3 +161,22 @@ def test_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert capsys.readouterr().err.splitlines() == [
         "reading     2 of 8  0.4/min  0:15:03 left", "analysing   3 of 8  1 failed  0.5/min  0:10:00 left"
     ]
+
+
+def test_what_is_read_and_not_analysed_has_a_picture_and_hosts_are_doubted(tmp_path: Path) -> None:
+    crystal(tmp_path / "in/a.tif", 1)
+    noise = np.random.default_rng(1).poisson(50.0, (120, 160)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "in/noise.tif", noise)
+    options = ("in", "--out", "out", "--relaxer", "keep", "--device", "cpu", "--workers", "1")
+    done = run(*options)
+    assert done.exit_code == 10
+    assert "note        in 1 of 1 image the host is not certain, and names hang on it: give --host" in done.stdout
+    (picture,) = (tmp_path / "out/.stemfit-batch/failures").glob("*.jpg")
+    with Image.open(picture) as opened:
+        assert opened.size == (160, 120)
+    html = (tmp_path / "out/index.html").read_text(encoding="utf-8")
+    failed = html[html.index('class="card failed"') : html.index('class="card ok"')]
+    assert "no lattice" in failed and 'class="unread" src="data:image/jpeg;base64,' in failed
+    crystal(tmp_path / "in/noise.tif", 2)
+    run(*options)
+    assert not list((tmp_path / "out/.stemfit-batch/failures").iterdir())

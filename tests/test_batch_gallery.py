@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,15 +12,20 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from batch_stub import SETTINGS, image
+from batch_stub import SETTINGS, defect, image
 from PIL import Image
 from test_batch import here
 from test_batch_tables import NASTY
 
-from stemfit.batch import Request, run, thumbnail
+from stemfit.batch import Request, gallery, run, thumbnail
+from stemfit.batch.records import natural
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install Debian's package chromium")
+
+
+NASTY_SURE = sorted([NASTY[0], NASTY[2], NASTY[4]], key=natural)
+"""Of even numbers."""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +58,37 @@ def test_nothing_from_outside_is_markup(html: str) -> None:
 def test_nothing_is_loaded(html: str) -> None:
     assert "default-src 'none'" in unescape(html) and html.count("<script>") == 1
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', html)
-    assert set(re.findall(r'src="([^,"]*)', html)) == {"data:image/jpeg;base64"}
+    assert set(re.findall(r'src="([^,"]*)', html)) == {"data:image/jpeg;base64", "data:image/svg+xml;base64"}
+    assert "img-src data:;" in unescape(html)
+
+
+def test_what_the_page_is_of(html: str) -> None:
+    assert re.search(r"made 20\d\d-\d\d-\d\d \d\d:\d\d UTC by stemfit \S+\+[0-9a-f]{16}, relaxer keep</summary>", html)
+    for name in ("summary.csv", "summary.parquet", "statistics.csv", "index.sqlite", "statistics.pdf"):
+        assert f'<a href="{name}">{name}</a>' in html
+    assert "in 6 of 12 images the host is not certain" in unescape(html)
+    assert html.count('<span class="bad">P 0.90</span>') == 6 == html.count('<span class="quiet">P 0.90</span>')
+
+
+def test_a_failure_shows_its_traceback(html: str) -> None:
+    assert html.count("<summary>traceback</summary><pre>Traceback") == 2
+    assert "RuntimeError: bug 7" in html
+
+
+def test_suspects_are_no_defects_and_not_nothing(results: Path, html: str) -> None:
+    (place,) = [path for path in results.glob("*.stemfit") if path.name.startswith(NASTY[0])]
+    text, path = (place / "analysis.json").read_text(), place / "analysis.json"
+    document = json.loads(text)
+    document["suspects"] = [{**defect(9, "SV", "V_S"), "probability": 0.3}] * 1
+    try:
+        path.write_text(json.dumps(document))
+        run(Request(results.parent / "in", results, SETTINGS), here)
+        now = (results / "index.html").read_text(encoding="utf-8")
+    finally:
+        path.write_text(text)
+        run(Request(results.parent / "in", results, SETTINGS), here)
+    assert html.count("no defect claimed") == 1 and "suspect<" not in html
+    assert re.search(r'no defect claimed<span class="tally quiet">1 suspect</span>', now)
 
 
 def test_every_image_has_a_card_and_failures_come_first(html: str) -> None:
@@ -101,15 +137,18 @@ def test_filters(page: Any) -> None:
     assert len(shown(page)) == 6
     page.select_option("[name=type]", "DV")  # 11, 25, 51, 99 of them
     assert len(shown(page)) == 4
-    page.fill("[name=low]", "5")  # 1.5 nm^2: more than 7.5 defects
+    page.fill("[name=low]", "6")  # 1.25 nm^2: more than 7.5 defects
     assert len(shown(page)) == 1
     page.click("[type=reset]")
     page.select_option("[name=type]", "-")
     assert shown(page) == [NASTY[0]]
     page.click("[type=reset]")
-    page.fill("[name=name]", "DAY ")
-    page.check("[name=calm]")
-    assert shown(page) == ["day 2/x.tif", "day 3/x.tif", "day 5/x.tif"]
+    page.select_option("[name=sure]", "host metal")  # even numbers, and nothing that failed
+    assert shown(page) == [*NASTY_SURE, "day 2/x.tif", "day 3/x.tif", "day 5/x.tif"]
+    page.select_option("[name=sure]", label="nothing in doubt")  # but 44, which is blind
+    assert shown(page) == [*NASTY_SURE, "day 2/x.tif", "day 5/x.tif"]
+    page.select_option("[name=sure]", "vacancies")
+    assert len(shown(page)) == 11
 
 
 @in_a_browser
@@ -118,12 +157,37 @@ def test_order(page: Any) -> None:
     names = shown(page)
     assert names[0] == "day 6/x.tif" and set(names[-2:]) == {"z <b>bug.tif", "z bad.tif"}
     page.select_option("[name=order]", "name")
-    assert shown(page) == sorted(shown(page), key=lambda name: name.encode("utf-16-be"))
+    assert shown(page) == sorted(shown(page), key=natural)
+    page.click("[type=reset]")
+    page.get_by_text("14 of 14 images shown").wait_for()
+    assert shown(page)[:2] == ["z <b>bug.tif", "z bad.tif"]
+
+
+@in_a_browser
+def test_uneven_densities_stand_out_in_lines_of_labels_too(page: Any) -> None:
+    colours = page.evaluate("""["whole", "kind", "name"].map(name => {
+        const cell = document.querySelector(`.densities tr.${name} td:last-child`);
+        cell.classList.add("uneven");
+        return getComputedStyle(cell).color;
+    })""")
+    assert len(set(colours)) == 1
+
+
+@in_a_browser
+def test_cards_move_only_when_their_order_changes(page: Any) -> None:
+    page.evaluate("""window.moved = 0; new MutationObserver(seen => { window.moved += seen.length; }).observe(
+        document.getElementById("cards"), {childList: true})""")
+    page.fill("[name=name]", "day")
+    page.get_by_text("7 of 14 images shown").wait_for()
+    assert page.evaluate("window.moved") == 0
+    page.select_option("[name=order]", "ncc")
+    assert page.evaluate("window.moved") > 0
 
 
 @in_a_browser
 def test_it_fits(page: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.eval_on_selector(".scroll", "e => e.scrollWidth <= e.clientWidth")  # no column is cut off
     assert page.eval_on_selector(".look-at img", "img => img.naturalWidth") == 20
     box, over = (page.eval_on_selector(f".look-at {one}", "e => e.getBoundingClientRect().toJSON()")
                  for one in ("img", "svg"))  # fmt: skip
@@ -135,3 +199,30 @@ def test_a_card_leads_to_its_report(page: Any, results: Path) -> None:
     links = page.eval_on_selector_all("a.look-at", "all => all.map(a => a.href)")
     there = {(path / "report.html").as_uri() for path in results.rglob("*.stemfit")}
     assert {unquote(link) for link in links} == {unquote(uri) for uri in there}
+
+
+@pytest.fixture
+def beside(results: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The same page where there are more images than one should hold."""
+    monkeypatch.setattr(gallery, "MOST_WITHIN", 5)
+    asked = Request(results.parent / "in", results, SETTINGS)
+    run(asked, here)
+    yield results / "index.html"
+    monkeypatch.undo()
+    run(asked, here)
+
+
+@in_a_browser
+def test_many_pictures_stay_beside_the_page(browser: Any, beside: Path) -> None:
+    html = beside.read_text(encoding="utf-8")
+    assert "data:image/jpeg" not in html and html.count('/thumbnail.jpg"') == 12
+    assert not re.findall(r'(?:src|href)="(?:[a-z]+:)?//', html)
+    page, wrong = browser.new_page(), []
+    page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+    page.on("request", lambda asked: wrong.append(asked.url) if asked.url[:5] not in ("file:", "data:") else None)
+    page.goto(beside.as_uri())
+    page.eval_on_selector_all(".look-at img", "all => all.forEach(e => e.scrollIntoView())")
+    page.locator(".look-at img").first.scroll_into_view_if_needed()
+    page.wait_for_function("[...document.querySelectorAll('.look-at img')].some(e => e.naturalWidth === 20)")
+    page.close()
+    assert wrong == []

@@ -34,6 +34,9 @@ ENVIRONMENT = {
 NOT_COMPARED = {"log.jsonl", "hashes.json"}
 """The log holds the time of everything; of which files the hash is kept depends on how long ago they were written."""
 
+DATE = re.compile(rb"made 20\d\d-\d\d-\d\d \d\d:\d\d UTC")
+"""Of a page."""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -63,8 +66,8 @@ def tree(results: Path) -> dict[str, bytes]:
     """Every file of a folder of results with its content; folders by their names."""
     files = sorted(path for path in results.rglob("*") if path.name not in NOT_COMPARED)
     return {
-        path.relative_to(results).as_posix(): path.read_bytes().replace(str(results).encode(), b"RESULTS")
-        if path.is_file() else b"folder"
+        path.relative_to(results).as_posix():
+        DATE.sub(b"", path.read_bytes().replace(str(results).encode(), b"RESULTS")) if path.is_file() else b"folder"
         for path in files
     }  # fmt: skip
 

@@ -17,6 +17,10 @@ def test_a_model_that_leaves_far_more_than_noise_is_told() -> None:
     assert warn.unexplained(1.8, "MoS2") == () == warn.unexplained(float("nan"), "MoS2")
 
 
+def test_what_cannot_be_told_from_full_columns() -> None:
+    assert warn.blind_to({"V_S": 0.7, "V_Se": 2.99, "V_Te": 3.01}) == ("V_S", "V_Se")
+
+
 @pytest.mark.skipif("STEMFIT_REAL_IMAGES" not in os.environ, reason="STEMFIT_REAL_IMAGES is not set")
 def test_cadmium_telluride_is_no_monolayer() -> None:
     path = Path(os.environ["STEMFIT_REAL_IMAGES"]) / "formats" / "cdte_haadf_calibrated.dm3"

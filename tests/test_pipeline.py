@@ -218,6 +218,25 @@ def test_calibration_is_the_lattices_and_a_wrong_stated_scale_is_told() -> None:
     assert not any("too large" in w or "too small" in w for w in honest.warnings), truth["stated_pixel_size_A"]
 
 
+def test_doubts_are_kinds_of_the_warnings() -> None:
+    begins = {
+        "host": "the host cannot be told", "metal": "which sublattice is the metal", "misfit": "the model leaves",
+        "vacancies": "single vacancies cannot be told",
+    }  # fmt: skip
+    for found in (*everything(), grainy()):
+        for kind, beginning in begins.items():
+            assert (kind in found.doubts) == any(text.startswith(beginning) for text in found.warnings)
+        assert set(found.apart_sigma) == {"V_S"} and found.blind_to == ("V_S",) * (found.apart_sigma["V_S"] < 3)
+    assert small()[0].doubts == () and {"host", "vacancies"} <= set(grainy().doubts)
+
+
+@cache
+def grainy() -> Findings:
+    """MoS2 of so few electrons that nothing is sure."""
+    image, _ = taken(crystal((200, 220), pixel_size_A=PIXEL_A, rotation_deg=21.0, seed=4), counts=2.5)
+    return analyze(as_micrograph(image, PIXEL_A), Settings(), keep)
+
+
 def test_stages_are_announced_in_order_and_timed() -> None:
     analysis, _ = small()
     assert list(analysis.timings_s) == [

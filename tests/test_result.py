@@ -69,6 +69,16 @@ def test_document_is_strict_json(folder: Path, analysis: Findings) -> None:
     assert content["match"]["reduced_chi2"] == pytest.approx(1, abs=0.03)  # the noise that `handmade` put in
 
 
+def test_the_judged_area_is_that_of_the_judged_sites(folder: Path, analysis: Findings) -> None:
+    """Of a rectangle: `handmade` judges what is 12 px from the edge, where the pixels that are not masked go on."""
+    (height, width), judged = handmade.SHAPE, read(folder)["judged"]
+    true_nm2 = (height - 25) * (width - 25) * (handmade.PIXEL_A / 10) ** 2
+    assert judged["sites"] == int(analysis.sites.analysed.sum()) > 0
+    assert judged["area_nm2"] == pytest.approx(true_nm2, rel=0.05)
+    seen_nm2 = float(np.mean(analysis.region_map == 0)) * height * width * (handmade.PIXEL_A / 10) ** 2
+    assert seen_nm2 > 1.15 * true_nm2  # what it must not be
+
+
 def test_nan_never_reaches_the_file() -> None:
     with pytest.raises(ValueError, match="JSON"):
         to_json({"a": float("nan")})

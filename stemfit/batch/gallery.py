@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,11 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from stemfit.batch import thumbnail
-from stemfit.batch.statistics import Field, Line
+from stemfit.batch.inputs import FIGURE, told
+from stemfit.batch.plan import Request
+from stemfit.batch.remarks import INDEX, opened, remarks
+from stemfit.batch.statistics import Line
+from stemfit.batch.store import failure, failure_picture
 from stemfit.report import words
 from stemfit.report.sealed import asset, environment, policy
 
@@ -26,7 +30,27 @@ MOST_CARDS = 5000
 MOST_MARKS = 80
 """Defects that are marked on a card."""
 
-BINS = 12
+MOST_WITHIN = 300
+"""Images of which the page holds the pictures, 10 to 20 kB each; of more it shows those in the folders beside it, which
+a browser loads as they come into sight."""
+
+BESIDE = "data: 'self' file:"
+"""Where these may come from: the same site, or, where that means nothing, the same disk."""
+
+TABLES = ("summary.csv", "summary.parquet", "statistics.csv", INDEX)
+FIGURES = ("statistics.svg", "statistics.pdf", FIGURE)
+
+DOUBTS = {
+    "inverted": "an inverted image?",
+    "misfit": "badly explained",
+    "host": "host uncertain",
+    "metal": "metal uncertain",
+    "lie": "orientation uncertain",
+    "vacancies": "single vacancies cannot be told",
+    "unlike": "partly another crystal",
+}
+"""Of `stemfit.warn.doubts`, on a card."""
+
 COLOURS = {"SV": 0, "DV": 1, "VM": 2, "SUB": 3, "ANTI": 4, "LINE": 5, "TREFOIL": 6}
 """Which colour a type has; the others share one."""
 
@@ -48,42 +72,22 @@ class Card(NamedTuple):
     marks: tuple[Mark, ...]
     labels: tuple[tuple[str, int], ...]
     types: str
+    trace: str = ""
 
 
-class Bar(NamedTuple):
-    """One bar of a histogram, shares of its width and height in per cent."""
-
-    left: float
-    width: float
-    height: float
-    number: int
-
-
-class Histogram(NamedTuple):
-    """Images by their density, in one host."""
-
-    host: str
-    largest: float
-    bars: tuple[Bar, ...]
-
-
-def page(root: Path, folder: Path, index: Path, lines: Sequence[Line], fields: Sequence[Field]) -> Iterator[str]:
-    """The page, piece by piece.
+def page(asked: Request, lines: Sequence[Line]) -> Iterator[str]:
+    """The page of a folder whose index is made, piece by piece.
 
     Parameters
     ----------
-    root : path
-        Of the results: links and pictures are relative to it.
-    folder : path
-        Of the images, for the title.
-    index : path
-        `index.sqlite`, made from the results.
-    lines, fields : sequences
+    asked : Request
+    lines : sequence of Line
         Statistics.
     """
+    root = asked.results
     style = asset("page.css") + asset("gallery.css", ASSETS)
     script = asset("gallery.js", ASSETS)
-    connection = sqlite3.connect(f"file:{quote(str(index))}?mode=ro", uri=True)
+    connection = opened(root)
     connection.row_factory = sqlite3.Row
     try:
         counts = dict(connection.execute("SELECT status, COUNT(*) FROM images GROUP BY status").fetchall())
@@ -91,22 +95,36 @@ def page(root: Path, folder: Path, index: Path, lines: Sequence[Line], fields: S
             "SELECT host FROM images WHERE host IS NOT NULL GROUP BY host ORDER BY COUNT(*) DESC, host")]  # fmt: skip
         types = [row[0] for row in connection.execute(
             "SELECT type FROM defects WHERE claimed GROUP BY type ORDER BY COUNT(*) DESC, type")]  # fmt: skip
+        total = sum(counts.values())
+        within = total <= MOST_WITHIN
         yield from _templates().get_template("gallery.html").generate(
-            title=folder.name or str(folder), counts=counts, total=sum(counts.values()), hosts=hosts, types=types,
-            lines=lines, scale=_scale(lines), histograms=_histograms(fields), cards=_cards(connection, root),
+            title=asked.folder.name or str(asked.folder), counts=counts, total=total, hosts=hosts, types=types,
+            lines=lines, scale=_scale(lines), spread=any(line.dispersion is not None for line in lines),
+            within=within, cards=_cards(connection, root, within), remarks=remarks(root),
+            made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", code=asked.code, settings=_settings(asked), files=TABLES,
+            figure=_embedded(root / FIGURES[0], "svg+xml") if lines else "", figures=FIGURES if lines else (),
             most=MOST_CARDS, equal=connection.execute("SELECT COUNT(equal_to) FROM images").fetchone()[0],
-            colours=COLOURS, style=Markup(style), script=Markup(script), policy=policy([script], [style]),
+            colours=COLOURS, style=Markup(style), script=Markup(script),
+            policy=policy([script], [style], "data:" if within else BESIDE),
         )  # fmt: skip
     finally:
         connection.close()
 
 
-def _cards(connection: sqlite3.Connection, root: Path) -> Iterator[Card]:
-    order = "CASE status WHEN 'failed' THEN 0 WHEN 'ok' THEN 1 ELSE 2 END, file"
-    for row in connection.execute(f"SELECT * FROM images ORDER BY {order} LIMIT {MOST_CARDS}"):
+def _settings(asked: Request) -> list[tuple[str, str]]:
+    """What was asked for, without what was left open."""
+    return [(name, told(str(value))) for name, value in asked.settings.items() if value not in (None, "auto")]
+
+
+def _cards(connection: sqlite3.Connection, root: Path, within: bool) -> Iterator[Card]:
+    order = "CASE status WHEN 'failed' THEN 0 WHEN 'ok' THEN 1 ELSE 2 END, rowid"
+    for row in connection.execute(f"SELECT rowid AS place, * FROM images ORDER BY {order} LIMIT {MOST_CARDS}"):
         image = dict(row)
         if image["status"] != "ok":
-            yield Card(image, "", "", (), (), "")
+            failed = failure(root, image["file"]) if image["status"] == "failed" else None
+            seen = failure_picture(root, image["file"])
+            yield Card(image, "", _picture(root, seen, within) if failed and seen.exists() else "", (), (), "",
+                       told(failed.trace) if failed else "")  # fmt: skip
             continue
         own = (image["file"],)
         marks = connection.execute(
@@ -117,15 +135,20 @@ def _cards(connection: sqlite3.Connection, root: Path) -> Iterator[Card]:
             "ORDER BY COUNT(*) DESC, label", own,
         ).fetchall()  # fmt: skip
         yield Card(
-            image, quote(f"{image['folder']}/report.html"), _picture(root / image["folder"] / thumbnail.NAME),
+            image, quote(f"{image['folder']}/report.html"),
+            _picture(root, root / image["folder"] / thumbnail.NAME, within),
             tuple(Mark(x, y, COLOURS.get(kind, len(COLOURS))) for x, y, kind in marks),
             tuple((label, n) for label, n, _ in labels), " ".join(sorted({kind for _, _, kind in labels})),
         )  # fmt: skip
 
 
-def _picture(path: Path) -> str:
+def _picture(root: Path, path: Path, within: bool) -> str:
+    return _embedded(path, "jpeg") if within else quote(path.relative_to(root).as_posix())
+
+
+def _embedded(path: Path, kind: str) -> str:
     try:
-        return "data:image/jpeg;base64," + b64encode(path.read_bytes()).decode("ascii")
+        return f"data:image/{kind};base64," + b64encode(path.read_bytes()).decode("ascii")
     except OSError:
         return ""
 
@@ -135,28 +158,12 @@ def _scale(lines: Sequence[Line]) -> float:
     return max((line.density.high or 0.0 for line in lines), default=0.0) or 1.0
 
 
-def _histograms(fields: Sequence[Field]) -> list[Histogram]:
-    """Only of hosts with images enough for a distribution."""
-    found = []
-    for host in dict.fromkeys(one.host for one in fields):
-        densities = [one.number / one.area_nm2 for one in fields if one.host == host]
-        largest = max(densities)
-        if len(densities) < 5 or largest == 0:
-            continue
-        bins = min(BINS, math.ceil(math.sqrt(len(densities))) + 1)
-        numbers = [0] * bins
-        for value in densities:
-            numbers[min(int(bins * value / largest), bins - 1)] += 1
-        bars = tuple(Bar(100 * k / bins, 100 / bins, 100 * n / max(numbers), n) for k, n in enumerate(numbers))
-        found.append(Histogram(host, largest, bars))
-    return found
-
-
 @cache
 def _templates() -> Environment:
     made = environment("stemfit.batch")
-    made.filters |= {"label": words.label, "number": words.number, "formula": words.formula, "density": density}
-    made.globals |= {"count": words.count, "types_told": words.TYPES}
+    made.filters |= {"label": words.label, "number": words.number, "formula": words.formula, "density": density,
+                     "probability": words.probability}  # fmt: skip
+    made.globals |= {"count": words.count, "types_told": words.TYPES, "doubts_told": DOUBTS}
     return made
 
 

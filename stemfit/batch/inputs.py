@@ -20,6 +20,9 @@ SUFFIXES = frozenset({".tif", ".tiff", ".png", ".dm3", ".dm4", ".emd", ".ser", "
 RESULT = ".stemfit"
 """How the folder of a result ends. Nothing below such a folder is an input."""
 
+FIGURE = "statistics.png"
+"""What a batch draws in the folder of results: no input where that is, or was, the folder of images, too."""
+
 READERS = 4
 """Threads that hash files: enough to keep a disk busy, which one is not."""
 
@@ -120,7 +123,7 @@ def find(folder: Path, patterns: Sequence[str] = (), results: Path | None = None
                 remedy = "check the permissions of the folder"
                 raise InputError(f"cannot be listed ({error.strerror})", remedy=remedy, subject=folder)
             unreadable.append(Unreadable(name, f"the folder cannot be listed ({error.strerror})"))
-        for one in (Input(one, folder / one) for one in entries if _wanted(one, patterns)):
+        for one in (Input(one, folder / one) for one in entries if _wanted(one, patterns) and not _drawn(folder / one)):
             (links if one.path.is_symlink() else inputs).append(one)
     return Found(tuple(sorted([*inputs, *_firsts(links, inputs)])), tuple(sorted(unreadable)))
 
@@ -180,6 +183,13 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _same(one: Path, other: Path) -> bool:
     return _identity(one) is not None and _identity(one) == _identity(other)
+
+
+def _drawn(path: Path) -> bool:
+    """Whether that is a figure which a batch has drawn there."""
+    from stemfit.batch.store import OWN
+
+    return path.name == FIGURE and (path.parent / OWN).is_dir()
 
 
 def _wanted(name: str, patterns: Sequence[str]) -> bool:

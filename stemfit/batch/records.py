@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,15 +17,19 @@ TYPES = ("SV", "DV", "VM", "SUB", "ANTI", "LINE", "TREFOIL", "BOND", "TWIN", "AD
 
 IMAGE: Mapping[str, type] = {
     "file": str, "status": str, "reason": str, "exit_code": int, "folder": str, "sha256": str, "equal_to": str,
-    "host": str, "host_source": str, "host_probability": float, "width_px": int, "height_px": int,
+    "host": str, "host_source": str, "host_probability": float, "host_uncertain": int,
+    "width_px": int, "height_px": int,
     "pixel_size_A": float, "pixel_size_sigma_A": float, "pixel_size_source": str, "metadata_pixel_size_A": float,
     "anisotropy": float, "rotation_deg": float, "residual_rms_pm": float, "masked_fraction": float,
-    "analysed_nm2": float, "columns": int, "ncc": float, "reduced_chi2": float, "defects": int, "suspects": int,
+    "judged_nm2": float, "columns": int, "ncc": float, "reduced_chi2": float, "defects": int, "suspects": int,
     "defects_per_nm2": float, "defects_per_nm2_low": float, "defects_per_nm2_high": float,
-    **dict.fromkeys(TYPES, int), "warnings": int, "warning_texts": str,
+    **dict.fromkeys(TYPES, int), "doubts": str, "looked_for": str, "blind_to": str, "warnings": int,
+    "warning_texts": str,
 }  # fmt: skip
 """Columns of the summary. `reason` and `exit_code` say why there is no result; `equal_to` names the first image of the
-same content, which statistics count once; NULL or empty is what is not known."""
+same content, which statistics count once; `judged_nm2` is the area of the sites that were judged; `doubts` are kinds of
+warnings that put the whole in doubt (`stemfit.warn.doubts`); `looked_for` are single vacancies that the crystal can
+have, `blind_to` those of them that the image could not show; NULL or empty is what is not known or is not."""
 
 DEFECT: Mapping[str, type] = {
     "file": str, "id": int, "claimed": int, "type": str, "label": str, "probability": float, "log_bayes_factor": float,
@@ -35,9 +40,10 @@ DEFECT: Mapping[str, type] = {
 CANDIDATE: Mapping[str, type] = {
     "file": str, "id": str, "defect": int, "label": str, "log_likelihood": float, "posterior": float,
     "in_95_set": int, "ncc": float, "ssim": float, "reduced_chi2": float, "evidence_relaxed_minus_unrelaxed": float,
-    "max_displacement_A": float, "relaxer": str, "structure": str,
+    "max_displacement_A": float, "tie_with": str, "relaxer": str, "structure": str,
 }  # fmt: skip
-"""Columns of the structures that were compared: `structure` is the path of the file below the results."""
+"""Columns of the structures that were compared: `tie_with` lists those that look the same, among which the posterior is
+split; `structure` is the path of the file below the results."""
 
 
 class Record(NamedTuple):
@@ -57,11 +63,11 @@ class Record(NamedTuple):
 
 
 def records(asked: Request, held: Contents) -> Iterator[Record]:
-    """What is known of every image of a folder, in the order of the names."""
+    """What is known of every image of a folder, in the order of the names as people count."""
     first: dict[str, str] = {}
     names = {one.name: one for one in held.sha256}
     lost = {one.name: unread(one) for one in held.unreadable}
-    for name in sorted({*names, *lost}):
+    for name in sorted({*names, *lost}, key=natural):
         if name in lost:
             yield _failed(lost[name], "")
             continue
@@ -73,6 +79,12 @@ def records(asked: Request, held: Contents) -> Iterator[Record]:
             yield _failed(state, sha256)
         else:
             yield _done(asked.results, name, sha256, first)
+
+
+def natural(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Sort key of a name: im2 before im10."""
+    parts = re.split(r"([0-9]+)", name)  # every second one is a number
+    return [(int(part), "") if k % 2 else (0, part.casefold()) for k, part in enumerate(parts)], name
 
 
 def _row(name: str, status: str, sha256: str, **more: Any) -> dict[str, Any]:
@@ -95,23 +107,27 @@ def _done(root: Path, name: str, sha256: str, first: dict[str, str]) -> Record:
         return _failed(Failure(name, None, 3, f"its result is damaged ({error}); remove the folder"), sha256)
     host, scale, lattice = document["host"], document["calibration"], document["lattice"]
     height, width = document["input"]["shape_px"]
-    nm2 = (1 - lattice["masked_fraction"]) * height * width * scale["pixel_size_A"] ** 2 / 100
+    judged, doubts = document["judged"], document["doubts"]
+    nm2 = judged["area_nm2"]
     claimed = document["defects"]
     per_nm2 = density(len(claimed), nm2)
     equal = first.setdefault(sha256, name)
     place = told(folder.relative_to(root).as_posix())
     image = _row(
         name, "ok", sha256, folder=place, equal_to=None if equal == name else told(equal), host=host["name"],
-        host_source=host["source"], host_probability=host["probability"], width_px=width, height_px=height,
+        host_source=host["source"], host_probability=host["probability"], host_uncertain=int("host" in doubts),
+        width_px=width, height_px=height,
         pixel_size_A=scale["pixel_size_A"], pixel_size_sigma_A=scale["pixel_size_sigma_A"],
         pixel_size_source=scale["source"], metadata_pixel_size_A=scale["metadata_pixel_size_A"],
         anisotropy=lattice["anisotropy"], rotation_deg=lattice["rotation_deg"],
-        residual_rms_pm=lattice["residual_rms_pm"], masked_fraction=lattice["masked_fraction"], analysed_nm2=nm2,
+        residual_rms_pm=lattice["residual_rms_pm"], masked_fraction=lattice["masked_fraction"], judged_nm2=nm2,
         columns=columns, ncc=document["match"]["ncc"], reduced_chi2=document["match"]["reduced_chi2"],
         defects=len(claimed), suspects=len(document["suspects"]), defects_per_nm2=per_nm2.value,
         defects_per_nm2_low=per_nm2.low, defects_per_nm2_high=per_nm2.high,
         **{kind: sum(one["type"] == kind for one in claimed) for kind in TYPES},
-        warnings=len(document["warnings"]), warning_texts=told("\n".join(document["warnings"])) or None,
+        doubts=" ".join(doubts) or None, looked_for=" ".join(judged["apart_sigma"]) or None,
+        blind_to=" ".join(judged["blind_to"]) or None, warnings=len(document["warnings"]),
+        warning_texts=told(" | ".join(document["warnings"])) or None,
     )  # fmt: skip
     defects = [_defect(name, one, 1) for one in claimed] + [_defect(name, one, 0) for one in document["suspects"]]
     return Record(image, defects, [_candidate(name, place, one) for one in document["candidates"]])
@@ -126,5 +142,5 @@ def _defect(name: str, one: Mapping[str, Any], claimed: int) -> dict[str, Any]:
 
 def _candidate(name: str, place: str, one: Mapping[str, Any]) -> dict[str, Any]:
     own = {"file": told(name), "relaxer": one["relaxer"]["name"], "structure": f"{place}/{one['file']}",
-           "in_95_set": int(one["in_95_set"])}  # fmt: skip
+           "in_95_set": int(one["in_95_set"]), "tie_with": " ".join(one["tie_with"]) or None}  # fmt: skip
     return {column: own[column] if column in own else one[column] for column in CANDIDATE}

@@ -28,11 +28,18 @@ class Line(NamedTuple):
     host, type, label : str
         "all" where they are taken together.
     images : int
-        In which it was looked for, equal ones once.
+        In which it was looked for and could be told, equal ones once.
+    images_host_uncertain : int
+        Of these, those whose host is only the likeliest of several.
+    images_blind : int
+        In which it could not be told from a full column, so that its absence there means nothing: they are in no other
+        number of this line. Of all types together, those in which any type could not be told: these are counted.
     area_nm2 : float
-        Analysed.
+        Of the sites that were judged.
     number : int
         Claimed.
+    number_blind : int
+        Claimed all the same in images that are blind to it.
     expected : float
         Sum of the probabilities of the claims: fewer than `number`, because claims may be wrong.
     density : Density
@@ -48,8 +55,11 @@ class Line(NamedTuple):
     type: str
     label: str
     images: int
+    images_host_uncertain: int
+    images_blind: int
     area_nm2: float
     number: int
+    number_blind: int
     expected: float
     density: Density
     dispersion: float | None
@@ -76,39 +86,62 @@ def density(count: int, area_nm2: float) -> Density:
 
 
 class Field(NamedTuple):
-    """What statistics need of one image: of each (type, label) how many claims, and the sum of their probabilities."""
+    """What statistics need of one image.
+
+    Attributes
+    ----------
+    host : str
+    area_nm2 : float
+        Of the sites that were judged.
+    claims : mapping
+        Of each (type, label) how many claims, and the sum of their probabilities.
+    host_uncertain : bool
+    looked_for, blind_to : frozenset of str
+        Labels of single vacancies: all that the crystal can have, and those that cannot be told from full columns.
+    """
 
     host: str
     area_nm2: float
     claims: Mapping[tuple[str, str], tuple[int, float]]
+    host_uncertain: bool = False
+    looked_for: frozenset[str] = frozenset()
+    blind_to: frozenset[str] = frozenset()
 
     @property
     def number(self) -> int:
         """Of all claims."""
         return sum(n for n, _ in self.claims.values())
 
+    def blind(self, kind: str, label: str) -> bool:
+        """Whether some of this type and label cannot be told."""
+        return kind in ("all", "SV") and bool(self.blind_to if label == "all" else self.blind_to & {label})
+
 
 def field(image: Mapping[str, Any], defects: Sequence[Mapping[str, Any]]) -> Field | None:
     """An image as it counts; None where it does not: without a result, without area, or equal to one before it."""
-    if image["status"] != "ok" or image["equal_to"] is not None or not image["analysed_nm2"] > 0:
+    if image["status"] != "ok" or image["equal_to"] is not None or not image["judged_nm2"] > 0:
         return None
     claims: dict[tuple[str, str], tuple[int, float]] = {}
     for one in defects:
         if one["claimed"]:
             n, sure = claims.get((one["type"], one["label"]), (0, 0.0))
             claims[one["type"], one["label"]] = n + 1, sure + one["probability"]
-    return Field(image["host"], image["analysed_nm2"], claims)
+    names = [frozenset((image[name] or "").split()) for name in ("looked_for", "blind_to")]
+    return Field(image["host"], image["judged_nm2"], claims, bool(image["host_uncertain"]), *names)
 
 
 def lines(fields: Sequence[Field]) -> list[Line]:
-    """Statistics of a folder: hosts by their area; in each all defects, the types, and the labels of each type."""
+    """Statistics of a folder: hosts by their area; in each all defects, the types, and the labels of each type.
+
+    Single vacancies have a line wherever the crystal can have some: that none is claimed is a density, too.
+    """
     areas: dict[str, float] = {}
     for one in fields:
         areas[one.host] = areas.get(one.host, 0.0) + one.area_nm2
     found = []
     for host in sorted(areas, key=lambda name: (-areas[name], name)):
         own = [one for one in fields if one.host == host]
-        kinds = {kind for one in own for kind in one.claims}
+        kinds = {kind for one in own for kind in one.claims} | {("SV", name) for one in own for name in one.looked_for}
         asked = [("all", "all")]
         for kind in sorted({t for t, _ in kinds}, key=lambda t: (-_count(own, t), t)):
             asked.append((kind, "all"))
@@ -128,11 +161,15 @@ def _of(one: Field, kind: str, label: str) -> tuple[int, float]:
 
 
 def _line(host: str, kind: str, label: str, fields: Sequence[Field]) -> Line:
-    counts = [_of(one, kind, label) for one in fields]
-    area, total = math.fsum(one.area_nm2 for one in fields), sum(n for n, _ in counts)
-    dispersion, p_even = _evenness([n for n, _ in counts], [one.area_nm2 for one in fields])
-    return Line(host, kind, label, len(fields), area, total, math.fsum(p for _, p in counts), density(total, area),
-                dispersion, p_even)  # fmt: skip
+    blind = [one for one in fields if one.blind(kind, label)]
+    seeing = list(fields) if kind == "all" else [one for one in fields if not one.blind(kind, label)]
+    counts, areas = [_of(one, kind, label) for one in seeing], [one.area_nm2 for one in seeing]
+    area, total = math.fsum(areas), sum(n for n, _ in counts)
+    uncertain = sum(one.host_uncertain for one in seeing)
+    missed = 0 if kind == "all" else _count(blind, kind, label)
+    expected, even = math.fsum(p for _, p in counts), _evenness([n for n, _ in counts], areas)
+    return Line(host, kind, label, len(seeing), uncertain, len(blind), area, total, missed, expected,
+                density(total, area), *even)  # fmt: skip
 
 
 def _evenness(counts: Sequence[int], areas: Sequence[float]) -> tuple[float | None, float | None]:

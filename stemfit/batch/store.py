@@ -17,7 +17,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,10 @@ from stemfit.errors import OutputError
 SCHEMA = "stemfit.batch/1"
 OWN = ".stemfit-batch"
 UNFINISHED = ".tmp-batch-"
-DERIVED = ("summary.csv", "summary.parquet", "index.sqlite", "index.html", "statistics.csv")
+DERIVED = (
+    "summary.csv", "summary.parquet", "index.sqlite", "index.html", "statistics.csv", "statistics.svg",
+    "statistics.pdf", "statistics.png",
+)  # fmt: skip
 JOURNAL = "log.jsonl"
 BESIDE = re.compile("|".join(re.escape(name) for name in (*DERIVED, JOURNAL)) + r"|log-\d+-of-\d+\.jsonl")
 """Files of a batch beside its results: an input's folder cannot be called like one."""
@@ -219,6 +222,18 @@ def write_failure(root: Path, one: Failure) -> None:
 def forget_failure(root: Path, name: str) -> None:
     """An image that failed before has a result now."""
     _failure_file(root, name).unlink(missing_ok=True)
+    failure_picture(root, name).unlink(missing_ok=True)
+
+
+def failure_picture(root: Path, name: str) -> Path:
+    """Where a picture of an image is that could be read and not analysed."""
+    return _failure_file(root, name).with_suffix(".jpg")
+
+
+def keep_picture(picture: Path, root: Path, name: str) -> None:
+    """Put a picture of an image without a result beside how it failed, if there is one."""
+    with suppress(OSError):
+        picture.replace(failure_picture(root, name))
 
 
 def _failure_file(root: Path, name: str) -> Path:

@@ -23,9 +23,13 @@ BLOCK = 1000
 SQL = {str: "TEXT", int: "INTEGER", float: "REAL"}
 TABLES = {"images": (IMAGE, "file"), "defects": (DEFECT, "file, id"), "candidates": (CANDIDATE, "file, id")}
 
+VIEW = """CREATE VIEW counted_defects AS
+    SELECT d.* FROM defects d JOIN images i USING (file) WHERE d.claimed AND i.equal_to IS NULL"""
+"""What densities count: claims, of equal images those of the first."""
+
 STATISTICS = (
-    "host", "type", "label", "images", "area_nm2", "count", "expected", "per_nm2", "per_nm2_low", "per_nm2_high",
-    "dispersion", "p_even",
+    "host", "type", "label", "images", "images_host_uncertain", "images_blind", "area_nm2", "count", "count_blind",
+    "expected", "per_nm2", "per_nm2_low", "per_nm2_high", "dispersion", "p_even",
 )  # fmt: skip
 
 
@@ -130,6 +134,7 @@ def _sqlite(path: Path) -> Iterator[Callable[[Record], None]]:
                 )
 
         yield add
+        connection.execute(VIEW)
         connection.execute("CREATE INDEX defects_by_type ON defects (type, label)")
         connection.execute("CREATE INDEX candidates_by_defect ON candidates (file, defect)")
         connection.commit()
@@ -142,5 +147,5 @@ def statistics_csv(root: Path, lines: Sequence[Line]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(STATISTICS)
-    writer.writerows((*line[:7], *line.density, *line[8:]) for line in lines)
+    writer.writerows((*line[:10], *line.density, *line[11:]) for line in lines)
     write_file(root / "statistics.csv", [text.getvalue().encode()])

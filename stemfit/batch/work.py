@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -22,8 +23,9 @@ from stemfit.batch import blame, store
 from stemfit.batch.inputs import Input
 from stemfit.batch.keys import code_version
 from stemfit.batch.store import Failure, Sidecar
+from stemfit.batch.thumbnail import NAME as PICTURE
 from stemfit.batch.whole import copied, restore
-from stemfit.errors import InputError, OutputError, StemfitError, UsageError
+from stemfit.errors import InputError, NotAnalysable, OutputError, StemfitError, UsageError
 
 DIED = 2
 """A worker that dies with an image is replaced, and the image tried again; so many deaths are the image's own."""
@@ -188,6 +190,7 @@ def _outcome(job: Job, one: Input, done: str | None, method: Method) -> Outcome:
         failure = Failure(one.name, job.key, code, reason, trace, blame.passing(error))
     finally:
         if place is not None:
+            store.keep_picture(place.parent / PICTURE, job.root, one.name)
             shutil.rmtree(place.parent, ignore_errors=True)
     return Outcome(one.name, failure, copied, time.monotonic() - began)
 
@@ -261,7 +264,13 @@ def _analyse(path: Path, settings: Mapping[str, Any], out: Path) -> None:
     from stemfit.batch import thumbnail
 
     here = {**settings, "device": _device(settings)}
-    thumbnail.save(api.analyze(path, **here, out=out).image, out)
+    try:
+        found = api.analyze(path, **here, out=out)
+    except NotAnalysable:
+        with suppress(StemfitError):  # where it is no single grey image
+            thumbnail.save(api.open(path, frame=settings["frame"], signal=settings["signal"]).image, out.parent)
+        raise
+    thumbnail.save(found.image, out)
 
 
 def _device(settings: Mapping[str, Any]) -> str:

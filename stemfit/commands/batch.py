@@ -338,6 +338,10 @@ def _ended(request: Request, ended: Ended) -> str:
         lines.append(f"not done    {ended.left}")
     if ended.peak_MB:
         lines.append(f"memory      at most {ended.peak_MB / 1024:.2f} GiB in a worker")
+    if ended.told:
+        from stemfit.batch.remarks import remarks
+
+        lines += [f"note        {text}" for text in remarks(request.results)]
     later = "the last share to end makes the tables" if request.share.of > 1 else "not made yet"
     where = request.results / "index.html" if ended.told else later
     return "\n".join([*lines, f"gallery     {where}"])

@@ -148,6 +148,15 @@ def _nanometres(value: float, unit: str) -> str:
     return f"{value:g} {unit}"
 
 
+def plain(axes: Axes) -> None:
+    """Axes of a curve or a diagram: two thin lines and small numbers."""
+    axes.tick_params(which="both", labelsize=NATURE.small_pt, width=0.5, length=2)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_linewidth(0.5)
+
+
 def lettering(
     axes: Axes, at: Sequence[float] | FloatArray, text: str, colour: str, size: float, **options: Any
 ) -> None:

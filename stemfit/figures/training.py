@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stemfit.figures.sheet import BLUE, VERMILLION
+from stemfit.figures.sheet import BLUE, VERMILLION, plain
 from stemfit.figures.style import NATURE
 
 HEIGHT_MM = 70.0
@@ -40,15 +39,7 @@ def curves(history: Sequence[Mapping[str, float]], unmoved_A: float) -> Figure:
     rates.set_yscale("log")
     for axes, name in ((errors, "validation\nerror (pm)"), (losses, "training\nloss"), (rates, "learning\nrate")):
         axes.set_ylabel(name, size=NATURE.text_pt)
-        _plain(axes)
+        plain(axes)
     rates.set_xlabel("optimiser step", size=NATURE.text_pt)
     figure.align_ylabels()
     return figure
-
-
-def _plain(axes: Axes) -> None:
-    axes.tick_params(which="both", labelsize=NATURE.small_pt, width=0.5, length=2)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_linewidth(0.5)

@@ -13,14 +13,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 ASSETS = Path(__file__).parent / "assets"
 
 POLICY = (
-    "default-src 'none'; img-src data:; script-src {scripts}; style-src {styles}; connect-src 'none'; "
+    "default-src 'none'; img-src {images}; script-src {scripts}; style-src {styles}; connect-src 'none'; "
     "base-uri 'none'; form-action 'none'"
 )
 
 
-def policy(scripts: list[str], styles: list[str]) -> str:
-    """Content-Security-Policy of a page with these scripts and style sheets."""
-    return POLICY.format(scripts=" ".join(map(fingerprint, scripts)), styles=" ".join(map(fingerprint, styles)))
+def policy(scripts: list[str], styles: list[str], images: str = "data:") -> str:
+    """Content-Security-Policy of a page with these scripts and style sheets, and images from there."""
+    scripts_known, styles_known = (" ".join(map(fingerprint, some)) for some in (scripts, styles))
+    return POLICY.format(images=images, scripts=scripts_known, styles=styles_known)
 
 
 def environment(package: str) -> Environment:

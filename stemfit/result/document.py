@@ -49,12 +49,14 @@ def document(analysis: Findings, frame: Frame) -> dict[str, Any]:
         "version": stemfit.__version__,
         "status": "ok",
         "warnings": analysis.warnings,
+        "doubts": analysis.doubts,
         "input": _input(analysis),
         "settings": analysis.settings,
         "environment": analysis.environment,
         "calibration": {k: v for k, v in asdict(analysis.calibration).items() if k != "lattice_pixel_size_A"},
         "host": _host(analysis),
         "lattice": _lattice(analysis, frame),
+        "judged": _judged(analysis),
         "regions": [asdict(region) for region in analysis.regions],
         "imaging": _imaging(analysis),
         "defects": [_defect(defect, frame) for defect in analysis.defects],
@@ -122,6 +124,24 @@ def _lattice(analysis: Findings, frame: Frame) -> dict[str, Any]:
         "residual_rms_pm": lattice.residual_rms_px * analysis.calibration.pixel_size_A * 100,
         "image_from_structure": frame._asdict(),
         "masked_fraction": np.mean(analysis.region_map > 0),
+    }
+
+
+def _judged(analysis: Findings) -> dict[str, Any]:
+    """What densities are taken over: the area of the sites of which a defect could be claimed.
+
+    As many cells as hold so many sites, and not the pixels that are not masked: sites near the edge of the image and of
+    its regions are not judged, and what is claimed is claimed of sites. In units of the crystal's cell it does not
+    depend on the shear of the scan.
+    """
+    sites, lattice = int(np.count_nonzero(analysis.sites.analysed)), analysis.lattice
+    (ax, ay), (bx, by) = lattice.a_px, lattice.b_px
+    each_nm2 = abs(ax * by - ay * bx) / len(lattice.basis) * (analysis.calibration.pixel_size_A / 10) ** 2
+    return {
+        "sites": sites,
+        "area_nm2": sites * each_nm2,
+        "apart_sigma": analysis.apart_sigma,
+        "blind_to": analysis.blind_to,
     }
 
 

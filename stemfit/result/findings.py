@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,6 +63,12 @@ class Findings:
     measured : (K, 4) array or None
         x, y (px, without that jitter), integral and whether it is on a site (0, 1), of the columns in `simulated` that
         no structure tells.
+    apart_sigma : mapping of label to float
+        How far columns that lost one of two atoms are from full ones, in sigmas of a column.
+    blind_to : tuple of str
+        Those of these labels that cannot be told one by one: their absence means nothing.
+    doubts : tuple of str
+        Kinds of warnings that put the whole in doubt, as in `stemfit.warn.doubts`.
     """
 
     micrograph: Micrograph
@@ -88,3 +94,6 @@ class Findings:
     matches: tuple[Match, ...] = ()
     rows: RowOffsets | None = None
     measured: FloatArray | None = None
+    apart_sigma: Mapping[str, float] = field(default_factory=dict)
+    blind_to: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()

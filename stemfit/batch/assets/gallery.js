@@ -9,7 +9,7 @@
   const number = (text) => (text === "" ? NaN : Number(text));
 
   function wanted(card) {
-    const { name, status, host, types, density, ncc, warnings } = card.dataset;
+    const { name, status, host, types, density, ncc, doubts } = card.dataset;
     const kind = asked("type");
     const low = number(asked("low")), high = number(asked("high")), least = number(asked("ncc"));
     if (!name.toLowerCase().includes(asked("name").toLowerCase())) return false;
@@ -21,23 +21,32 @@
     if (!Number.isNaN(low) && !(number(density) >= low)) return false;
     if (!Number.isNaN(high) && !(number(density) <= high)) return false;
     if (!Number.isNaN(least) && !(number(ncc) >= least)) return false;
-    return !(form.elements.calm.checked && warnings !== "0");
+    const sure = asked("sure").split(" ").filter(Boolean);
+    if (sure.length && status !== "ok") return false;  // of what has no result nothing is sure
+    return !doubts.split(" ").some((kind) => sure.includes(kind));
   }
 
   const last = (value) => (Number.isNaN(value) ? Infinity : value);
   const orders = {
-    name: (a, b) => (a.dataset.name < b.dataset.name ? -1 : 1),
+    name: (a, b) => a.dataset.place - b.dataset.place,
     density: (a, b) => last(-number(a.dataset.density)) - last(-number(b.dataset.density)) || 0,
     ncc: (a, b) => last(number(a.dataset.ncc)) - last(number(b.dataset.ncc)) || 0,
   };
 
+  let placed = "";
+
   function show() {
-    const order = orders[asked("order")];
-    place.append(...(order ? [...cards].sort(order) : cards));
     let n = 0;
     for (const card of cards) {
-      card.hidden = !wanted(card);
+      card.hidden = !wanted(card);  // before anything moves: what is hidden is not laid out
       n += !card.hidden;
+    }
+    if (asked("order") !== placed) {
+      placed = asked("order");
+      const parent = place.parentNode;
+      place.remove();  // thousands of nodes that a page shows are slow to move
+      place.replaceChildren(...(orders[placed] ? [...cards].sort(orders[placed]) : cards));
+      parent.append(place);
     }
     said.textContent = `${n} of ${cards.length} images shown`;
   }
