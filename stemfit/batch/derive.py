@@ -46,7 +46,7 @@ def _figures(root: Path, statistics: Sequence[Line], fields: Sequence[Field]) ->
     from stemfit.figures.statistics import densities
 
     figure = densities(statistics, fields)
-    with tempfile.TemporaryDirectory(prefix=".tmp-figures-", dir=root) as place:
+    with tempfile.TemporaryDirectory() as place:  # not in the results, where a kill would leave it
         for name in FIGURES:
             save(figure, Path(place) / name)
             write_file(root / name, [(Path(place) / name).read_bytes()])
