@@ -21,7 +21,7 @@ from batch_stub import SETTINGS, STUB, image
 from PIL import Image
 from test_batch_kill import ENVIRONMENT, tree
 
-from stemfit.batch import Ended, Request, keys, lock, look, owner, run, store, work
+from stemfit.batch import Ended, Request, keys, lock, look, run, store, work
 from stemfit.batch.inputs import shard
 from stemfit.batch.local import Engine
 from stemfit.batch.work import Job, Method, Report, carry_out
@@ -272,50 +272,6 @@ sys.exit(batch_stub.main())
     assert done.returncode == 5 and "cannot be written (File too large); make room" in done.stderr
     assert not list((folder.parent / "out").rglob("*.stemfit")) and not list((folder.parent / "out").glob(".tmp-*"))
     assert counts(run(request(folder), here)) == (0, 3, 1, 0)
-
-
-# -- whose results ------------------------------------------------------------------------------------------------
-
-
-def test_the_results_of_another_folder_are_not_overwritten(folder: Path, tmp_path: Path) -> None:
-    run(request(folder), here)
-    before = tree(tmp_path / "out")
-    image(tmp_path / "other/a.tif", 5)
-    with pytest.raises(OutputError, match=f"holds the results of {folder}.*another --out"):
-        run(request(tmp_path / "other"), here)
-    with pytest.raises(OutputError, match="holds the results of"):
-        run(request(tmp_path / "other", share=shard("1/2")), here)
-    with pytest.raises(OutputError, match="holds the results of"):
-        look(request(tmp_path / "other"))
-    assert tree(tmp_path / "out") == before
-    (tmp_path / "link").symlink_to(folder)
-    assert counts(run(request(tmp_path / "link"), here)) == (4, 0, 0, 0)  # the same under another name
-    folder.rename(tmp_path / "renamed")
-    assert counts(run(request(tmp_path / "renamed"), here)) == (4, 0, 0, 0)
-    folder.mkdir()
-    with pytest.raises(OutputError, match=r"holds the results of .*renamed"):
-        image(folder / "new.tif", 1)
-        run(request(folder), here)
-
-
-def test_of_two_folders_that_begin_together_one_is_the_first(tmp_path: Path) -> None:
-    for name in ("one", "other"):
-        (tmp_path / name).mkdir()
-    owner.claim(tmp_path / "out", tmp_path / "one", shard("1/2"))
-    owner.claim(tmp_path / "out", tmp_path / "one", shard("2/2"))
-    assert not owner._created(tmp_path / "out", tmp_path / "other")  # as who had seen nobody
-    with pytest.raises(OutputError, match="holds the results of"):
-        owner.claim(tmp_path / "out", tmp_path / "other", shard("2/2"))
-
-
-@pytest.mark.parametrize("name", ["summary.csv", "index.html", "log.jsonl", "index.sqlite"])
-def test_files_that_are_none_of_a_batch_stay(name: str, folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / name).write_text("precious")
-    with pytest.raises(OutputError, match=f"{name}: stands there already, is of no batch"):
-        run(request(folder), here)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
-    assert (tmp_path / "out" / name).read_text() == "precious"
 
 
 # -- who works -----------------------------------------------------------------------------------------------------
