@@ -102,11 +102,20 @@ def _notes(patch: Patch) -> list[str]:
     )
     if unknown:
         said += f" Of {', '.join(unknown)} no file is known here: choose one, with its cutoffs."
+    units = (
+        f"In the units of pw.x: degauss is {WIDTH_eV:g} eV, forc_conv_thr {FMAX_eV_A:g} eV/A, conv_thr 1e-10 Ry per "
+        "atom, etot_conv_thr 1e-6 Ry per atom, so that the forces decide. nosym: a defect may break the symmetry of "
+        "its start. starting_magnetization is a share of the valence electrons; pw.x finds the size by itself."
+    )
     if _truncated(patch):
-        return [said, "assume_isolated: the Coulomb interaction is cut off between the layers, which also takes the "
-                "field of a dipole off (Sohier et al., Phys. Rev. B 96, 075448 (2017))."]  # fmt: skip
+        cut = (
+            "assume_isolated: the Coulomb interaction is cut off between the layers, which also takes the field of a "
+            "dipole off (Sohier et al., Phys. Rev. B 96, 075448 (2017)). K_POINTS are automatic even for Gamma alone, "
+            "because the cut-off was reported to fail with the shortcut for it."
+        )
+        return [said, units, cut]
     least = 2 * (np.ptp(patch.atoms.positions[:, 2]) + TAIL_A) - np.ptp(patch.atoms.positions[:, 2])
-    return [said, f"assume_isolated = '2D' is left out: it needs {least:.1f} A of vacuum (--vacuum)."]
+    return [said, units, f"assume_isolated = '2D' is left out: it needs {least:.1f} A of vacuum (--vacuum)."]
 
 
 def _namelists(patch: Patch, kinds: list[_Kind]) -> str:
@@ -114,20 +123,19 @@ def _namelists(patch: Patch, kinds: list[_Kind]) -> str:
     count = len(patch.atoms)
     system = [
         "ibrav = 0", f"nat = {count}", f"ntyp = {len(kinds)}", f"ecutwfc = {waves}", f"ecutrho = {density}",
-        "occupations = 'smearing'", "smearing = 'gaussian'", f"degauss = {WIDTH_eV / Ry:.6f}  ! Ry", "tot_charge = 0",
-        "nosym = .true.  ! a defect may break the symmetry of its start",
+        "occupations = 'smearing'", "smearing = 'gaussian'", f"degauss = {WIDTH_eV / Ry:.6f}", "tot_charge = 0",
+        "nosym = .true.",
     ]  # fmt: skip
     if _truncated(patch):
         system.append("assume_isolated = '2D'")
     if any(kind.magnetic for kind in kinds):
         system.append("nspin = 2")
-        # A share of the valence electrons; pw.x finds the size by itself.
         system += [f"starting_magnetization({k}) = {0.3 if kind.magnetic else 0.0}" for k, kind in enumerate(kinds, 1)]
     control = [
-        "calculation = 'relax'  ! the cell stays", f"prefix = '{patch.name}'", "outdir = './out'",
-        "pseudo_dir = './pseudo'", f"forc_conv_thr = {FMAX_eV_A / (Ry / Bohr):.3e}  ! Ry/bohr",
-        f"etot_conv_thr = {1e-6 * count:.3e}  ! Ry: the forces decide", "nstep = 200",
+        "calculation = 'relax'", f"prefix = '{patch.name}'", "outdir = './out'",
+        "pseudo_dir = './pseudo'", f"forc_conv_thr = {FMAX_eV_A / (Ry / Bohr):.3e}",
+        f"etot_conv_thr = {1e-6 * count:.3e}", "nstep = 200",
     ]  # fmt: skip
-    electrons = [f"conv_thr = {1e-10 * count:.3e}  ! Ry, 1e-10 per atom", "mixing_beta = 0.3", "electron_maxstep = 120"]
+    electrons = [f"conv_thr = {1e-10 * count:.3e}", "mixing_beta = 0.3", "electron_maxstep = 120"]
     parts = {"CONTROL": control, "SYSTEM": system, "ELECTRONS": electrons, "IONS": ["ion_dynamics = 'bfgs'"]}
     return "".join(f"&{name}\n" + "".join(f"  {line}\n" for line in lines) + "/\n" for name, lines in parts.items())
