@@ -193,18 +193,15 @@ def named(start: str, hessian: str) -> str:
     return f"{start}-{'preconditioned' if hessian == HESSIANS[0] else 'default'}"
 
 
-def run(names: Sequence[str]) -> None:
-    """All relaxations, the short ones of each defect first."""
-    from ground_state import Electrons
-
-    frames = read_folder(HERE / "frames")
+def run(names: Sequence[str], frames: Sequence[Frame], source: Callable[[Frame], Source]) -> None:
+    """All relaxations, the short ones of each defect first; `source` calculates (`ground_state.Electrons`)."""
     known = truths(frames)
     for name in names:
         if name not in known:
             print(f"{name}: is not set aside, or its DFT minimum is not known")
             continue
         trial = load_trial(FOLDER / f"{name}.npz", known[name])
-        book = ledger(trial, FOLDER, Electrons, frames, lambda book, trial=trial: store(trial, book))  # type: ignore[misc]
+        book = ledger(trial, FOLDER, source, frames, lambda book, trial=trial: store(trial, book))  # type: ignore[misc]
         for hessian in HESSIANS:
             for start in STARTS:
                 descend(book, trial, start, hessian)
@@ -305,9 +302,12 @@ def main() -> None:
 
         print(table(HEAD, rows(json.loads(RESULTS.read_text()))))
         return
-    names = given.names or sorted(truths(read_folder(HERE / "frames")))
+    frames = read_folder(HERE / "frames")
+    names = given.names or sorted(truths(frames))
     if given.what == "run":
-        run(names)
+        from ground_state import Electrons
+
+        run(names, frames, Electrons)
         return
     from definet.teacher import calculator, fidelity
 
