@@ -128,7 +128,8 @@ def test_errors_are_shares_of_doing_nothing(trial, truth) -> None:
     found = {start: errors(truth, positions) for start, positions in trial.positions_A.items()}
     assert found["unrelaxed"] == pytest.approx((1, 1))
     assert found["potential"] == pytest.approx((0.6, 0.6)) and found["definet"] == pytest.approx((0.2, 0.2))
-    assert errors(truth, truth.positions_A + np.array([0.3, -0.2, 0.5])) == pytest.approx((0, 0), abs=1e-6), "a layer floats"
+    floated = truth.positions_A + np.array([0.3, -0.2, 0.5])
+    assert errors(truth, floated) == pytest.approx((0, 0), abs=1e-6)
     lifted = truth.positions_A + 0.01 * np.arange(len(truth.numbers))[:, None] * [0, 0, 1]
     assert errors(truth, lifted)[0] == pytest.approx(0, abs=1e-6) and errors(truth, lifted)[1] > 0.1
 
