@@ -14,10 +14,11 @@ from ase import Atoms
 from ase.build import fcc111
 from ase.calculators.emt import EMT
 from ase.io import read, write
-from springs import Springs
+from springs import Springs, broken
 from test_inputs import patch
 
 from definet.hessian import FLOOR_eV_A2, preconditioner, stiffness
+from stemfit.errors import ModelError
 from stemfit.inputs import Patch, hessian
 
 
@@ -152,6 +153,11 @@ def test_other_atoms_are_refused(folder: Path, run: Run) -> None:
     moved.rattle(0.1, seed=2)
     write(folder / "moved.extxyz", moved)
     assert run(folder, "moved.extxyz") > 0
+
+
+def test_forces_that_are_none_are_refused() -> None:
+    with pytest.raises(ModelError, match="not finite"):
+        hessian.files(ONE, broken(), "broken")
 
 
 def test_units_and_order_are_said(folder: Path) -> None:

@@ -138,20 +138,23 @@ def _about_points(patch: Patch) -> str:
     n, m, _ = mesh(patch)
     text = (
         f"k points: {n} x {m} x 1 about Gamma: neighbours at most {SPACING_1_A:g} 1/A apart in the plane (2 pi "
-        "included; 8 x 8 in the unit cell of MoS2), one along the vacuum. The mesh holds Gamma, which a shifted one of "
-        "a hexagonal cell would not."
+        "included; 8 x 8 in the unit cell of MoS2), one along the vacuum."
     )
+    gamma = " The mesh holds Gamma, which a shifted one of a hexagonal cell would not." if is_hexagonal(patch) else ""
     folded = corner(patch)
-    return f"{text} {folded}" if folded else text
+    return f"{text}{gamma} {folded}" if folded else f"{text}{gamma}"
+
+
+def is_hexagonal(patch: Patch) -> bool:
+    """Whether a and b are 60 or 120 degrees apart."""
+    angle = float(patch.atoms.cell.angles()[2])
+    return min(abs(angle - 60), abs(angle - 120)) < 0.1
 
 
 def repeats(patch: Patch) -> tuple[int, int] | None:
     """Unit cells along a and b; None where they are not known, or the crystal is not hexagonal."""
-    lengths, angle = patch.atoms.cell.lengths()[:2], patch.atoms.cell.angles()[2]
-    if not np.isfinite(patch.a_A) or min(abs(angle - 60), abs(angle - 120)) > 0.1:
-        return None
-    ratio = lengths / patch.a_A
-    if np.abs(ratio - np.round(ratio)).max() > 0.01:
+    ratio = patch.atoms.cell.lengths()[:2] / patch.a_A
+    if not is_hexagonal(patch) or not np.isfinite(patch.a_A) or np.abs(ratio - np.round(ratio)).max() > 0.01:
         return None
     return round(float(ratio[0])), round(float(ratio[1]))
 
@@ -162,7 +165,9 @@ def corner(patch: Patch) -> str:
     if cells is None:
         return ""
     n, m, _ = mesh(patch)
-    shape = f"In {cells[0]} x {cells[1]} unit cells their K, where the band edges of these crystals are,"
+    shape = (
+        f"In {cells[0]} x {cells[1]} unit cells their K (the band edges of dichalcogenides, graphene and boron nitride)"
+    )
     if cells[0] % 3 == 0 and cells[1] % 3 == 0:
         return f"{shape} folds onto Gamma, which the mesh has."
     if (n * cells[0]) % 3 == 0 and (m * cells[1]) % 3 == 0:
