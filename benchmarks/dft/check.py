@@ -77,6 +77,8 @@ def truths(frames: Iterable[Frame]) -> dict[str, Frame]:
 def make_starts(names: Sequence[str], potential: Any, name: str) -> None:
     """Predict with the weights that come along, and take the potential's Hessians; files that exist are kept.
 
+    What they are worth is known without a calculation: the results tell how far they are from the minimum.
+
     The potential's minimum is that of `starts/`: found at its own lattice constant, its displacements carried over.
     """
     from plan import DEFECTS
@@ -146,15 +148,19 @@ class Ledger(Book):
 
     def make(self, positions_A: np.ndarray, trajectory: str, cell_A: np.ndarray | None = None) -> Frame:
         """Take over or calculate the next frame of a trajectory, and store it."""
-        for frame in (*self.frames, *self._known):
-            if frame.settings == self.first.settings and np.abs(frame.positions_A - positions_A).max() < SAME_A:
-                found = replace(frame, trajectory=trajectory, step=len(self.of(trajectory)))
-                self.add(found)
-                break
-        else:
+        known = self.at(positions_A)
+        if known is None:
             found = super().make(positions_A, trajectory, cell_A)
+        else:
+            found = replace(known, trajectory=trajectory, step=len(self.of(trajectory)))
+            self.add(found)
         self._after(self)
         return found
+
+    def at(self, positions_A: np.ndarray) -> Frame | None:
+        """What was calculated at these positions, if anything."""
+        alike = (f for f in (*self.frames, *self._known) if f.settings == self.first.settings)
+        return next((f for f in alike if np.abs(f.positions_A - positions_A).max() < SAME_A), None)
 
     def at_rest(self, trajectory: str) -> bool:
         """Whether a relaxation has ended."""
@@ -214,7 +220,7 @@ def verdict(trial: Trial, book: Ledger) -> dict[str, Any]:
     """What is known of one defect: where each start lies, and what every relaxation from it took."""
     truth, starts = trial.truth, {}
     for start in STARTS:
-        first = next((f for hessian in HESSIANS for f in book.of(named(start, hessian))[:1]), None)
+        first = book.at(trial.positions_A[start])
         plane, out = errors(truth, trial.positions_A[start])
         starts[start] = {
             "plane": round(plane, 4),
@@ -291,6 +297,11 @@ def _steps(taken: dict[str, Any] | None) -> str:
     return str(taken["steps"]) if taken["at_rest"] else f"> {taken['steps']} (at {taken['fmax_eV_A'][-1]:.2f} eV/A)"
 
 
+def nothing(frame: Frame) -> Source:
+    """Calculates nothing."""
+    raise Enough(frame.defect)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("starts", "run", "table"))
@@ -312,6 +323,10 @@ def main() -> None:
     from definet.teacher import calculator, fidelity
 
     make_starts(names, calculator("chgnet"), fidelity("chgnet"))
+    for name, truth in truths(frames).items():
+        if name in names:
+            trial = load_trial(FOLDER / f"{name}.npz", truth)
+            store(trial, ledger(trial, FOLDER, nothing, frames))
 
 
 if __name__ == "__main__":
