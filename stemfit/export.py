@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -23,6 +24,7 @@ from stemfit.analysis import WHOLE, Analysis, Explanation
 from stemfit.errors import OutputError, UsageError
 from stemfit.hosts import projected
 from stemfit.inputs import Patch, espresso, gpaw, hessian, vasp
+from stemfit.optics.scattering import column_elements
 from stemfit.wording import sure
 
 if TYPE_CHECKING:
@@ -102,6 +104,10 @@ def _defect(analysis: Analysis, candidate: Explanation) -> tuple[str, NDArray[np
     """Contract type of a candidate, empty for the perfect crystal, and where its defect is in its structure (2,), A."""
     where = next(d for d in (*analysis.defects, *analysis.suspects) if d.id == candidate.defect)
     kind = where.type if candidate.label == where.label else where.kind_of(candidate.label) or ""
+    own = {element for column in analysis.own_columns.values() for element in column_elements(column)}
+    there, _, belongs = (re.sub(r"\d", "", part) for part in candidate.label.partition("_"))
+    if there != belongs and {there, belongs} <= own:  # results of before do not say so of every alternative
+        kind = "ANTI"
     return kind, np.asarray(np.linalg.solve(candidate.matrix, where.center_px - candidate.offset_px), np.float64)
 
 

@@ -245,3 +245,11 @@ def failing(name: str) -> None:
     from stemfit.errors import ModelError
 
     raise ModelError(f"{name} cannot be loaded", remedy="pip install 'stemfit[teacher]'")
+
+
+@pytest.mark.parametrize(("label", "kind"), [("W_Se", "ANTI"), ("Se2_W", "ANTI"), ("S_W", "SUB"), ("Mo_Se2", "SUB")])
+def test_an_antisite_is_one_of_the_host_whatever_a_result_says(label: str, kind: str) -> None:
+    one = analysis()
+    other = replace(one.candidates[1], label=label)
+    found = next(n.patch for n in chosen(replace(one, candidates=(one.candidates[0], other)), candidates=("1-2",)))
+    assert found is not None and found.kind == kind
