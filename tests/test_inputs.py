@@ -25,8 +25,9 @@ from test_export import A_WSE2, analysis
 import cli
 from definet.crystals import host
 from definet.structures import build, elements_of, pristine
+from stemfit.commands.export import KNOWN
 from stemfit.errors import UsageError
-from stemfit.export import CALCULATIONS, Potential, chosen, write
+from stemfit.export import CALCULATIONS, FORMATS, Potential, chosen, write
 from stemfit.inputs import Patch, espresso, vasp
 from stemfit.inputs.plan import (
     ENOUGH_VACUUM_A,
@@ -200,6 +201,10 @@ def test_what_is_not_known_is_said() -> None:
     low = replace(CASES[1], atoms=thin)
     assert low.vacuum_A < ENOUGH_VACUUM_A and "That is little" in " ".join(reasons(low))
     assert "assume_isolated = '2D'\n" not in espresso.text(low) and "--vacuum" in espresso.text(low)
+
+
+def test_the_command_knows_every_format() -> None:
+    assert KNOWN == (*FORMATS, *CALCULATIONS)
 
 
 def test_only_candidates_are_calculated_and_twice_the_same(tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ Candidates are periodic patches with one defect, the whole field stands in a box
 experimental one; --lattice-constant stretches candidates in the plane to that of a functional or potential, which is
 what a calculation should start from. The first line of every file says what it is, how probable, and in which scale.
 
-gpaw, vasp and qe write candidates as input that runs: a script, a folder without POTCAR, pw.in. k points, spin, dipole
-and vacuum follow from the structure, and every file says why; read it before you run it. --hessian adds the Hessian of
+gpaw, vasp and qe write candidates as input that runs: a script, a folder without POTCAR, pw.in. k points, spin and
+dipole follow from the structure, and every file says why; read it before you run it. --hessian adds the Hessian of
 a potential and a script that relaxes with it, with any calculator of ASE: fewer steps to the same minimum. It takes
 six force calls per atom, with CHGNet some minutes per candidate.
 
