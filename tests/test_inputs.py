@@ -204,7 +204,7 @@ def test_what_is_not_known_is_said() -> None:
 
 
 def test_the_command_knows_every_format() -> None:
-    assert KNOWN == (*FORMATS, *CALCULATIONS)
+    assert (*FORMATS, *CALCULATIONS) == KNOWN
 
 
 def test_only_candidates_are_calculated_and_twice_the_same(tmp_path: Path) -> None:
