@@ -151,10 +151,11 @@ def write(
         if any(folder.iterdir()):
             raise OutputError("the folder is not empty", remedy="choose another --out", subject=folder)
         made = [_put(folder, name, content) for one in structures for name, content in _contents(one, formats)]
+        known: list[hessian.Known] = []
         for patch in [one.patch for one in structures if one.patch is not None and potential is not None]:
             assert potential is not None
             progress(f"Hessian of {patch.name}: {6 * len(patch.atoms)} force calls of {potential.tag}")
-            made += [_put(folder, *file) for file in hessian.files(patch, *potential).items()]
+            made += [_put(folder, *file) for file in hessian.files(patch, *potential, known).items()]
         return made
     except OSError as error:
         what = f"cannot be written ({error.strerror or error})"

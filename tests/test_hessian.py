@@ -6,6 +6,7 @@ import re
 import runpy
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,27 @@ def test_other_atoms_are_refused(folder: Path, run: Run) -> None:
     moved.rattle(0.1, seed=2)
     write(folder / "moved.extxyz", moved)
     assert run(folder, "moved.extxyz") > 0
+
+
+def test_structures_that_are_alike_are_asked_once() -> None:
+    class Counting(Springs):
+        calls = 0
+
+        def calculate(self, *arguments, **options):
+            Counting.calls += 1
+            super().calculate(*arguments, **options)
+
+    known: list[hessian.Known] = []
+    first = hessian.files(ONE, Counting(), "springs", known)
+    assert Counting.calls == 6 * len(ONE.atoms)
+    moved = ONE.atoms.copy()
+    moved.positions += 1e-5
+    twin = hessian.files(replace(ONE, name="twin", atoms=moved), Counting(), "springs", known)
+    assert Counting.calls == 6 * len(ONE.atoms) and [*twin] == ["twin.hessian.npz", "relax_twin.py"]
+    assert len(first) == len(twin) == 2
+    moved.positions[3, 2] += 0.01
+    hessian.files(replace(ONE, atoms=moved), Counting(), "springs", known)
+    assert Counting.calls == 12 * len(ONE.atoms) and len(known) == 2
 
 
 def test_forces_that_are_none_are_refused() -> None:
