@@ -151,7 +151,7 @@ def test_the_table_tells_what_has_not_ended(trial, truth, tmp_path) -> None:
         run([NAME], [truth], lambda frame: Counted(frame, 1))
     found = rows(json.loads((tmp_path / "check.json").read_text()))
     assert [row[1] for row in found] == list(STARTS) and all(len(row) == len(HEAD) for row in found)
-    assert found[0][6].startswith("> 0 (at ") and found[0][7] == "-" and found[1][2:4] == ("-", "-")
+    assert found[0][5].startswith("> 0 (at ") and found[0][8] == "-" and found[1][2:4] == ("-", "-")
 
 
 def test_stored_results_are_those_of_stored_frames() -> None:

@@ -270,8 +270,8 @@ def store(trial: Trial, book: Ledger) -> None:
 
 
 HEAD = (
-    "defect", "start", "fmax, eV/A", "above, meV", "in plane", "out", *(f"steps, {h} Hessian" for h in HESSIANS),
-    *(f"CPU s, {h}" for h in HESSIANS),
+    "defect", "start", "fmax, eV/A", "above, meV", "off, in plane (out)",
+    *(f"{h} Hessian: {what}" for h in HESSIANS for what in ("steps", "off", "CPU s")),
 )  # fmt: skip
 
 
@@ -282,18 +282,22 @@ def rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
         for start, one in known["starts"].items():
             least = [one[key] for key in ("fmax_eV_A", "above_meV")]
             first = ("-", "-") if None in least else (f"{least[0]:.2f}", f"{least[1]:.0f}")
-            taken = [one["descents"].get(hessian) for hessian in HESSIANS]
-            costs = ("-" if t is None else str(t["cpu_s"]) for t in taken)
-            found.append(
-                (defect, start, *first, f"{one['plane']:.2f}", f"{one['out']:.2f}", *map(_steps, taken), *costs)
-            )
+            taken = [cell for hessian in HESSIANS for cell in _taken(one["descents"].get(hessian))]
+            found.append((defect, start, *first, _off(one), *taken))
     return found
 
 
-def _steps(taken: dict[str, Any] | None) -> str:
+def _off(known: dict[str, Any]) -> str:
+    return f"{known['plane']:.2f} ({known['out']:.2f})"
+
+
+def _taken(descent: dict[str, Any] | None) -> tuple[str, str, str]:
+    """Steps of a relaxation, how far from the minimum it ended, its CPU time."""
+    return ("-", "-", "-") if descent is None else (_steps(descent), _off(descent), str(descent["cpu_s"]))
+
+
+def _steps(taken: dict[str, Any]) -> str:
     """Steps of a relaxation; those of one that is not at rest with what is left."""
-    if taken is None:
-        return "-"
     return str(taken["steps"]) if taken["at_rest"] else f"> {taken['steps']} (at {taken['fmax_eV_A'][-1]:.2f} eV/A)"
 
 
