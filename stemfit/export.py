@@ -1,13 +1,16 @@
-"""Structures of a result in the formats of other programs: CIF, POSCAR, extended XYZ, LAMMPS data.
+"""Structures of a result in the formats of other programs: CIF, POSCAR, extended XYZ, LAMMPS data, input of DFT codes.
 
 Candidates are periodic patches of the crystal with one defect; the whole field is a piece of it in a box. Cells have
 the experimental lattice constant of the calibration, or one that is asked for, and as much vacuum as is asked for.
+Only candidates are ready for a DFT code: the field ends in its box.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,25 +18,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stemfit.analysis import WHOLE, Analysis, Explanation
 from stemfit.errors import OutputError, UsageError
 from stemfit.hosts import projected
+from stemfit.inputs import Patch, espresso, gpaw, hessian, vasp
+from stemfit.optics.scattering import column_elements
 from stemfit.wording import sure
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from ase.calculators.calculator import Calculator
 
 LEAST_VACUUM_A = 5.0
 """Layers nearer than this overlap: a potential or DFT would bind them."""
 
 
 class Named(NamedTuple):
-    """A structure, the name of its file without suffix, and one line that says what it is."""
+    """A structure, the name of its file without suffix, one line that says what it is, and how to calculate it."""
 
     name: str
     atoms: Atoms
     title: str
+    patch: Patch | None = None
+
+
+class Potential(NamedTuple):
+    """An ASE calculator, and its name with its version."""
+
+    calculator: Calculator
+    tag: str
 
 
 def chosen(
@@ -76,40 +91,107 @@ def chosen(
         candidates = {"field": (), "best": best, "all": tuple(known)}[what]
     for name in candidates:
         title = _title(analysis, known[name], own_A * stretch)
-        yield Named(f"candidate-{name}", _patch(analysis.structures[name], vacuum_A, stretch), title)
+        atoms = _patch(analysis.structures[name], vacuum_A, stretch)
+        kind, center_A = _defect(analysis, known[name])
+        patch = Patch(
+            f"candidate-{name}", atoms, title, known[name].label, kind, stretch * center_A, own_A * stretch,
+            lattice_constant_A is None,
+        )  # fmt: skip
+        yield Named(patch.name, atoms, title, patch)
 
 
-def write(structures: Iterable[Named], formats: tuple[str, ...], folder: Path) -> list[Path]:
+def _defect(analysis: Analysis, candidate: Explanation) -> tuple[str, NDArray[np.float64]]:
+    """Contract type of a candidate, empty for the perfect crystal, and where its defect is in its structure (2,), A."""
+    where = next(d for d in (*analysis.defects, *analysis.suspects) if d.id == candidate.defect)
+    kind = where.type if candidate.label == where.label else where.kind_of(candidate.label) or ""
+    own = {element for column in analysis.own_columns.values() for element in column_elements(column)}
+    there, _, belongs = (re.sub(r"\d", "", part) for part in candidate.label.partition("_"))
+    if there != belongs and {there, belongs} <= own:  # results of before do not say so of every alternative
+        kind = "ANTI"
+    return kind, np.asarray(np.linalg.solve(candidate.matrix, where.center_px - candidate.offset_px), np.float64)
+
+
+def write(
+    structures: Iterable[Named], formats: tuple[str, ...], folder: Path, potential: Potential | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> list[Path]:
     """Write every structure in every format; each file appears whole or not at all.
 
     Parameters
     ----------
     structures : iterable of Named
     formats : tuple of str
-        Of `FORMATS`.
+        Of `FORMATS` and `CALCULATIONS`; the whole field is written in the former only.
     folder : path
         Made if it is not there; must be empty if it is.
+    potential : Potential, optional
+        Whose Hessian is to be written, with a script that uses it.
+    progress : callable
+        Told which Hessian is being taken.
+
+    Returns
+    -------
+    list of path
+        Files, and the folders of formats that are several files.
 
     Raises
     ------
     OutputError
+    UsageError
+        If nothing of this can be calculated.
+    ModelError
+        If the potential fails.
     """
+    structures = tuple(structures)
+    if all(one.patch is None for one in structures) and (potential or not set(formats) & set(FORMATS)):
+        remedy = "name a candidate, or ask for --what all"
+        raise UsageError("there is no candidate to calculate, and the whole field is no periodic cell", remedy=remedy)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise OutputError("the folder is not empty", remedy="choose another --out", subject=folder)
-        return [_written(one, kind, folder) for one in structures for kind in formats]
+        made = [_put(folder, name, content) for one in structures for name, content in _contents(one, formats)]
+        known: list[hessian.Known] = []
+        for patch in [one.patch for one in structures if one.patch is not None and potential is not None]:
+            assert potential is not None
+            progress(f"Hessian of {patch.name}: {6 * len(patch.atoms)} force calls of {potential.tag}")
+            made += [_put(folder, *file) for file in hessian.files(patch, *potential, known).items()]
+        return made
     except OSError as error:
         what = f"cannot be written ({error.strerror or error})"
         raise OutputError(what, remedy="choose another --out", subject=folder) from error
 
 
-def _written(one: Named, kind: str, folder: Path) -> Path:
-    suffix, text = FORMATS[kind]
-    path = folder / f"{one.name}{suffix}"
+Content = str | bytes | Mapping[str, str]
+"""Of a file, or of the files of a folder by name."""
+
+
+def _contents(one: Named, formats: tuple[str, ...]) -> Iterator[tuple[str, Content]]:
+    """Names and contents of what is written of a structure."""
+    for kind in formats:
+        if kind in FORMATS:
+            suffix, text = FORMATS[kind]
+            yield f"{one.name}{suffix}", text(one)
+        elif one.patch is not None:
+            suffix, make = CALCULATIONS[kind]
+            yield f"{one.name}{suffix}", make(one.patch)
+
+
+def _put(folder: Path, name: str, content: Content) -> Path:
+    path = folder / name
+    if isinstance(content, Mapping):
+        work = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder))
+        try:
+            for inner, text in content.items():
+                _put(work, inner, text)
+            work.chmod(0o755)
+            work.rename(path)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return path
     handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=folder)
-    with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text(one))
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(content if isinstance(content, bytes) else content.encode())
     os.chmod(temporary, 0o644)
     os.replace(temporary, path)
     return path
@@ -213,3 +295,10 @@ FORMATS: Mapping[str, tuple[str, Callable[[Named], str]]] = {
     "cif": (".cif", _cif), "poscar": (".vasp", _poscar), "extxyz": (".extxyz", _extxyz), "lammps": (".lmp", _lammps),
 }  # fmt: skip
 """Suffix and writer by name."""
+
+CALCULATIONS: Mapping[str, tuple[str, Callable[[Patch], Content]]] = {
+    "gpaw": (".gpaw.py", gpaw.text),
+    "vasp": ("-vasp", lambda patch: vasp.files(patch, _poscar(Named(patch.name, patch.atoms, patch.title)))),
+    "qe": (".pw.in", espresso.text),
+}
+"""The same for input of programs that compute electrons; that of VASP is a folder."""

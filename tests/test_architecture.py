@@ -17,7 +17,7 @@ FILES = [ROOT / "cli.py", *sorted((ROOT / "stemfit").rglob("*.py")), *sorted((RO
 HEAVY = {"torch", "e3nn", "pymatgen", "matplotlib", "scipy", "skimage"}
 # Of stemfit: they use the stages, no stage uses them.
 OUTSIDE = {
-    "analysis", "api", "batch", "commands", "export", "figures", "notebook", "pages", "pipeline",
+    "analysis", "api", "batch", "commands", "export", "figures", "inputs", "notebook", "pages", "pipeline",
     "report", "strain",
 }
 

@@ -45,6 +45,7 @@ def analysis(candidates: tuple[str, ...] = ("1-1", "1-2"), name: str = "image.ti
     field.new_array("x_px", np.arange(len(field), dtype=float))
     defect = Defect(1, "SV", "V_Se", 0.99, where[0], ((0, 0, "X"),), where, (("pristine", 0.01),), 50.0, candidates[0])
     document = {"input": {"path": name}, "host": {"name": "WSe2"}, "settings": {"host": "auto"}, "version": "0"}
+    document["lattice"] = {"basis": [{"sublattice": "M", "column": "W"}, {"sublattice": "X", "column": "Se2"}]}
     image = np.zeros((64, 64))
     structures = {"structure": field} | {c: patch(4, 10.0, k) for k, c in enumerate(candidates)}
     return Analysis(document, image, image, image.astype(np.uint8), {}, (defect,), (), explained, structures)

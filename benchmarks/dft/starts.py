@@ -13,7 +13,6 @@ import argparse
 import json
 import sys
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +21,11 @@ from ase.calculators.calculator import Calculator
 from plan import DEFECTS, PRISTINE, Defect
 
 from definet.crystals import Crystal, host
+from definet.hessian import stiffness
 from definet.structures import VACANCY, DefectStructure, build, elements_of, pristine
 from definet.teacher import at_rest, calculator, equilibrium_lattice, fidelity, relax
 
 HERE = Path(__file__).parent
-STEP_A = 0.02
-"""Displacement of the central differences, as for the stiffness of the hosts."""
 
 
 def with_thickness(name: str, half_A: float) -> Crystal:
@@ -43,22 +41,6 @@ def built(defect: Defect, crystal: Crystal, a_A: float, height_A: float) -> Defe
     for label, at, side in defect.parts:
         layer = build(layer, label, at, side)  # type: ignore[arg-type]
     return layer
-
-
-def stiffness(atoms: Atoms) -> np.ndarray:
-    """(3 A, 3 A) by central differences of the forces, eV/A^2."""
-    rest, rows = atoms.get_positions(), []
-    for k, axis in product(range(len(atoms)), range(3)):
-        pair = []
-        for sign in (1, -1):
-            moved = rest.copy()
-            moved[k, axis] += sign * STEP_A
-            atoms.set_positions(moved)
-            pair.append(atoms.get_forces().ravel())
-        rows.append((pair[1] - pair[0]) / (2 * STEP_A))
-    atoms.set_positions(rest)
-    matrix = np.array(rows)
-    return np.asarray((matrix + matrix.T) / 2)
 
 
 def start(defect: Defect, lattice: dict[str, float], rest: Crystal, rest_a_A: float, potential: Calculator) -> dict:

@@ -94,10 +94,14 @@ class Book:
                 print(error, "did not converge", file=stream)
             say(f"{error}: did not converge")
             raise Enough from error
+        self.add(frame)
+        return frame
+
+    def add(self, frame: Frame) -> None:
+        """Store a frame."""
         self.frames.append(frame)
         write_frames(self.path, self.frames)
-        report(frame, self.of(trajectory))
-        return frame
+        report(frame, self.of(frame.trajectory))
 
 
 def say(line: str) -> None:
