@@ -36,8 +36,8 @@ class Recipe:
         Weight of squared differences of energies within a group, eV^2, to the mean square of force components,
         (eV/A)^2.
     anchor : float
-        The same for strained sheets. Large: 1 meV in the energies of a unit cell is a 600th of the lattice constant, and
-        shall weigh as much as 0.03 eV/A.
+        The same for strained sheets. Large: 1 meV in the energies of a unit cell is a 600th of the lattice constant,
+        and shall weigh as much as 0.03 eV/A.
     replay : float
         Weight of frames with the potential's own labels.
     seed : int
