@@ -107,6 +107,8 @@ STUB = Method(nothing, analyse)
 
 
 def main() -> int:
+    # What is started in the background of a script ignores Ctrl-C, and so does all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("results", type=Path)

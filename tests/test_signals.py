@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 from recorded_files import write_hspy, write_mrc, write_ncem, write_ser, write_velox, write_zipped_zspy
@@ -122,3 +123,11 @@ def test_complex_and_colour_are_refused(tmp_path: Path) -> None:
     colours["G"] = colours["B"] = colours["R"]
     write_hspy(tmp_path / "c.hspy", colours)
     assert np.array_equal(read(tmp_path / "c.hspy").image, GREY // 200)
+
+
+def test_pixels_are_read_here_whatever_dask_is_told(tmp_path: Path) -> None:
+    """As on a worker of a cluster, where Dask sends its work to the scheduler, who may be gone."""
+    STACKS["a.mrc"](tmp_path / "a.mrc")
+    alone = read(tmp_path / "a.mrc", frame=1)
+    with dask.config.set(scheduler="dask.distributed"):
+        np.testing.assert_array_equal(read(tmp_path / "a.mrc", frame=1).image, alone.image)

@@ -171,7 +171,9 @@ def _arranged(
         place: list[Any] = [slice(None)] * len(axes)
         for k, at in zip(others, np.unravel_index(index, counts) if counts else (), strict=True):
             place[k] = int(at)
-        return np.asarray(data[tuple(place)])
+        frame = data[tuple(place)]
+        # Data that are read when they are asked for are read here: never on the cluster whose worker this may be.
+        return np.asarray(frame.compute(scheduler="synchronous") if hasattr(frame, "compute") else frame)
 
     scale = scale_of(source, (x.scale, x.units), (y.scale, y.units))
     scales = () if scale is None else (scale,)
