@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 from stemfit.batch.inputs import RESULT, told
-from stemfit.batch.whole import SIDECAR
+from stemfit.batch.store import standing
 
 INDEX = "index.sqlite"
 
@@ -38,7 +36,8 @@ def remarks(root: Path) -> tuple[str, ...]:
         told_of = {row[0] for row in connection.execute("SELECT folder FROM images WHERE status = 'ok'")}
     finally:
         connection.close()
-    of, left = f"of {images} image{'s' * (images != 1)}", len(set(_standing(root)) - told_of)
+    untold = {told(name) + RESULT for name in standing(root)} - told_of
+    of, left = f"of {images} image{'s' * (images != 1)}", len(untold)
     lines = (
         (open_hosts, f"in {open_hosts} {of} the host is not certain, and names hang on it: give --host"),
         (unlike, f"in {unlike} {of} the model leaves far more than noise: probably no monolayer of the host named"),
@@ -47,13 +46,3 @@ def remarks(root: Path) -> tuple[str, ...]:
                "not asked for, other options, or another version"),
     )  # fmt: skip
     return tuple(text for number, text in lines if number)
-
-
-def _standing(root: Path) -> Iterator[str]:
-    """Folders of all results, as the tables call them."""
-    for place, folders, _ in os.walk(root):
-        found = [name for name in folders if name.endswith(RESULT)]
-        folders[:] = [name for name in folders if not name.endswith(RESULT) and not name.startswith(".")]
-        for name in found:
-            if (Path(place) / name / SIDECAR).is_file():
-                yield told((Path(place) / name).relative_to(root).as_posix())
