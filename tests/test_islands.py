@@ -51,6 +51,15 @@ def test_a_large_area_that_is_not_the_crystal_is_told() -> None:
     assert "80 sites" in text
 
 
+@pytest.mark.parametrize("inverted", [True, False])
+def test_what_is_told_of_an_area_and_of_dark_atoms_is_a_doubt(inverted: bool) -> None:
+    chain = lit(True)
+    few = [p._replace(site=p.site[:40]) for p in chain.posteriors]
+    dark = ("inverted",) * inverted
+    assert warn.doubts(chain.identity, chain.posteriors, (), chain.found, 1.0, inverted) == dark
+    assert warn.doubts(chain.identity, few, (), chain.found, 1.0, inverted) == (*dark, "unlike")
+
+
 @pytest.mark.parametrize("together", [True, False])
 def test_what_is_said_sums_to_one(together: bool) -> None:
     for defect in lit(together).found:
