@@ -177,24 +177,24 @@ def test_faults_are_found(start) -> None:
 
 
 def test_defects_that_judge_are_learnt_from_in_no_other_guise() -> None:
-    from plan import DEFECTS, PRISTINE
+    from plan import DEFECTS, LARGE, PRISTINE
 
-    names = [defect.name for defect in (*DEFECTS, *PRISTINE)]
+    names = [defect.name for defect in (*DEFECTS, *LARGE, *PRISTINE)]
     assert len(set(names)) == len(names) and len(names) >= 16
     assert set(names) >= SET_ASIDE and len(SET_ASIDE) >= 6
     single = {(d.host, d.parts[0][0]) for d in DEFECTS if len(d.parts) == 1 and d.name in SET_ASIDE}
-    learnt = {(d.host, d.parts[0][0]) for d in DEFECTS if len(d.parts) == 1 and d.name not in SET_ASIDE}
+    learnt = {(d.host, d.parts[0][0]) for d in (*DEFECTS, *LARGE) if len(d.parts) == 1 and d.name not in SET_ASIDE}
     assert not single & learnt
     # Of the four that potentials were first compared on, two judge.
     assert len(SET_ASIDE & {"MoS2-V_S", "MoS2-V_S2", "WSe2-V_Se", "WSe2-V_Se2"}) == 2
 
 
 def test_every_defect_of_the_plan_can_be_built() -> None:
-    from plan import DEFECTS
+    from plan import DEFECTS, LARGE
     from starts import built
 
     formulas = {}
-    for defect in DEFECTS:
+    for defect in (*DEFECTS, *LARGE):
         crystal = built(defect, host(defect.host), host(defect.host).a_exp_A, 14.0)
         formulas[defect.name] = crystal.atoms.composition.reduced_formula
         assert len(crystal.atoms) <= 50 and crystal.sites

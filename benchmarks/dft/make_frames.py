@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from ground_state import Electrons, half_thickness_A, height_A, load_start, unit_cell
-from plan import DEFECTS, HOSTS, PRISTINE, ROUNDS, STRAINS, Defect
+from plan import DEFECTS, HOSTS, LARGE, PRISTINE, ROUNDS, STRAINS, Defect
 from trajectory import Book, Enough, Start, draw, rattle, relax, say
 
 from definet.crystals import host
@@ -111,14 +111,15 @@ def main() -> None:
     (HERE / "lattice.json").write_text(json.dumps(lattices, indent=1) + "\n")
     if given.lattices:
         return
-    for k, wanted in enumerate(ROUNDS):
-        say(f"round {k + 1} of {len(ROUNDS)}")
-        for defect in DEFECTS[mine - 1 :: of]:
-            for work in wanted:
-                one(defect, *work, (given.starts, given.frames))
-        if k == 0:
-            for defect in PRISTINE[mine - 1 :: of]:
-                strain_layer(defect, given.starts, given.frames)
+    for defects in (DEFECTS, LARGE):
+        for k, wanted in enumerate(ROUNDS):
+            say(f"round {k + 1} of {len(ROUNDS)}")
+            for defect in defects[mine - 1 :: of]:
+                for work in wanted:
+                    one(defect, *work, (given.starts, given.frames))
+            if k == 1 and defects is DEFECTS:
+                for defect in PRISTINE[mine - 1 :: of]:
+                    strain_layer(defect, given.starts, given.frames)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
-from plan import DEFECTS, PRISTINE, Defect
+from plan import DEFECTS, LARGE, PRISTINE, Defect
 
 from definet.crystals import Crystal, host
 from definet.hessian import stiffness
@@ -79,7 +79,7 @@ def main() -> None:
     potential, folder = calculator(given.potential), HERE / "starts"
     folder.mkdir(exist_ok=True)
     rest: dict[str, tuple[Crystal, float]] = {}
-    for defect in (*DEFECTS, *PRISTINE):
+    for defect in (*DEFECTS, *LARGE, *PRISTINE):
         path = folder / f"{defect.name}.npz"
         wanted = not given.names or defect.name in given.names
         if path.exists() or not wanted or defect.host not in lattices:
