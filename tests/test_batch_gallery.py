@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -75,20 +76,34 @@ def test_a_failure_shows_its_traceback(html: str) -> None:
     assert "RuntimeError: bug 7" in html
 
 
-def test_suspects_are_no_defects_and_not_nothing(results: Path, html: str) -> None:
-    (place,) = [path for path in results.glob("*.stemfit") if path.name.startswith(NASTY[0])]
-    text, path = (place / "analysis.json").read_text(), place / "analysis.json"
-    document = json.loads(text)
-    document["suspects"] = [{**defect(9, "SV", "V_S"), "probability": 0.3}] * 1
+@contextlib.contextmanager
+def changed(results: Path, name: str, part: str, value: Any) -> Iterator[str]:
+    """The page when one result says something else."""
+    (place,) = [path for path in results.glob("*.stemfit") if path.name.startswith(name)]
+    path = place / "analysis.json"
+    text = path.read_text()
     try:
-        path.write_text(json.dumps(document))
+        path.write_text(json.dumps({**json.loads(text), part: value}))
         run(Request(results.parent / "in", results, SETTINGS), here)
-        now = (results / "index.html").read_text(encoding="utf-8")
+        yield (results / "index.html").read_text(encoding="utf-8")
     finally:
         path.write_text(text)
         run(Request(results.parent / "in", results, SETTINGS), here)
+
+
+def test_suspects_are_no_defects_and_not_nothing(results: Path, html: str) -> None:
     assert html.count("no defect claimed") == 1 and "suspect<" not in html
-    assert re.search(r'no defect claimed<span class="tally quiet">1 suspect</span>', now)
+    with changed(results, NASTY[0], "suspects", [{**defect(9, "SV", "V_S"), "probability": 0.3}]) as now:
+        assert re.search(r'no defect claimed<span class="tally quiet">1 suspect</span>', now)
+
+
+def test_a_crystal_that_nobody_knows_has_no_name(results: Path, html: str) -> None:
+    none = {"name": "GaSe", "source": "inferred", "probability": 0.004}
+    with changed(results, NASTY[0], "host", none) as now:
+        assert '<b class="bad">no known crystal</b> <span class="quiet">analysed as GaSe</span>' in now
+    with changed(results, NASTY[0], "host", {**none, "source": "stated"}) as now:
+        assert "no known crystal" not in now and "<b>GaSe</b>" in now
+    assert "no known crystal" not in html
 
 
 def test_every_image_has_a_card_and_failures_come_first(html: str) -> None:

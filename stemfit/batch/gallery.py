@@ -30,6 +30,9 @@ MOST_CARDS = 5000
 MOST_MARKS = 80
 """Defects that are marked on a card."""
 
+NO_CRYSTAL = 0.01
+"""Probability of the most probable host below which a card says that none is known."""
+
 MOST_WITHIN = 300
 """Images of which the page holds the pictures, 10 to 20 kB each; of more it shows those in the folders beside it, which
 a browser loads as they come into sight."""
@@ -104,7 +107,7 @@ def page(asked: Request, lines: Sequence[Line]) -> Iterator[str]:
             made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", code=asked.code, settings=_settings(asked), files=TABLES,
             figure=_embedded(root / FIGURES[0], "svg+xml") if lines else "", figures=FIGURES if lines else (),
             most=MOST_CARDS, equal=connection.execute("SELECT COUNT(equal_to) FROM images").fetchone()[0],
-            colours=COLOURS, style=Markup(style), script=Markup(script),
+            colours=COLOURS, nobody=NO_CRYSTAL, style=Markup(style), script=Markup(script),
             policy=policy([script], [style], "data:" if within else BESIDE),
         )  # fmt: skip
     finally:
